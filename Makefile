@@ -1,0 +1,40 @@
+# Every target sets up what it needs; nothing but Python 3.11+, pip and gcc has to be there.
+PYTHON ?= python3
+CONFIG ?= configs/digits.yaml
+BIN := .venv/bin
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint ui lock
+
+help:
+	@echo "make demo [CONFIG=configs/tabular.yaml]   run a whole pipeline and print its report"
+	@echo "make test                                 lint, types, import rules and tests"
+	@echo "make ui                                   MLflow and Prefect pages on loopback"
+	@echo "make lint                                 lint, types and import rules alone"
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else f"Python 3.11 or newer is needed, {v.major}.{v.minor} was found; try make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --require-hashes -q -r requirements.lock
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation -q -e .
+	@touch $@
+
+demo: $(READY)
+	@$(BIN)/distillery run $(CONFIG) $(ARGS)
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+ui: $(READY)
+	@$(BIN)/python -m flows.ui
+
+# For maintainers: resolve the newest set of versions that pyproject.toml allows.
+lock:
+	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-header --no-annotate -o requirements.lock

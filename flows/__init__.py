@@ -1,0 +1,16 @@
+"""Order and record: when the stages run (Prefect) and where they are recorded (MLflow). No numerics."""
+
+import os
+
+# Before prefect and mlflow are imported anywhere: nothing is reported to their makers, and a server that starts with a
+# flow may take its time on a small machine. What a user has set already stays.
+for _name, _value in {
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}.items():
+    os.environ.setdefault(_name, _value)

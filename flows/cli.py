@@ -1,0 +1,168 @@
+"""The `distillery` command."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.logging import RichHandler
+
+from distillery.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+console = Console(width=None if sys.stdout.isatty() else 150)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: exit code 0 if all went well, 2 for wrong input, 1 for anything else."""
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "DEBUG" if given.debug else "ERROR")
+    logging.basicConfig(level="INFO", format="%(message)s", handlers=[RichHandler(console=console, show_path=False)])
+    for noisy in ("alembic", "mlflow", "onnxscript", "onnx_ir", "torch.onnx", "httpx", "matplotlib"):
+        logging.getLogger(noisy).setLevel("ERROR")
+    sys.exit(_guarded(given))
+
+
+def _guarded(given: argparse.Namespace) -> int:
+    try:
+        given.do(given)
+        return 0
+    except KeyboardInterrupt:
+        problem, code = "stopped; the same command goes on where it stopped", 130
+    except InputError as error:
+        problem, code = str(error), 2
+        if given.debug:
+            raise
+    except Exception as error:
+        if given.debug:
+            raise
+        problem, code = _explain(error)
+    print(f"distillery: {problem}", file=sys.stderr)  # noqa: T201 - the command's own error line
+    return code
+
+
+def _explain(error: BaseException) -> tuple[str, int]:
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT):
+            return (
+                f"the disk is full ({seen.filename or seen}); what is finished is kept, run again after making room",
+                2,
+            )
+        seen = seen.__cause__ or seen.__context__
+    first = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first} (--debug shows where)", 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="distillery", description="From an ensemble to one small, fast student.")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks and Prefect's log")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, do: Callable[[argparse.Namespace], None], help_: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=help_, description=help_)
+        command.set_defaults(do=do)
+        return command
+
+    run = add("run", _run, "run the whole chain that a config describes")
+    run.add_argument("config", help="YAML file")
+    run.add_argument("overrides", nargs="*", metavar="key=value", help="for instance search.trials=40")
+    report = add("report", _report, "print the report of the last run")
+    report.add_argument("name", help="the experiment's name")
+    report.add_argument("--json", action="store_true", help="print the file itself")
+    promote = add("promote", _promote, "make a version the champion by hand")
+    promote.add_argument("name", help="the registered model, named like the experiment")
+    promote.add_argument("version", type=int)
+    promote.add_argument("--reason", required=True, help="stored on the version")
+    rollback = add("rollback", _rollback, "make the previous champion the champion again")
+    rollback.add_argument("name")
+    predict = add("predict", _predict, "classify a table, an image or a folder of images with a registered student")
+    predict.add_argument("name")
+    predict.add_argument("file", help=".csv, .parquet, an image, or a folder of images")
+    predict.add_argument("--version", default="champion", help="version number or alias")
+    predict.add_argument("--out", type=Path, help="write a .csv or .parquet instead of printing")
+    add("doctor", _doctor, "what is installed, where things are stored, what is wrong")
+    return parser
+
+
+def _run(given: argparse.Namespace) -> None:
+    from distillery.config import load
+
+    config = load(given.config, given.overrides)
+    console.print(f"[bold]{config.name}[/]: importing and starting", highlight=False)
+    from flows.pipeline import pipeline
+    from flows.table import show
+
+    show(pipeline(config), console)
+
+
+def _report(given: argparse.Namespace) -> None:
+    from flows.places import Places
+    from flows.table import show
+
+    runs = Places.from_environment().runs
+    file = runs / given.name / "report.json"
+    if not file.is_file():
+        known = ", ".join(sorted(p.parent.name for p in runs.glob("*/report.json"))) or "none"
+        raise InputError(f"report: expected the name of a finished run ({known}), got {given.name!r}")
+    if given.json:
+        console.out(file.read_text(), highlight=False)
+    else:
+        show(json.loads(file.read_text()), console)
+
+
+def _promote(given: argparse.Namespace) -> None:
+    from flows import registry
+
+    client = _client()
+    if registry.by_version(client, given.name, given.version) is None:
+        raise InputError(f"promote: expected a version of {given.name!r}, got {given.version}")
+    registry.promote(client, given.name, given.version, [f"by hand: {given.reason}"])
+    console.print(f"{given.name} version {given.version} is the champion", highlight=False)
+
+
+def _rollback(given: argparse.Namespace) -> None:
+    from flows import registry
+
+    before, now = registry.rollback(_client(), given.name)
+    console.print(f"{given.name} version {now} is the champion again, instead of version {before}", highlight=False)
+
+
+def _predict(given: argparse.Namespace) -> None:
+    from flows import predict, registry
+
+    found = predict.predict_file(registry.open_model(_client(), given.name, given.version), Path(given.file))
+    if given.out is None:
+        console.out(found.to_csv(index=False), highlight=False, end="")
+    elif given.out.suffix == ".parquet":
+        found.to_parquet(given.out, index=False)
+    else:
+        found.to_csv(given.out, index=False)
+
+
+def _doctor(given: argparse.Namespace) -> None:
+    from flows.doctor import examine
+
+    if not examine(console):
+        raise InputError("doctor: something is wrong, see above")
+
+
+def _client() -> Any:
+    from flows.places import Places
+    from flows.tracking import connect
+
+    return connect(Places.from_environment())
+
+
+if __name__ == "__main__":
+    main()

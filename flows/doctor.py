@@ -1,0 +1,78 @@
+"""What is installed, where things are stored, what is wrong."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+
+import torch
+from packaging.specifiers import SpecifierSet
+from rich.console import Console
+
+from distillery.errors import InputError
+from flows.places import Places
+from flows.tracking import connect
+
+# Pairs outside these ranges install cleanly and then fail in silence; pyproject.toml says how.
+RANGES = {
+    "prefect": ">=3.8.8,<4",
+    "fastapi": ">=0.139,<0.151",
+    "sqlalchemy": ">=2.0.40,<2.1",
+    "mlflow": ">=3.17,<4",
+    "pandas": ">=2.2,<3",
+    "optuna": ">=5,<6",
+    "torch": ">=2.13",
+    "timm": ">=1.0.31",
+    "onnxruntime": ">=1.20",
+    "zarr": ">=3",
+}
+ENOUGH_GB = 2.0
+
+
+def examine(console: Console) -> bool:
+    """Prints every check; the result is whether all passed."""
+    passed = [_versions(console), _places(console), _stores(console)]
+    return all(passed)
+
+
+def _versions(console: Console) -> bool:
+    fine = True
+    for name, wanted in RANGES.items():
+        try:
+            version = importlib.metadata.version(name)
+            good = SpecifierSet(wanted).contains(version, prereleases=True)
+        except importlib.metadata.PackageNotFoundError:
+            version, good = "missing", False
+        fine &= _line(console, good, f"{name} {version}", "" if good else f"expected {wanted}")
+    return fine
+
+
+def _places(console: Console) -> bool:
+    places = Places.from_environment()
+    free = shutil.disk_usage(places.home).free / 1e9
+    good = _line(console, os.access(places.home, os.W_OK), f"home {places.home}", "it cannot be written to")
+    good &= _line(console, free > ENOUGH_GB, f"{free:.1f} GB free", f"expected at least {ENOUGH_GB:.0f}")
+    console.print(f"     store {places.store}, reports {places.runs}", highlight=False)
+    gpus = torch.cuda.device_count()
+    console.print(f"     {places.workers} worker(s) on {places.device}, {gpus} GPU(s)", highlight=False)
+    return good
+
+
+def _stores(console: Console) -> bool:
+    places = Places.from_environment()
+    try:
+        connect(places)
+        good = _line(console, True, f"MLflow answers at {places.tracking_uri}", "")
+    except InputError as error:
+        good = _line(console, False, "MLflow", str(error))
+    server = os.environ.get("PREFECT_API_URL")
+    console.print(f"     Prefect server: {server or 'none, one is started for each run'}", highlight=False)
+    return good
+
+
+def _line(console: Console, good: bool, what: str, problem: str) -> bool:
+    console.print(
+        f"{'[green]ok[/]  ' if good else '[red]bad[/] '} {what}{'' if good else ': ' + problem}", highlight=False
+    )
+    return good

@@ -1,0 +1,124 @@
+"""The end of the chain: the student becomes a model version, the champion is chosen, the report is written."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+
+from distillery import dataset, export, report
+from distillery.data import Rows
+from distillery.metrics import row_correct, row_nll
+from distillery.promotion import Decision, Outcome, decide
+from distillery.store import Handle, write_json
+from flows import registry
+from flows.stages import Context, stage
+
+
+@stage(name="export")
+def export_student(ctx: Context, student: Handle, data: Handle, rows: Rows) -> Handle:
+    """The student as one ONNX file, compared with torch on real rows."""
+    return ctx.done(export.export_student(student, data, rows, ctx.config.evaluation.latency_runs, ctx.store))
+
+
+@stage(name="release")
+def release(ctx: Context, exported: Handle, evaluation: Handle, data: Handle, rows: Rows) -> dict[str, Any]:
+    """`promoted`, `version`, `reasons`: the decision about this student, made once and stored on its version."""
+    client, name = ctx.tracker.client, ctx.config.name
+    content = evaluation.json("evaluation.json")
+    with ctx.tracker.child("release", "release", f"release-{exported.fingerprint}-{evaluation.fingerprint}") as run:
+        registered = registry.register(client, name, exported, rows, content["classes"], run)
+        row = next(r for r in content["rows"] if r["role"] == "student" and r["chosen"])
+        figures = {k: row[k] for k in ("accuracy", "nll", "brier", "ece", "params", "size_mb")} | exported.metrics
+        tags = {"student": row["name"], "test_rows": content["test_rows"], "data": data.fingerprint}
+        facts = {f"test.{k}" if k in ("accuracy", "nll") else k: f"{v:.6g}" for k, v in figures.items()}
+        registry.describe(client, name, registered, run, {**tags, **facts}, figures)
+        decision = _decide(ctx, registered.version, evaluation, data, rows)
+        if decision.promoted:
+            registry.promote(client, name, registered.version, decision.reasons)
+        else:
+            registry.reject(client, name, registered.version, decision.reasons)
+        if run.fresh:
+            run.params({"role": "release", "version": registered.version})
+            run.metrics({**{k: v for k, v in figures.items() if k.startswith("served") or k == "parity"}})
+            run.tags({"promoted": decision.promoted, "reasons": "; ".join(decision.reasons)})
+    return {"promoted": decision.promoted, "version": registered.version, "reasons": decision.reasons}
+
+
+def _decide(ctx: Context, version: int, evaluation: Handle, data: Handle, rows: Rows) -> Decision:
+    client, name = ctx.tracker.client, ctx.config.name
+    champion = registry.by_alias(client, name, registry.CHAMPION)
+    if champion is not None and int(champion.version) == version:
+        return Decision(True, registry.reasons_of(champion) or ["it is the champion already"])
+    known = registry.verdict_of(client, name, version)
+    if known is not None:
+        return known
+    content, opened = evaluation.json("evaluation.json"), dataset.Dataset(data)
+    labels = opened.labels("test")
+    with np.load(evaluation.file("test_logits.npz")) as arrays:
+        student, baseline = (
+            Outcome(content[role] if role == "baseline" else "student", *_per_row(arrays[content[role]], labels))
+            for role in ("student", "baseline")
+        )
+    settings = ctx.config.evaluation
+    rival = None
+    if champion is not None:
+        probs, problem = registry.champion_probabilities(
+            client, name, champion, rows, opened.splits["test"], opened.classes
+        )
+        if probs is None:
+            return Decision(False, [f"cannot be compared with champion version {champion.version}: {problem}"])
+        logits = np.log(np.maximum(probs, 1e-12))
+        rival = Outcome(f"champion version {champion.version}", *_per_row(logits, labels))
+    return decide(student, baseline, rival, resamples=settings.resamples, confidence=settings.confidence)
+
+
+def _per_row(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return row_nll(logits, labels), row_correct(logits, labels)
+
+
+@stage(name="report")
+def write_report(
+    ctx: Context,
+    data: Handle,
+    pooled: Handle,
+    found: Handle,
+    evaluation: Handle,
+    exported: Handle,
+    promotion: dict[str, Any],
+    total_seconds: float,
+) -> dict[str, Any]:
+    """``runs/<name>/report.json``, the parent run's figures, and Prefect's artifacts."""
+    tree = report.assemble(ctx.config, data, pooled, found, evaluation, exported, promotion, ctx.handles, total_seconds)
+    parent = ctx.tracker.parent
+    assert parent is not None
+    url = ctx.tracker.url(parent)
+    tree["mlflow_run"] = {"id": parent.id, "url": url}
+    folder = ctx.places.runs / ctx.config.name
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "report.json", tree)
+    parent.file(folder / "report.json")
+    parent.json(tree["config"], "config.yaml")
+    row = next(r for r in tree["rows"] if r["role"] == "student" and r["chosen"])
+    parent.params({"role": "pipeline", "model": row["name"], "seed": ctx.config.seed, "source": ctx.config.data.source})
+    parent.metrics({f"test/{k}": row[k] for k in ("accuracy", "nll", "brier", "ece", "agreement")})
+    parent.metrics({f"val_search/{k}": row[f"val_search_{k}"] for k in ("accuracy", "nll")})
+    parent.metrics({k: v for k, v in row.items() if k in ("params", "macs", "size_mb") or k.startswith(("lat", "thr"))})
+    parent.metrics({f"gap_recovery/{k}": v["value"] for k, v in tree["gap_recovery"].items()})
+    parent.metrics({f"seconds/{k}": v for k, v in tree["seconds"].items()})
+    parent.tags({"promoted": promotion["promoted"], "version": promotion["version"], "cached": len(tree["cached"])})
+    _artifacts(ctx.config.name, tree, url)
+    return tree
+
+
+def _artifacts(name: str, tree: dict[str, Any], url: str) -> None:
+    slug = "".join(c if c.isalnum() else "-" for c in name.lower())
+    columns = ("role", "name", "accuracy", "nll", "params", "latency_ms_p50")
+    table = [{c: round(r[c], 4) if isinstance(r[c], float) else r[c] for c in columns} for r in tree["rows"]]
+    create_table_artifact(table, key=f"{slug}-results", description=f"Every model of {name} on its test split")
+    create_link_artifact(url, link_text="MLflow run", key=f"{slug}-mlflow", description="Figures, curves and children")
+    verdict = "promoted to champion" if tree["promotion"]["promoted"] else "not promoted"
+    reasons = "\n".join(f"- {reason}" for reason in tree["promotion"]["reasons"])
+    text = f"**Version {tree['promotion']['version']} was {verdict}.**\n\n{reasons}\n"
+    create_markdown_artifact(text, key=f"{slug}-promotion", description="The decision and its reasons")

@@ -1,0 +1,290 @@
+"""The tasks of the chain, in its order: each opens a tracked run, calls one library function, returns its handle."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
+from rich.progress import Progress
+
+from distillery import dataset, ensemble, evaluate, figures, logits, metrics, search, students, teachers
+from distillery.config import Capacity, Experiment, Teacher
+from distillery.data import Rows
+from distillery.store import Handle, Store, fingerprint
+from flows.places import Places
+from flows.tracking import STORE_ERRORS, Run, Tracker
+from flows.workers import Workers
+
+COSTS = ("params", "macs", "size_mb", "latency_ms_p50", "latency_ms_p95", "throughput_per_s")
+
+
+class Context:
+    """What every task needs besides its inputs, for the length of one pipeline run."""
+
+    def __init__(self, config: Experiment, places: Places, tracker: Tracker, workers: Workers, bars: Progress) -> None:
+        self.config, self.places, self.tracker, self.workers, self.bars = config, places, tracker, workers, bars
+        self.store = Store(places.store)
+        self.handles: list[Handle] = []
+
+    def done(self, handle: Handle) -> Any:
+        """Notes the handle for the report; Prefect shows a stage that was found finished as `Cached`."""
+        self.handles.append(handle)
+        if handle.cached:
+            return Completed(name="Cached", message=f"found in the store: {handle.path}", data=handle)
+        return handle
+
+    def bar(self, text: str, total: int) -> Callable[[int], None]:
+        """A progress bar, as a function that moves it to a position."""
+        number = self.bars.add_task(text, total=total)
+        return lambda position: self.bars.update(number, completed=position)
+
+
+def transient(_task: Any, _run: Any, state: State[Any]) -> bool:
+    """Whether trying again may help: files and servers come back, wrong input and a full disk do not."""
+    failure = state.result(raise_on_failure=False)
+    if isinstance(failure, OSError):
+        return failure.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.ENOENT)
+    return isinstance(failure, STORE_ERRORS)
+
+
+stage: Any = partial(task, cache_policy=NO_CACHE, retries=2, retry_delay_seconds=[2, 15], retry_condition_fn=transient)
+
+
+@stage(name="data")
+def prepare_data(ctx: Context, rows: Rows) -> Handle:
+    """Splits, preprocessing and encoded rows; every model of the config is tried on them before anything trains."""
+    handle = dataset.prepare(ctx.config.data, rows, ctx.store)
+    spec = dataset.Dataset(handle).spec
+    for name, member, _ in ctx.config.teachers.each():
+        teachers.check_model(member, spec, f"teacher {name!r}", len(rows))
+    for capacity in ctx.config.student.capacities:
+        teachers.check_model(capacity, spec, f"student {capacity.name!r}", len(rows))
+    return ctx.done(handle)
+
+
+@stage(name="profile", task_run_name="profile-{capacity.name}")
+def profile_capacity(ctx: Context, capacity: Capacity, data: Handle) -> Handle:
+    """What one capacity costs."""
+    return ctx.done(search.profile_capacity(capacity, data, ctx.config.evaluation.latency_runs, ctx.store))
+
+
+@stage(name="teacher", task_run_name="teacher-{name}")
+def train_teacher(ctx: Context, name: str, member: Teacher, data: Handle) -> Handle:
+    """One trained teacher."""
+    config, recipe = ctx.config, ctx.config.teachers.recipe_of(member)
+    key = f"teacher-{fingerprint(name, member, recipe, config.seed, data.fingerprint)}"
+    with ctx.tracker.child("teacher", f"teacher {name}", key) as run:
+        advance = ctx.bar(f"teacher {name}", recipe.epochs)
+        handle = ctx.workers.stage(
+            teachers.train_teacher,
+            name,
+            member,
+            recipe,
+            config.seed,
+            data,
+            store=ctx.store,
+            device=ctx.places.device,
+            on_epoch=_reporter(run, advance),
+        )
+        advance(recipe.epochs)
+        if run.fresh:
+            facts = {**recipe.model_dump(exclude={"augment"}), **recipe.augment.model_dump()}
+            shown = {"family": member.family, "model": member.options.get("arch", member.name), **facts}
+            run.params({"role": "teacher", **shown})
+            _describe(run, handle, "val_ensemble")
+    return ctx.done(handle)
+
+
+@stage(name="logits", task_run_name="logits-{member.name}-{split}")
+def cache_logits(ctx: Context, member: Handle, split: str, data: Handle) -> Handle:
+    """Raw logits of one member on one split."""
+    return ctx.done(logits.cache_logits(member, split, data, ctx.config.logits, ctx.store, device=ctx.places.device))
+
+
+@stage(name="ensemble-weights")
+def optimize_weights(ctx: Context, members: list[Handle], val_logits: list[Handle], data: Handle) -> Handle:
+    """The table of weightings and the one in use."""
+    handle = ensemble.optimize_weights(members, val_logits, data, ctx.config.ensemble, ctx.store)
+    with ctx.tracker.child("ensemble", f"ensemble {ensemble.label(handle)}", _key("ensemble", handle)) as run:
+        if run.fresh:
+            content = handle.json("ensemble.json")
+            used = content["table"][content["chosen"]]
+            run.params({"role": "ensemble", "weighting": used["weighting"], "pool": used["pool"]})
+            run.metrics({f"val_ensemble/{k}": v for k, v in handle.metrics.items()})
+            run.metrics({f"weight/{n}": w for n, w in zip(content["members"], used["weights"], strict=True)})
+            run.tags({"reason": content["reason"]})
+            run.json(content, "ensemble.json")
+            weights = dict(zip(content["members"], used["weights"], strict=True))
+            run.figure(figures.weights_figure(weights, f"Ensemble weights: {content['reason']}"), "weights.png")
+    return ctx.done(handle)
+
+
+@stage(name="search")
+def run_search(
+    ctx: Context, data: Handle, pooled: Handle, train_logits: list[Handle], profiles: list[Handle]
+) -> Handle:
+    """The study; each trial is a run below the study's."""
+    key = fingerprint(ctx.config.search, ctx.config.student, ctx.config.seed, pooled.fingerprint, data.fingerprint)
+    with ctx.tracker.child("study", "search", f"study-{key}") as study:
+        logged = ctx.tracker.finished_keys(f"trial-{key}-")
+        total = ctx.config.search.trials
+        advance = ctx.bar("search", total)
+        advance(len(logged))
+
+        def on_trial(record: dict[str, Any]) -> None:
+            _log_trial(ctx, study, f"trial-{key}-{record['number']}", record)
+            advance(record["number"] + 1)
+
+        handle = search.run_search(
+            ctx.config,
+            data,
+            pooled,
+            train_logits,
+            profiles,
+            ctx.store,
+            device=ctx.places.device,
+            run_many=ctx.workers.map,
+            on_trial=on_trial,
+        )
+        advance(total)
+        content = handle.json("search.json")
+        missing = set() if not study.fresh else ctx.tracker.finished_keys(f"trial-{key}-")
+        for record in content["trials"] if study.fresh else []:
+            if f"trial-{key}-{record['number']}" not in missing:
+                _log_trial(ctx, study, f"trial-{key}-{record['number']}", record)
+        if study.fresh:
+            study.params({"role": "study", "trials": total, "objectives": ", ".join(content["objectives"])})
+            study.metrics({f"val_search/{k}": handle.metrics[k] for k in ("nll", "accuracy")})
+            study.tags({"optuna.study": content["study"], "chosen": content["chosen"]})
+            study.json(content, "search.json")
+            study.figure(figures.search_figure(content["trials"]), "trials.png")
+    return ctx.done(handle)
+
+
+def _log_trial(ctx: Context, study: Run, key: str, record: dict[str, Any]) -> None:
+    with ctx.tracker.child("trial", f"trial {record['number']:03d} {record['capacity']}", key, study) as run:
+        if run.fresh:
+            run.params({"role": "trial", "model": record["capacity"], **record["setting"]})
+            run.tags({"state": record["state"], **({"reason": record["reason"]} if "reason" in record else {})})
+            figures_ = {f"val_search/{k}": record.get(k) for k in ("accuracy", "nll")}
+            run.metrics({**figures_, **{k: record[k] for k in COSTS}, "train_seconds": record.get("seconds")})
+
+
+@stage(name="student", task_run_name="student-{capacity.name}")
+def train_student(
+    ctx: Context,
+    capacity: Capacity,
+    setting: students.Setting,
+    data: Handle,
+    pooled: Handle,
+    train_logits: list[Handle],
+) -> Handle:
+    """One distilled student at full length."""
+    key = f"student-{fingerprint(capacity, setting, ctx.config.student, ctx.config.seed, pooled.fingerprint)}"
+    inputs = (capacity, setting, ctx.config.student, ctx.config.seed, data, pooled, train_logits)
+    return ctx.done(_final(ctx, "student", capacity, setting, key, students.train_student, inputs))
+
+
+@stage(name="baseline", task_run_name="baseline-{capacity.name}")
+def train_baseline(ctx: Context, capacity: Capacity, setting: students.Setting, data: Handle) -> Handle:
+    """The same network and recipe without a teacher."""
+    key = f"baseline-{fingerprint(capacity, setting, ctx.config.student, ctx.config.seed, data.fingerprint)}"
+    inputs = (capacity, setting, ctx.config.student, ctx.config.seed, data)
+    return ctx.done(_final(ctx, "baseline", capacity, setting, key, students.train_baseline, inputs))
+
+
+def _final(
+    ctx: Context,
+    role: str,
+    capacity: Capacity,
+    setting: students.Setting,
+    key: str,
+    train: Callable[..., Handle],
+    inputs: tuple[Any, ...],
+) -> Handle:
+    recipe = setting.applied(ctx.config.student.recipe)
+    with ctx.tracker.child(role, f"{role} {capacity.name}", key) as run:
+        advance = ctx.bar(f"{role} {capacity.name}", recipe.epochs)
+        report = _reporter(run, advance)
+        handle = ctx.workers.stage(train, *inputs, store=ctx.store, device=ctx.places.device, on_epoch=report)
+        advance(recipe.epochs)
+        if run.fresh:
+            soft = {"temperature": setting.temperature, "alpha": setting.alpha, "loss": ctx.config.student.loss.name}
+            shown = {"lr": recipe.lr, "weight_decay": recipe.weight_decay, "epochs": recipe.epochs}
+            run.params({"role": role, "model": capacity.name, **shown, **(soft if role == "student" else {"alpha": 0})})
+            _describe(run, handle, "val_search")
+    return handle
+
+
+@stage(name="evaluation")
+def evaluate_models(
+    ctx: Context,
+    members: list[Handle],
+    val_logits: list[Handle],
+    test_logits: list[Handle],
+    pooled: Handle,
+    rungs: list[evaluate.Rung],
+    chosen: str,
+    data: Handle,
+) -> Handle:
+    """Every model on test, once; its figures are written on its own run, the pictures on the parent."""
+    handle = evaluate.evaluate(
+        members, val_logits, test_logits, pooled, rungs, chosen, data, ctx.config.evaluation, ctx.store
+    )
+    content = handle.json("evaluation.json")
+    parent = ctx.tracker.parent
+    assert parent is not None
+    labels = dataset.Dataset(data).labels("test")
+    with np.load(handle.file("test_logits.npz")) as arrays:
+        held = {name: arrays[name] for name in (content["ensemble"], content["baseline"], content["student"])}
+    parent.figure(figures.front_figure(content["rows"]), "front.png")
+    parent.figure(figures.reliability_figure(held, labels), "reliability.png")
+    counts = metrics.confusion(held[content["student"]], labels)
+    parent.figure(
+        figures.confusion_figure(counts, content["classes"], f"{content['student']} on test"), "confusion.png"
+    )
+    models = {f"teacher {m.name}": m for m in members}
+    models |= {f"student {r.capacity}": r.student for r in rungs} | {
+        f"baseline {r.capacity}": r.baseline for r in rungs
+    }
+    histories = {name: model.json("history.json") for name, model in models.items()}
+    parent.figure(figures.curves_figure({n: h for n, h in histories.items() if h}), "training_curves.png")
+    for row in content["rows"]:
+        ctx.tracker.complete(row["role"], f"{row['role']} {row['name']}", handle.fingerprint, _figures(row))
+    return ctx.done(handle)
+
+
+def _figures(row: dict[str, Any]) -> dict[str, Any]:
+    quality = {f"test/{k}": row.get(k) for k in ("accuracy", "nll", "brier", "ece", "agreement")}
+    on_val = {f"val_search/{k}": row[f"val_search_{k}"] for k in ("accuracy", "nll")}
+    return {**quality, **on_val, **{k: row[k] for k in COSTS}}
+
+
+def _describe(run: Run, handle: Handle, split: str) -> None:
+    history = handle.json("history.json")
+    if handle.cached:
+        for number, record in enumerate(history, 1):
+            run.epoch(number, record)
+    run.metrics({f"{split}/{k}": v for k, v in handle.metrics.items()})
+    run.metrics({"train_seconds": handle.seconds})
+    run.tags({"store": handle.path})
+
+
+def _reporter(run: Run, advance: Callable[[int], None]) -> Callable[[int, dict[str, float]], None]:
+    def on_epoch(epoch: int, record: dict[str, float]) -> None:
+        advance(epoch)
+        if run.fresh:
+            run.epoch(epoch, record)
+
+    return on_epoch
+
+
+def _key(role: str, handle: Handle) -> str:
+    return f"{role}-{handle.fingerprint}"

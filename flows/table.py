@@ -1,0 +1,68 @@
+"""The report as a table for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def show(report: dict[str, Any], console: Console) -> None:
+    """Prints the models, gap recovery, compression and the promotion decision."""
+    console.print(_models(report))
+    for figure, found in report["gap_recovery"].items():
+        console.print(f"gap recovery, {figure}: {_interval(found)}", highlight=False)
+    ratios = ", ".join(f"{k} {v:.3g}×" for k, v in report["compression"].items() if v)
+    console.print(f"smaller than the ensemble: {ratios}", highlight=False)
+    console.print(f"ensemble: {report['weights']['reason']}", highlight=False)
+    promotion = report["promotion"]
+    verdict = "[green]promoted to @champion[/]" if promotion["promoted"] else "[yellow]not promoted[/]"
+    console.print(f"{report['name']} version {promotion['version']}: {verdict}", highlight=False)
+    for reason in promotion["reasons"]:
+        console.print(f"  - {reason}", highlight=False)
+    cached = f"; found finished: {', '.join(report['cached'])}" if report["cached"] else ""
+    console.print(f"{report['seconds']['total']:.0f} s{cached}", highlight=False)
+
+
+def _models(report: dict[str, Any]) -> Table:
+    rows = report["data"]["rows_test"]
+    table = Table(title=f"{report['name']}: {rows} test rows; latency at batch 1 and one thread, in torch")
+    table.add_column("role")
+    table.add_column("name")
+    columns = ("accuracy", "nll", "brier", "ece", "params", "MACs", "MB", "p50 ms", "p95 ms", "rows/s")
+    for column in columns:
+        table.add_column(column, justify="right")
+    previous = None
+    for row in report["rows"]:
+        if previous not in (None, row["role"]) and {previous, row["role"]} != {"student", "baseline"}:
+            table.add_section()
+        previous = row["role"]
+        name = f"{row['name']} *" if row.get("chosen") else row["name"]
+        style = "bold" if row["role"] == "student" and row["chosen"] else None
+        table.add_row(
+            row["role"],
+            name,
+            f"{row['accuracy']:.4f}",
+            *(f"{row[k]:.4f}" for k in ("nll", "brier", "ece")),
+            _count(row["params"]),
+            _count(row["macs"]),
+            *(_figure(row[k]) for k in ("size_mb", "latency_ms_p50", "latency_ms_p95")),
+            _count(row["throughput_per_s"]),
+            style=style,
+        )
+    return table
+
+
+def _interval(found: dict[str, Any]) -> str:
+    if found["value"] is None:
+        return str(found["note"])
+    return f"{100 * found['value']:.0f} % [{100 * found['low']:.0f}, {100 * found['high']:.0f}]"
+
+
+def _count(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.0f}"
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"

@@ -1,0 +1,221 @@
+"""MLflow runs: one parent per pipeline run, a child per teacher, ensemble, study, trial, baseline, student and release.
+
+Children are found again by the fingerprint of what they describe, so a resumed or repeated pipeline run never logs a
+thing twice. Runs are addressed by id through the client; no global active run is involved.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.entities import Metric, Param, RunStatus, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from distillery.config import Experiment
+from distillery.errors import InputError
+from distillery.store import fingerprint
+from flows.places import Places
+
+KEY = "distillery.key"
+ROLE = "role"
+FLUSH_SECONDS = 2.0
+STORE_ERRORS = (MlflowException, ConnectionError)
+
+
+class Run:
+    """One MLflow run, by id."""
+
+    def __init__(self, client: MlflowClient, run_id: str, fresh: bool) -> None:
+        self.client, self.id, self.fresh = client, run_id, fresh
+        self._waiting: list[Metric] = []
+        self._flushed = time.monotonic()
+
+    def params(self, values: dict[str, Any]) -> None:
+        """Logs parameters that the run does not have yet (a parameter cannot change)."""
+        known = self.client.get_run(self.id).data.params
+        new = [Param(k, str(v)) for k, v in values.items() if v is not None and k not in known]
+        self.client.log_batch(self.id, params=new)
+
+    def metrics(self, values: dict[str, Any]) -> None:
+        """Logs figures; those that do not exist (None) are left out."""
+        now = int(time.time() * 1000)
+        self.client.log_batch(self.id, [Metric(k, float(v), now, 0) for k, v in values.items() if _is_number(v)])
+
+    def epoch(self, epoch: int, values: dict[str, float]) -> None:
+        """Adds a point to the training curves; written every two seconds, and when the run ends."""
+        now = int(time.time() * 1000)
+        self._waiting += [Metric(f"curve/{k.replace('/', '_')}", float(v), now, epoch) for k, v in values.items()]
+        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes the points that wait."""
+        waiting, self._waiting = self._waiting, []
+        for start in range(0, len(waiting), 1000):
+            self.client.log_batch(self.id, waiting[start : start + 1000])
+        self._flushed = time.monotonic()
+
+    def tags(self, values: dict[str, Any]) -> None:
+        """Sets tags."""
+        self.client.log_batch(self.id, tags=[RunTag(k, str(v)) for k, v in values.items()])
+
+    def figure(self, figure: Any, name: str) -> None:
+        """Logs a matplotlib figure as a PNG."""
+        self.client.log_figure(self.id, figure, name)
+
+    def json(self, value: Any, name: str) -> None:
+        """Logs a JSON or YAML file."""
+        self.client.log_dict(self.id, value, name)
+
+    def file(self, path: Path, folder: str | None = None) -> None:
+        """Logs a file."""
+        self.client.log_artifact(self.id, str(path), folder)
+
+    def end(self, status: str = "FINISHED") -> None:
+        """Writes what waits and closes the run."""
+        if self._waiting:
+            self.flush()
+        self.client.set_terminated(self.id, status)
+
+
+class Tracker:
+    """The MLflow side of one pipeline run."""
+
+    def __init__(self, places: Places, experiment: str) -> None:
+        self.client = connect(places)
+        self.experiment_id = _experiment(self.client, experiment, places.artifacts)
+        self.parent: Run | None = None
+        self._children: dict[str, Run] = {}
+
+    @contextmanager
+    def pipeline_run(self, config: Experiment) -> Iterator[Run]:
+        """The parent run. One that was left unfinished by a process that died is continued."""
+        key = fingerprint("pipeline", config)
+        host = socket.gethostname()
+        left = self._all(key, f"and attributes.status = 'RUNNING' and tags.host = '{host}'")
+        dead = [found for found in left if _is_dead(found.data.tags.get("pid"))]
+        if dead:
+            run = Run(self.client, dead[0].info.run_id, fresh=False)
+        else:
+            run = self._create(config.name, {KEY: key, ROLE: "pipeline"})
+        run.tags({"host": host, "pid": os.getpid()})
+        self.parent = run
+        with _closing(run):
+            yield run
+
+    @contextmanager
+    def child(self, role: str, name: str, key: str, parent: Run | None = None) -> Iterator[Run]:
+        """The run that describes `key`, found again or made below the pipeline's run."""
+        run = self._find_or_create(role, name, key, parent)
+        self._children[name] = run
+        with _closing(run):
+            yield run
+
+    def complete(self, role: str, name: str, key: str, figures: dict[str, Any]) -> None:
+        """Adds figures to the child of that name, unless it has them already; made if there is none."""
+        if name not in self._children:
+            with self.child(role, name, f"{name}-{key}") as run:
+                run.params({"role": role})
+        run = self._children[name]
+        known = self.client.get_run(run.id).data.metrics
+        run.metrics({k: v for k, v in figures.items() if k not in known})
+
+    def _find_or_create(self, role: str, name: str, key: str, parent: Run | None) -> Run:
+        for found in self._all(key):
+            if found.info.status == "FINISHED":
+                return Run(self.client, found.info.run_id, fresh=False)
+            self.client.delete_run(found.info.run_id)  # begun by a process that died
+        above = parent or self.parent
+        assert above is not None
+        return self._create(name, {KEY: key, ROLE: role, "mlflow.parentRunId": above.id})
+
+    def finished_keys(self, prefix: str) -> set[str]:
+        """Keys with a prefix that finished runs of this experiment have."""
+        filter_ = f"tags.`{KEY}` LIKE '{prefix}%' and attributes.status = 'FINISHED'"
+        keys: set[str] = set()
+        token = None
+        while True:
+            page = self.client.search_runs([self.experiment_id], filter_, max_results=1000, page_token=token)
+            keys |= {run.data.tags[KEY] for run in page}
+            if not (token := page.token):
+                return keys
+
+    def url(self, run: Run) -> str:
+        """Address of a run's page; without a server, where `make ui` will show it."""
+        uri = mlflow.get_tracking_uri()
+        base = uri if uri.startswith("http") else "http://127.0.0.1:5000"
+        return f"{base.rstrip('/')}/#/experiments/{self.experiment_id}/runs/{run.id}"
+
+    def _all(self, key: str, more: str = "") -> list[Any]:
+        return list(self.client.search_runs([self.experiment_id], f"tags.`{KEY}` = '{key}' {more}", max_results=50))
+
+    def _create(self, name: str, tags: dict[str, str]) -> Run:
+        run = self.client.create_run(self.experiment_id, run_name=name, tags=tags)
+        return Run(self.client, run.info.run_id, fresh=True)
+
+
+def connect(places: Places) -> MlflowClient:
+    """A client of the tracking store.
+
+    Raises:
+        InputError: It does not answer.
+    """
+    uri = places.tracking_uri
+    if uri.startswith("sqlite:///"):
+        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    mlflow.set_tracking_uri(uri)
+    client = MlflowClient(uri)
+    try:
+        client.search_experiments(max_results=1)
+    except Exception as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise InputError(f"MLFLOW_TRACKING_URI: expected a store that answers at {uri!r}, got: {first}") from error
+    return client
+
+
+def _experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return str(client.create_experiment(name, artifact_location=f"{artifacts}/{name}" if artifacts else None))
+        except MlflowException:
+            found = client.get_experiment_by_name(name)  # another process was faster
+            assert found is not None
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+    return str(found.experiment_id)
+
+
+@contextmanager
+def _closing(run: Run) -> Iterator[Run]:
+    try:
+        yield run
+    except BaseException as error:
+        run.tags({"error": f"{type(error).__name__}: {error}"[:4000]})
+        run.end(RunStatus.to_string(RunStatus.KILLED if isinstance(error, KeyboardInterrupt) else RunStatus.FAILED))
+        raise
+    run.end()
+
+
+def _is_dead(pid: str | None) -> bool:
+    if pid is None or not pid.isdigit():
+        return True
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return int(pid) == os.getpid()
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == value

@@ -1,0 +1,109 @@
+"""Several trainings at the same time: plain library calls in a pool of processes, their epochs reported back here."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from typing import Any
+
+import torch
+
+from distillery.store import Handle, Missing, Store
+
+OnEpoch = Callable[[int, dict[str, float]], None]
+
+_events: Any = None  # the queue back to the parent, in a worker process
+
+
+class Workers:
+    """Runs library functions in `count` processes, or in this one if `count` is 1.
+
+    Use as a context manager: leaving it ends the processes.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._numbers = itertools.count()
+        self._listeners: dict[int, OnEpoch] = {}
+        self._turn = threading.Lock()
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def _start(self) -> None:
+        if self.count == 1 or self._pool is not None:
+            return
+        with self._turn:
+            if self._pool is not None:
+                return
+            # A fork would copy the locks of this process's threads.
+            context = multiprocessing.get_context("spawn")
+            self._queue = context.Queue()
+            threads = max(1, len(os.sched_getaffinity(0)) // self.count)
+            pool = ProcessPoolExecutor(self.count, context, _begin, (self._queue, threads))
+            self._reader = threading.Thread(target=self._listen, daemon=True)
+            self._reader.start()
+            self._pool = pool
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+            self._queue.put(None)
+            self._reader.join(5)
+            self._pool = None
+
+    def stage(self, function: Callable[..., Handle], *args: Any, store: Store, **options: Any) -> Handle:
+        """The handle of ``function(*args, store, **options)``: found in the store at once, or computed in a worker."""
+        quick = {k: v for k, v in options.items() if k != "on_epoch"}
+        with suppress(Missing):
+            return function(*args, store.looking(), **quick)
+        return self.call(function, *args, store, **options)
+
+    def call(self, function: Callable[..., Any], *args: Any, on_epoch: OnEpoch | None = None, **options: Any) -> Any:
+        """The result of ``function(*args, on_epoch=..., **options)``, computed in a worker."""
+        self._start()
+        if self._pool is None:
+            with self._turn:
+                return function(*args, on_epoch=on_epoch, **options)
+        number = next(self._numbers)
+        if on_epoch is not None:
+            self._listeners[number] = on_epoch
+        try:
+            return self._pool.submit(_call, number, on_epoch is not None, function, args, options).result()
+        finally:
+            self._listeners.pop(number, None)
+
+    def map(self, function: Callable[..., Any], jobs: list[tuple[Any, ...]]) -> list[Any]:
+        """``[function(*job) for job in jobs]``, several at a time."""
+        self._start()
+        if self._pool is None:
+            with self._turn:
+                return [function(*job) for job in jobs]
+        return [future.result() for future in [self._pool.submit(function, *job) for job in jobs]]
+
+    def _listen(self) -> None:
+        while (event := self._queue.get()) is not None:
+            number, epoch, record = event
+            if number in self._listeners:
+                self._listeners[number](epoch, record)
+
+
+def _begin(events: Any, threads: int) -> None:
+    global _events
+    _events = events
+    torch.set_num_threads(threads)
+
+
+def _call(
+    number: int, reports: bool, function: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]
+) -> Any:
+    def on_epoch(epoch: int, record: dict[str, float]) -> None:
+        _events.put((number, epoch, record))
+
+    return function(*args, on_epoch=on_epoch if reports else None, **options)

@@ -1,0 +1,79 @@
+"""Where rows come from. One file here = one source that a config can name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from distillery.registry import Registry
+
+SOURCES = Registry("data source", "distillery.data")
+
+Feeds = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """All rows of a source, in a fixed order, not yet read where reading is expensive.
+
+    Attributes:
+        kind: What one row is.
+        labels: Class of each row [N], as the source names it.
+        digest: Changes whenever any row, label or the order changes.
+        given_test: True for rows of a test set that came with the data [N]; None if there is none.
+        frame: Table rows [N, columns], label excluded; None for images.
+        read: Pixels of one image, uint8 [H, W, channels]; None for tables.
+        names: A name per row for messages (file names); empty if rows have none.
+        channels: 1 or 3 for images.
+        on_error: What to do with an image that cannot be read.
+    """
+
+    kind: Literal["image", "table"]
+    labels: np.ndarray
+    digest: str
+    given_test: np.ndarray | None = None
+    frame: pd.DataFrame | None = None
+    read: Callable[[int], np.ndarray] | None = None
+    names: tuple[str, ...] = field(default=(), repr=False)
+    channels: int = 3
+    on_error: Literal["stop", "skip"] = "stop"
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batches(self, rows: np.ndarray, size: int = 4096) -> Iterator[np.ndarray]:
+        """Row ids in the batches that `feed` takes: `size` rows of a table, one image (sizes may differ)."""
+        step = size if self.kind == "table" else 1
+        return (rows[start : start + step] for start in range(0, len(rows), step))
+
+    def feed(self, rows: np.ndarray) -> Feeds:
+        """One batch of raw rows as named inputs of the exported model.
+
+        Raises:
+            InputError: An image cannot be read.
+        """
+        if self.frame is not None:
+            return table_feeds(self.frame.iloc[rows])
+        assert self.read is not None
+        return {"image": np.stack([self.read(int(row)) for row in rows])}
+
+
+def is_number(column: pd.Series) -> bool:
+    """Whether a column is fed as numbers (booleans count) or as text."""
+    return bool(pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column))
+
+
+def table_feeds(frame: pd.DataFrame) -> Feeds:
+    """Each column as one input: float64 [N] for numbers, text [N] (missing = "") for all others."""
+    feeds: Feeds = {}
+    for name in frame.columns:
+        column = frame[name]
+        if is_number(column):
+            feeds[str(name)] = column.to_numpy(np.float64, na_value=np.nan)
+        else:
+            feeds[str(name)] = column.astype(object).where(column.notna(), "").astype(str).to_numpy(object)
+    return feeds

@@ -1,0 +1,100 @@
+"""Tables in CSV and Parquet files: numbers, categories, missing values, text labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from distillery.data import SOURCES, Rows, is_number
+from distillery.data.sklearn_tables import table_digest
+from distillery.errors import InputError
+
+
+@SOURCES.register("table", kind="table")
+def table_file(
+    *,
+    path: str,
+    label: str,
+    test_path: str | None = None,
+    drop: list[str] | None = None,
+    categories: list[str] | None = None,
+    missing: list[str] | None = None,
+    separator: str = ",",
+) -> Rows:
+    """Rows of a .csv or .parquet file.
+
+    Args:
+        path: The training file.
+        label: Name of the column that holds the class.
+        test_path: A file with the same columns that is kept as the test split.
+        drop: Columns to leave out (ids, leaks).
+        categories: Columns of numbers that are codes, not quantities.
+        missing: Further spellings of a missing cell, for instance "?".
+        separator: Of the columns in a CSV.
+
+    Raises:
+        InputError: A file cannot be read, a column is not there, or a label is missing.
+    """
+    frame = _read(path, missing, separator)
+    test = None if test_path is None else _read(test_path, missing, separator)
+    named = [label, *(drop or []), *(categories or [])]
+    _check_columns(frame, path, named)
+    if test is not None:
+        assert test_path is not None
+        _check_columns(test, test_path, [str(c) for c in frame.columns])
+        whole = pd.concat([frame, test[frame.columns]], ignore_index=True)
+        given_test = np.arange(len(whole)) >= len(frame)
+    else:
+        whole, given_test = frame, None
+    for column in categories or []:
+        whole[column] = whole[column].astype(object).where(whole[column].isna(), whole[column].astype(str))
+    labels = whole.pop(label)
+    _check_labels(labels, label, len(frame), path, test_path)
+    whole = whole.drop(columns=list(drop or []))
+    text = _label_text(labels)
+    return Rows("table", text, table_digest(whole, text), given_test=given_test, frame=whole)
+
+
+def _read(path: str, missing: list[str] | None, separator: str) -> pd.DataFrame:
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise InputError(f"data: expected a .csv or .parquet file, got {path!r}, which does not exist")
+    try:
+        if file.suffix in {".parquet", ".pq"}:
+            frame = pd.read_parquet(file)
+        else:
+            frame = pd.read_csv(file, sep=separator, na_values=missing, skipinitialspace=True)
+    except Exception as error:
+        raise InputError(f"data: cannot read {path!r} as a table: {str(error).splitlines()[0]}") from error
+    if not len(frame):
+        raise InputError(f"data: expected rows in {path!r}, got an empty table")
+    frame.columns = frame.columns.astype(str)
+    for name in frame.columns:
+        if not is_number(frame[name]):
+            frame[name] = frame[name].astype(object).where(frame[name].notna(), None)
+    return frame
+
+
+def _check_columns(frame: pd.DataFrame, path: str, needed: list[str]) -> None:
+    for name in needed:
+        if name not in frame.columns:
+            raise InputError(f"data: expected a column {name!r} in {path!r}, got {', '.join(frame.columns)}")
+
+
+def _check_labels(labels: pd.Series, label: str, n_train: int, path: str, test_path: str | None) -> None:
+    empty = np.flatnonzero(labels.isna().to_numpy())
+    if len(empty):
+        row = int(empty[0])
+        where = (path, row) if row < n_train else (test_path, row - n_train)
+        raise InputError(
+            f"data: expected a class in column {label!r} of every row, got {len(empty)} missing, "
+            f"the first in data row {where[1] + 1} of {where[0]!r}"
+        )
+
+
+def _label_text(labels: pd.Series) -> np.ndarray:
+    if pd.api.types.is_float_dtype(labels) and (labels == labels.round()).all():
+        labels = labels.astype(np.int64)
+    return labels.astype(str).str.strip().to_numpy(dtype=str)

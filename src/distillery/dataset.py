@@ -1,0 +1,163 @@
+"""Stage `data`: rows are read once, split, preprocessed and kept as one array that every later stage maps."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from distillery import preprocess
+from distillery.config import Data
+from distillery.data import SOURCES, Rows
+from distillery.errors import InputError
+from distillery.models import InputSpec
+from distillery.splits import split_rows
+from distillery.store import Handle, Store, write_json
+
+VERSION = 1
+
+log = logging.getLogger(__name__)
+
+
+def read_source(config: Data) -> Rows:
+    """All rows that the config names, lazily where reading is expensive.
+
+    Raises:
+        InputError: The source cannot be read.
+    """
+    rows: Rows = SOURCES[config.source](**config.options)
+    return rows
+
+
+def prepare(config: Data, rows: Rows, store: Store) -> Handle:
+    """The stage directory with splits, preprocessing graph, encoded inputs and labels.
+
+    Files: ``inputs.npy`` (images: uint8 [N, channels, S, S]; tables: float32 [N, features]), ``labels.npy`` int64 [N],
+    ``splits.npz`` (row ids), ``preprocess.onnx``, ``dataset.json``.
+
+    Raises:
+        InputError: Rows cannot be split, or an image cannot be read and the config says to stop.
+    """
+    shape = {"image_size": config.image_size, "image_fit": config.image_fit} if rows.kind == "image" else {}
+    key = [VERSION, rows.digest, rows.on_error, shape, config.split]
+    return store.stage("data", config.source, key, lambda work: _build(work, config, rows))
+
+
+def _build(work: Path, config: Data, rows: Rows) -> dict[str, Any]:
+    classes, labels = np.unique(rows.labels, return_inverse=True)
+    np.save(work / "labels.npy", labels.astype(np.int64))
+    if rows.kind == "image":
+        # Fail on what the labels alone can tell before the long part, the decoding.
+        _split(config, rows, None)
+        graph = preprocess.image_graph(rows.channels, config.image_size, config.image_fit)
+        usable = _pack(work, graph, rows)
+        splits = _split(config, rows, usable)
+    else:
+        assert rows.frame is not None
+        splits = _split(config, rows, None)
+        graph = preprocess.table_graph(rows.frame.iloc[splits["train"]])
+        usable = _pack(work, graph, rows)
+    onnx.save(graph, work / "preprocess.onnx")
+    np.savez(work / "splits.npz", **splits)  # type: ignore[arg-type]
+    inputs = np.load(work / "inputs.npy", mmap_mode="r")
+    mean, std = _moments(inputs, splits["train"]) if rows.kind == "image" else ((), ())
+    spec = InputSpec(rows.kind, inputs.shape[1:], len(classes), mean, std)
+    skipped = [rows.names[i] if rows.names else str(i) for i in np.flatnonzero(~usable)]
+    write_json(work / "dataset.json", {"classes": classes.tolist(), "spec": spec.to_json(), "skipped": skipped})
+    counts = {f"rows_{name}": len(ids) for name, ids in splits.items()}
+    return {**counts, "classes": len(classes), "skipped": len(skipped)}
+
+
+def _split(config: Data, rows: Rows, usable: np.ndarray | None) -> dict[str, np.ndarray]:
+    settings = config.split.model_dump()
+    ordered, seed = settings.pop("order") == "ordered", settings.pop("seed")
+    return split_rows(rows.labels, settings, ordered=ordered, seed=seed, given_test=rows.given_test, usable=usable)
+
+
+def _pack(work: Path, graph: onnx.ModelProto, rows: Rows) -> np.ndarray:
+    """Writes ``inputs.npy`` in bounded memory; returns which rows could be read [N]."""
+    running = preprocess.session(graph)
+    usable = np.ones(len(rows), bool)
+    packed: np.ndarray | None = None
+    for ids in rows.batches(np.arange(len(rows))):
+        try:
+            encoded = preprocess.encode(running, rows.feed(ids))
+        except InputError as error:
+            if rows.on_error == "stop":
+                raise InputError(f"{error}; set data.on_error to skip to leave such images out") from error
+            log.warning("left out: %s", error)
+            usable[ids] = False
+            continue
+        if packed is None:
+            kind = np.uint8 if rows.kind == "image" else np.float32
+            shape = (len(rows), *encoded.shape[1:])
+            packed = np.lib.format.open_memmap(work / "inputs.npy", mode="w+", dtype=kind, shape=shape)
+        packed[ids] = encoded
+    if packed is None:
+        raise InputError("data: expected readable rows, got none")
+    packed.flush()  # type: ignore[attr-defined]
+    return usable
+
+
+def _moments(inputs: np.ndarray, train: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of the training pixels per channel."""
+    count, total, squares = 0, np.zeros(inputs.shape[1]), np.zeros(inputs.shape[1])
+    for start in range(0, len(train), 1024):
+        pixels = inputs[train[start : start + 1024]].astype(np.float64)
+        count += pixels.size // pixels.shape[1]
+        total += pixels.sum((0, 2, 3))
+        squares += (pixels**2).sum((0, 2, 3))
+    mean = total / count
+    std = np.sqrt(np.maximum(squares / count - mean**2, 1.0))
+    return tuple(mean.tolist()), tuple(std.tolist())
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A finished `data` stage, opened. Inputs stay on disk until rows are taken."""
+
+    handle: Handle
+
+    @cached_property
+    def inputs(self) -> np.ndarray:
+        """Encoded rows, memory-mapped: uint8 [N, channels, S, S] or float32 [N, features]."""
+        return np.load(self.handle.file("inputs.npy"), mmap_mode="r")
+
+    @cached_property
+    def splits(self) -> dict[str, np.ndarray]:
+        """Row ids of each split, ascending."""
+        with np.load(self.handle.file("splits.npz")) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+
+    @cached_property
+    def _labels(self) -> np.ndarray:
+        return np.load(self.handle.file("labels.npy"))
+
+    @cached_property
+    def _facts(self) -> dict[str, Any]:
+        facts: dict[str, Any] = self.handle.json("dataset.json")
+        return facts
+
+    @property
+    def spec(self) -> InputSpec:
+        """What a model is fed."""
+        return InputSpec.from_json(self._facts["spec"])
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names, in the order of the logits' columns."""
+        return list(self._facts["classes"])
+
+    @property
+    def skipped(self) -> list[str]:
+        """Names of rows that could not be read."""
+        return list(self._facts["skipped"])
+
+    def labels(self, split: str) -> np.ndarray:
+        """Class ids of a split, int64 [rows]."""
+        return self._labels[self.splits[split]]

@@ -1,0 +1,53 @@
+"""What teachers and students are made of. One file here = one family that a config can name.
+
+A family is a function ``(spec, **options)`` that returns a network (``nn.Module``: float inputs [B, ...] -> logits
+[B, C]), an estimator (``fit(X, y)``, ``predict_proba(X)``), or `GivenLogits`. Traits: `kinds` of data it takes, and
+whether it is a `network`, which a student must be.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from distillery.registry import Registry
+
+MODELS = Registry("model family", "distillery.models")
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What a model is fed.
+
+    Attributes:
+        kind: Pixels of 0-255, or encoded table columns.
+        shape: One row: (channels, S, S) or (features,).
+        classes: Number of classes C.
+        mean: Of the training pixels per channel, on the scale 0-255; empty for tables.
+        std: Likewise.
+    """
+
+    kind: Literal["image", "table"]
+    shape: tuple[int, ...]
+    classes: int
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> InputSpec:
+        """The spec that `to_json` described."""
+        known: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+        return cls(**known)
+
+    def to_json(self) -> dict[str, Any]:
+        """Fields as JSON-able values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class GivenLogits:
+    """Logits [rows of the source, C] that came from outside."""
+
+    logits: np.ndarray

@@ -1,0 +1,99 @@
+"""Any timm backbone by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from distillery.errors import InputError
+from distillery.models import MODELS, InputSpec
+
+
+class Normalised(nn.Module):
+    """Subtracts the mean, divides by the standard deviation (both on the scale 0-255), then runs the backbone."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, backbone: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Logits [B, C] of pixels [B, channels, S, S]."""
+        return self.backbone((pixels - self.mean) / self.std)
+
+
+def _known(options: dict[str, Any]) -> None:
+    if not timm.is_model(options["arch"].split(".")[0]):
+        raise InputError(f"arch: unknown timm model: {_nearest(options['arch'])}")
+    if options["checkpoint"] is not None and not Path(options["checkpoint"]).expanduser().is_file():
+        raise InputError(f"checkpoint: expected a file, got {options['checkpoint']!r}, which does not exist")
+
+
+def _nearest(name: str) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(name, timm.list_models(), n=3)
+    return f"got {name!r}" + (
+        f", did you mean {', '.join(near)}?" if near else f"; see timm.list_models({name[:4]!r}...)"
+    )
+
+
+@MODELS.register("timm", kinds=("image",), network=True, check=_known)
+def timm_network(
+    spec: InputSpec,
+    *,
+    arch: str,
+    pretrained: bool = False,
+    checkpoint: str | None = None,
+    kwargs: dict[str, Any] = {},  # noqa: B006 - read only, and its type is the option's type
+) -> nn.Module:
+    """A timm backbone with a head for the classes at hand, normalisation inside.
+
+    Args:
+        spec: Size and channels of the images.
+        arch: timm's name of the model, for instance ``resnet18``.
+        pretrained: Start from timm's published weights (and normalise as they expect).
+        checkpoint: Start from this file (safetensors or a state dict); a head for other classes is left out.
+        kwargs: Further arguments of the model's own builder, for instance ``{channels: [8, 16, 32, 64]}``.
+
+    Raises:
+        InputError: The arguments or the checkpoint do not fit the model.
+    """
+    channels, size, _ = spec.shape
+    config = timm.get_pretrained_cfg(arch)
+    arguments: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in kwargs.items()}
+    if config is not None and config.fixed_input_size:
+        arguments.setdefault("img_size", size)
+    try:
+        backbone: Any = timm.create_model(
+            arch, pretrained=pretrained, in_chans=channels, num_classes=spec.classes, **arguments
+        )
+    except (TypeError, RuntimeError, AssertionError, ValueError, OSError) as error:
+        raise InputError(f"timm cannot build {arch!r} with {arguments}: {str(error).splitlines()[0]}") from error
+    if checkpoint is not None:
+        _load(backbone, checkpoint)
+    if pretrained and channels == 3:
+        mean, std = (tuple(255 * v for v in backbone.pretrained_cfg[k]) for k in ("mean", "std"))
+    else:
+        mean, std = spec.mean, spec.std
+    return Normalised(backbone, mean, std)
+
+
+def _load(backbone: Any, checkpoint: str) -> None:
+    state = timm.models.load_state_dict(str(Path(checkpoint).expanduser()), weights_only=True)
+    own = backbone.state_dict()
+    head = {k for k in own if k.rsplit(".", 1)[0] in str(backbone.pretrained_cfg.get("classifier", "")).split()}
+    differs = [k for k in own if k not in state or state[k].shape != own[k].shape]
+    if set(differs) - head:
+        key = sorted(set(differs) - head)[0]
+        got = tuple(state[key].shape) if key in state else "nothing"
+        raise InputError(f"checkpoint {checkpoint!r}: expected {key!r} of shape {tuple(own[key].shape)}, got {got}")
+    backbone.load_state_dict({k: v for k, v in state.items() if k in own and k not in differs}, strict=False)

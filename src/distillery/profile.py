@@ -1,0 +1,94 @@
+"""What a model costs: parameters, multiply-accumulates, bytes, latency."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from distillery.models import InputSpec
+
+WARM_UP = 20
+
+
+def count_params(network: nn.Module) -> int:
+    """Number of trainable and fixed parameters (buffers do not count)."""
+    return sum(p.numel() for p in network.parameters())
+
+
+def count_macs(network: nn.Module, spec: InputSpec) -> int:
+    """Multiply-accumulates of one row's forward pass, by torch's own operator count."""
+    counter = FlopCounterMode(display=False)
+    network.eval()
+    with torch.inference_mode(False), torch.no_grad(), counter:
+        network.cpu()(torch.zeros(1, *spec.shape))
+    return int(counter.get_total_flops() // 2)
+
+
+def weights_mb(network: nn.Module) -> float:
+    """Size of weights and buffers as stored, in 10^6 bytes."""
+    return sum(t.numel() * t.element_size() for t in network.state_dict().values()) / 1e6
+
+
+def latency(run: Callable[[np.ndarray], object], rows: np.ndarray, runs: int, batch_size: int = 64) -> dict[str, float]:
+    """Milliseconds per call at batch 1 (p50, p95, p99) and rows per second at `batch_size`, on one thread.
+
+    Args:
+        run: The model: encoded rows [B, ...] -> anything.
+        rows: Real encoded rows [N, ...], used in turn.
+        runs: Timed calls at batch 1.
+        batch_size: Of the throughput.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    gc.collect()
+    gc.disable()
+    try:
+        single = _times(run, [rows[i % len(rows)][None] for i in range(runs + WARM_UP)])[WARM_UP:]
+        many = np.resize(rows, (batch_size, *rows.shape[1:]))
+        bulk = _times(run, [many] * max(5, runs // 20))[2:]
+    finally:
+        gc.enable()
+        torch.set_num_threads(threads)
+    p50, p95, p99 = np.percentile(single, [50, 95, 99]) * 1e3
+    return {
+        "latency_ms_p50": float(p50),
+        "latency_ms_p95": float(p95),
+        "latency_ms_p99": float(p99),
+        "throughput_per_s": float(batch_size / np.median(bulk)),
+    }
+
+
+def _times(run: Callable[[np.ndarray], object], batches: list[np.ndarray]) -> np.ndarray:
+    seconds = np.empty(len(batches))
+    for index, batch in enumerate(batches):
+        began = time.perf_counter_ns()
+        run(batch)
+        seconds[index] = (time.perf_counter_ns() - began) / 1e9
+    return seconds
+
+
+def torch_runner(network: nn.Module) -> Callable[[np.ndarray], torch.Tensor]:
+    """`network` on the CPU as a function of encoded rows, as a user would call it."""
+    network.cpu().eval()
+
+    def run(rows: np.ndarray) -> torch.Tensor:
+        with torch.inference_mode():
+            return network(torch.from_numpy(rows).float()).softmax(-1)
+
+    return run
+
+
+def cost(network: nn.Module, spec: InputSpec, rows: np.ndarray, runs: int) -> dict[str, float]:
+    """Parameters, MACs, size and latency of a network on real encoded rows."""
+    return {
+        "params": count_params(network),
+        "macs": count_macs(network, spec),
+        "size_mb": weights_mb(network),
+        **latency(torch_runner(network), rows, runs),
+    }

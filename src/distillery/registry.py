@@ -1,0 +1,118 @@
+"""A registry turns "one file in this folder" into "one word in the config"."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+
+from distillery.errors import InputError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def closest(word: str, allowed: Iterable[str]) -> str:
+    """``expected one of a, b, c, got 'x'`` with the nearest name first."""
+    names = sorted(allowed)
+    near = difflib.get_close_matches(word, names, n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return f"expected one of {', '.join(names)}, got {word!r}{hint}"
+
+
+class Registry:
+    """Named choices of one kind. Keyword-only parameters of a choice are its options in the config."""
+
+    def __init__(self, kind: str, package: str) -> None:
+        self.kind = kind
+        self._package = package
+        self._entries: dict[str, Callable[..., Any]] = {}
+        self._traits: dict[str, dict[str, Any]] = {}
+        self._discovered = False
+
+    def register(self, name: str, **traits: Any) -> Callable[[F], F]:
+        """Decorator that enters a function under `name`.
+
+        `traits` are facts that the config asks for; the trait `check`, a function of the options, refuses what their
+        types alone cannot.
+        """
+
+        def enter(function: F) -> F:
+            assert name not in self._entries, f"{self.kind} {name!r} is registered twice"
+            self._entries[name] = function
+            self._traits[name] = traits
+            return function
+
+        return enter
+
+    def _discover(self) -> None:
+        if not self._discovered:
+            self._discovered = True
+            package = importlib.import_module(self._package)
+            for module in pkgutil.iter_modules(package.__path__):
+                importlib.import_module(f"{self._package}.{module.name}")
+
+    def names(self) -> list[str]:
+        """All registered names, sorted."""
+        self._discover()
+        return sorted(self._entries)
+
+    def __getitem__(self, name: str) -> Callable[..., Any]:
+        """The function registered as `name`.
+
+        Raises:
+            InputError: `name` is not registered.
+        """
+        self._discover()
+        if name not in self._entries:
+            raise InputError(f"unknown {self.kind}: {closest(name, self._entries)}")
+        return self._entries[name]
+
+    def traits(self, name: str) -> dict[str, Any]:
+        """The facts given when `name` was registered."""
+        _ = self[name]
+        return self._traits[name]
+
+    def options(self, name: str) -> type[BaseModel]:
+        """A pydantic model of the options of `name`, made from its keyword-only parameters."""
+        signature = inspect.signature(self[name], eval_str=True)
+        fields: dict[str, Any] = {
+            p.name: (p.annotation, ... if p.default is p.empty else p.default)
+            for p in signature.parameters.values()
+            if p.kind is p.KEYWORD_ONLY
+        }
+        settings = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+        return create_model(f"{name}_options", __config__=settings, **fields)
+
+    def check(self, name: str, given: dict[str, Any], also: Iterable[str] = ()) -> dict[str, Any]:
+        """The options of `name` with defaults filled in and types checked.
+
+        Args:
+            name: A registered name.
+            given: Options as the user wrote them.
+            also: Names of further fields that stand beside the options, for the error text.
+
+        Raises:
+            InputError: An option is unknown, missing or of the wrong type.
+        """
+        model = self.options(name)
+        for key in given:
+            if key not in model.model_fields:
+                raise InputError(
+                    f"unknown option of {self.kind} {name!r}: {closest(key, [*model.model_fields, *also])}"
+                )
+        try:
+            checked = model(**given).model_dump()
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(str(part) for part in first["loc"])
+            if first["type"] == "missing":
+                raise InputError(f"{self.kind} {name!r} needs the option {field!r}") from None
+            raise InputError(f"{field}: {first['msg']}, got {first['input']!r}") from None
+        if "check" in self._traits[name]:
+            self._traits[name]["check"](checked)
+        return checked

@@ -1,0 +1,97 @@
+"""Splits: train fits, val_ensemble weighs, val_search chooses, test reports. A row is in one of them only."""
+
+from __future__ import annotations
+
+import numpy as np
+from sklearn.model_selection import train_test_split
+
+from distillery.errors import InputError
+
+NAMES = ("train", "val_ensemble", "val_search", "test")
+
+
+def split_rows(
+    labels: np.ndarray,
+    sizes: dict[str, float | None],
+    *,
+    ordered: bool,
+    seed: int,
+    given_test: np.ndarray | None = None,
+    usable: np.ndarray | None = None,
+) -> dict[str, np.ndarray]:
+    """Row ids of each split, ascending, pairwise disjoint.
+
+    Args:
+        labels: Class ids [N].
+        sizes: Share (below 1) or number of rows of each split; None for train means all that is left.
+        ordered: Take rows in their order instead of stratified at random.
+        seed: Of the shuffle within each class.
+        given_test: Rows [N] that are the test split already.
+        usable: Rows [N] that may be used at all.
+
+    Raises:
+        InputError: There is one class only, or a class has fewer rows than there are splits.
+    """
+    keep = np.ones(len(labels), bool) if usable is None else usable
+    test = np.flatnonzero(given_test & keep) if given_test is not None else None
+    pool = np.flatnonzero(keep & ~given_test) if given_test is not None else np.flatnonzero(keep)
+    names = [n for n in NAMES if not (n == "test" and test is not None)]
+    _check_classes(labels[pool], len(names))
+    counts = _counts(sizes, names, len(pool))
+    parts = _ordered(pool, counts) if ordered else _stratified(pool, labels, counts, seed)
+    if test is not None:
+        parts["test"] = test
+    return parts
+
+
+def _check_classes(labels: np.ndarray, n_splits: int) -> None:
+    classes, counts = np.unique(labels, return_counts=True)
+    if len(classes) < 2:
+        raise InputError(f"data: expected at least two classes, got {len(classes)}")
+    if counts.min() < n_splits:
+        raise InputError(
+            f"data: expected at least {n_splits} rows of every class, one for each split, "
+            f"got {counts.min()} of class {classes[counts.argmin()]!r}"
+        )
+
+
+def _counts(sizes: dict[str, float | None], names: list[str], total: int) -> dict[str, int]:
+    counts = {}
+    for name in names:
+        size = sizes[name]
+        if size is not None:
+            counts[name] = round(size * total) if size < 1 else int(size)
+    rest = total - sum(counts.values())
+    if "train" not in counts:
+        counts["train"] = rest
+    elif rest < 0:
+        raise InputError(f"data.split: expected at most {total} rows in all, got {sum(counts.values())}")
+    for name in names:
+        if counts[name] < 1:
+            raise InputError(f"data.split.{name}: expected at least one row of {total}, got {counts[name]}")
+    return {name: counts[name] for name in names}
+
+
+def _ordered(pool: np.ndarray, counts: dict[str, int]) -> dict[str, np.ndarray]:
+    ends = np.cumsum(list(counts.values()))
+    return {name: pool[end - counts[name] : end] for name, end in zip(counts, ends, strict=True)}
+
+
+def _stratified(pool: np.ndarray, labels: np.ndarray, counts: dict[str, int], seed: int) -> dict[str, np.ndarray]:
+    parts: dict[str, np.ndarray] = {}
+    for name in reversed(counts):
+        if len(pool) == counts[name]:
+            taken, pool = pool, pool[:0]
+        else:
+            _check_room(name, counts[name], labels[pool])
+            pool, taken = train_test_split(
+                pool, test_size=counts[name], stratify=labels[pool], random_state=seed, shuffle=True
+            )
+        parts[name] = np.sort(taken)
+    return {name: parts[name] for name in counts}
+
+
+def _check_room(name: str, count: int, labels: np.ndarray) -> None:
+    classes = len(np.unique(labels))
+    if count < classes or len(labels) - count < classes:
+        raise InputError(f"data.split.{name}: expected at least one row of each of {classes} classes, got {count} rows")

@@ -1,0 +1,169 @@
+"""The store: stage directories named by content fingerprint. Atomic, verified, resumable.
+
+A stage directory is named by a hash of everything that determines its content. It is filled under the name
+``<fingerprint>.part`` (which outlives a crash, so that a stage can continue what it began), checksummed, renamed,
+and only then counts as done. A damaged file is found when the stage is opened, and the stage is computed again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Handle:
+    """What a stage hands to the next one: where its result lies, never the result itself."""
+
+    stage: str
+    name: str
+    path: str
+    fingerprint: str
+    metrics: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    cached: bool = False
+
+    def file(self, name: str) -> Path:
+        """The path of one file of the stage."""
+        return Path(self.path) / name
+
+    def json(self, name: str) -> Any:
+        """The content of one JSON file of the stage."""
+        return json.loads(self.file(name).read_text())
+
+
+def fingerprint(*parts: Any) -> str:
+    """Hex digest (24 characters) of the canonical JSON of `parts`."""
+    text = json.dumps(parts, sort_keys=True, default=_plain, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"cannot fingerprint a {type(value).__name__}")
+
+
+def checksum(path: Path) -> str:
+    """Hex digest (32 characters) of the bytes of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as JSON so that a reader sees the old file or the new one, never half of one."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(value, indent=1, sort_keys=False, allow_nan=True, default=_plain))
+    temporary.replace(path)
+
+
+class Missing(Exception):
+    """A store that only looks was asked for a stage that is not there."""
+
+
+class Store:
+    """Stage directories below one root folder. One that only looks raises `Missing` instead of building."""
+
+    def __init__(self, root: Path | str, *, only_look: bool = False) -> None:
+        self.root = Path(root).resolve()
+        self._only_look = only_look
+
+    def looking(self) -> Store:
+        """The same store, for finding what is there without computing what is not."""
+        return Store(self.root, only_look=True)
+
+    def stage(
+        self,
+        stage: str,
+        name: str,
+        key: Any,
+        build: Callable[[Path], dict[str, Any]],
+    ) -> Handle:
+        """The finished stage directory for `key`, built only if it is not there and whole.
+
+        Args:
+            stage: Name of the stage, a folder of the store.
+            name: What a person calls this result.
+            key: Everything that determines the content; JSON-able.
+            build: Fills the directory it is given and returns metrics. After a crash it is called again with the
+                same directory, and may keep what it finds there and can trust.
+        """
+        digest = fingerprint(stage, key)
+        final = self.root / stage / digest
+        final.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(final.with_suffix(".lock")):
+            found = self._open(final, stage, name)
+            if found is not None:
+                return found
+            if self._only_look:
+                raise Missing(f"{stage} {name!r}")
+            work = final.with_suffix(".part")
+            work.mkdir(exist_ok=True)
+            began = time.perf_counter()
+            metrics = build(work)
+            _seal(work, metrics, time.perf_counter() - began)
+            work.rename(final)
+            found = self._open(final, stage, name, verify=False)
+        assert found is not None
+        return Handle(**{**asdict(found), "cached": False})
+
+    def _open(self, final: Path, stage: str, name: str, verify: bool = True) -> Handle | None:
+        if not final.exists():
+            return None
+        broken = _broken_file(final) if verify else None
+        if broken is not None:
+            log.warning("%s '%s': %s is damaged, computing it again", stage, name, broken)
+            shutil.rmtree(final)
+            return None
+        manifest = json.loads((final / MANIFEST).read_text())
+        return Handle(stage, name, str(final), final.name, manifest["metrics"], manifest["seconds"], cached=True)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != MANIFEST)
+
+
+def _seal(work: Path, metrics: dict[str, Any], seconds: float) -> None:
+    files = {str(p.relative_to(work)): [p.stat().st_size, checksum(p)] for p in _files(work)}
+    write_json(work / MANIFEST, {"metrics": metrics, "seconds": seconds, "files": files})
+    descriptor = os.open(work, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _broken_file(folder: Path) -> str | None:
+    try:
+        files = json.loads((folder / MANIFEST).read_text())["files"]
+    except (OSError, ValueError, KeyError):
+        return str(folder / MANIFEST)
+    for name, (size, digest) in files.items():
+        path = folder / name
+        if not path.is_file() or path.stat().st_size != size or checksum(path) != digest:
+            return str(path)
+    return None
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    # The kernel drops the lock when its holder dies, so a killed run never blocks the next one.
+    with path.open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
