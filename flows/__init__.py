@@ -1,6 +1,7 @@
 """Order and record: when the stages run (Prefect) and where they are recorded (MLflow). No numerics."""
 
 import os
+import threading
 
 # Before prefect and mlflow are imported anywhere: nothing is reported to their makers, and a server that starts with a
 # flow may take its time on a small machine. What a user has set already stays.
@@ -14,3 +15,14 @@ for _name, _value in {
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }.items():
     os.environ.setdefault(_name, _value)
+
+
+def _drop_exit_hooks() -> None:
+    # Prefect 3.8's queue thread leaves a hook that asserts in every forked child, so that a DataLoader's workers die.
+    hooks = getattr(threading, "_threading_atexits", None)
+    if hooks is not None:
+        hooks.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_drop_exit_hooks)

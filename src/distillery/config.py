@@ -78,10 +78,11 @@ class Data(Choice):
 
 
 class Augment(Section):
-    """Label-preserving changes of training images, drawn anew for each batch."""
+    """Label-preserving changes of training rows, drawn anew for each batch: shift and flip of images, noise on tables."""
 
     shift: float = Field(0.0, ge=0, le=0.5, description="largest random shift, as a share of the side")
     flip: bool = Field(False, description="mirror half of the images left to right")
+    noise: float = Field(0.0, ge=0, description="standard deviation of Gaussian noise on encoded table columns")
 
 
 class Recipe(Section):
@@ -269,6 +270,11 @@ class Experiment(Section):
     @model_validator(mode="after")
     def _kinds_fit(self) -> Experiment:
         kind = SOURCES.traits(self.data.source)["kind"]
+        recipes = [("student", self.student.recipe), *(("teachers", self.teachers.recipe_of(m)) for m in self.teachers.members)]
+        for owner, recipe in recipes:
+            for name in ("shift", "flip") if kind == "table" else ("noise",):
+                if getattr(recipe.augment, name):
+                    raise ValueError(f"{owner}.recipe.augment.{name}: not for {kind} data")
         for path, models in (
             ("teachers.members", self.teachers.members),
             ("student.capacities", self.student.capacities),

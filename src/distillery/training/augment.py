@@ -1,4 +1,4 @@
-"""Label-preserving changes of a whole batch of images at once."""
+"""Label-preserving changes of a whole batch at once."""
 
 from __future__ import annotations
 
@@ -24,3 +24,8 @@ def flip(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Images [B, channels, S, S], half of them mirrored left to right."""
     mirrored = torch.rand(len(images), generator=generator).to(images.device) < 0.5
     return torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+
+
+def noise(rows: torch.Tensor, deviation: float, generator: torch.Generator) -> torch.Tensor:
+    """Encoded rows [B, features] plus Gaussian noise; numbers have unit variance, so `deviation` is in those units."""
+    return rows + deviation * torch.randn(rows.shape, generator=generator).to(rows.device)

@@ -140,6 +140,8 @@ def _augmented(batch: torch.Tensor, recipe: Recipe, generator: torch.Generator) 
         batch = augment.shift(batch, recipe.augment.shift, generator)
     if recipe.augment.flip:
         batch = augment.flip(batch, generator)
+    if recipe.augment.noise:
+        batch = augment.noise(batch, recipe.augment.noise, generator)
     return batch
 
 
