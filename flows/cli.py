@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Entry point: exit code 0 if all went well, 2 for wrong input, 1 for anything else."""
     parser = _parser()
     given = parser.parse_args(arguments)
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "DEBUG" if given.debug else "ERROR")
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO" if given.debug else "CRITICAL")
     logging.basicConfig(level="INFO", format="%(message)s", handlers=[RichHandler(console=console, show_path=False)])
     for noisy in ("alembic", "mlflow", "onnxscript", "onnx_ir", "torch.onnx", "httpx", "matplotlib"):
         logging.getLogger(noisy).setLevel("ERROR")

@@ -171,7 +171,7 @@ def connect(places: Places) -> MlflowClient:
     uri = places.tracking_uri
     if uri.startswith("sqlite:///"):
         Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    mlflow.set_tracking_uri(uri)
+    _use(uri)
     client = MlflowClient(uri)
     try:
         client.search_experiments(max_results=1)
@@ -179,6 +179,14 @@ def connect(places: Places) -> MlflowClient:
         first = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise InputError(f"MLFLOW_TRACKING_URI: expected a store that answers at {uri!r}, got: {first}") from error
     return client
+
+
+def _use(uri: str) -> None:
+    # mlflow writes the address into the environment, where it would outlive a change of DISTILLERY_HOME.
+    given = os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(uri)
+    if given is None:
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 
 def _experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:

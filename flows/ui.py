@@ -61,7 +61,11 @@ def _prefect() -> list[str]:
 
 def _environment() -> dict[str, str]:
     # Without this MLflow starts a dozen job processes that nothing here uses.
-    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "PREFECT_UI_URL": PREFECT, "PREFECT_API_URL": f"{PREFECT}/api"}
+    quiet = {
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "PREFECT_UI_URL": PREFECT,
+        "PREFECT_API_URL": f"{PREFECT}/api",
+    }
     return {**os.environ, **quiet}
 
 

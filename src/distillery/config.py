@@ -78,7 +78,7 @@ class Data(Choice):
 
 
 class Augment(Section):
-    """Label-preserving changes of training rows, drawn anew for each batch: shift and flip of images, noise on tables."""
+    """Label-preserving changes of training rows, drawn anew for each batch: of images, or noise on tables."""
 
     shift: float = Field(0.0, ge=0, le=0.5, description="largest random shift, as a share of the side")
     flip: bool = Field(False, description="mirror half of the images left to right")
@@ -270,7 +270,10 @@ class Experiment(Section):
     @model_validator(mode="after")
     def _kinds_fit(self) -> Experiment:
         kind = SOURCES.traits(self.data.source)["kind"]
-        recipes = [("student", self.student.recipe), *(("teachers", self.teachers.recipe_of(m)) for m in self.teachers.members)]
+        recipes = [
+            ("student", self.student.recipe),
+            *(("teachers", self.teachers.recipe_of(m)) for m in self.teachers.members),
+        ]
         for owner, recipe in recipes:
             for name in ("shift", "flip") if kind == "table" else ("noise",):
                 if getattr(recipe.augment, name):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from distillery.config import Experiment
@@ -76,3 +77,15 @@ def _seconds(handles: list[Handle]) -> dict[str, float]:
     for handle in {h.path: h for h in handles}.values():
         spent[handle.stage] = spent.get(handle.stage, 0.0) + handle.seconds
     return spent
+
+
+def without_timing(report: dict[str, Any]) -> dict[str, Any]:
+    """A copy of a report without what a clock decides and without where it was recorded: equal for equal runs."""
+    tree: dict[str, Any] = copy.deepcopy(report)
+    for key in ("seconds", "cached", "mlflow_run"):
+        tree.pop(key, None)
+    for row in [*tree["rows"], tree["export"], tree["compression"], *tree["search"]["trials"]]:
+        for key in [k for k in row if "latency" in k or "throughput" in k or k == "seconds"]:
+            row.pop(key)
+    tree["search"].pop("front")  # latency may be one of its objectives
+    return tree

@@ -38,7 +38,6 @@ START_UP = 8  # proposals at random before the TPE has enough to go on
 
 log = logging.getLogger(__name__)
 optuna.logging.set_verbosity(optuna.logging.WARNING)
-warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 KNOBS = ("temperature", "alpha", "lr", "weight_decay")
 
@@ -146,7 +145,9 @@ def open_study(store: Store, name: str, digest: str, config: Search) -> optuna.S
         directions=["minimize"] * len(config.objectives),
         load_if_exists=True,
     )
-    study.set_metric_names(list(config.objectives))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study.set_metric_names(list(config.objectives))
     return study
 
 

@@ -13,7 +13,7 @@ import pytest
 
 import flows  # noqa: F401 - sets the environment before prefect is imported
 
-os.environ["PREFECT_LOGGING_LEVEL"] = "ERROR"
+os.environ["PREFECT_LOGGING_LEVEL"] = "CRITICAL"
 
 
 @pytest.fixture(scope="session")

@@ -11,24 +11,13 @@ from mlflow.tracking import MlflowClient
 
 from distillery.config import load
 from distillery.dataset import read_source
+from distillery.report import without_timing
 from flows.pipeline import pipeline
 from flows.places import Places
 from flows.registry import by_alias, find_version, open_model, rollback
 from flows.tracking import connect
 
 COMPARED = {"val_search/accuracy", "val_search/nll", "params", "macs", "latency_ms_p50", "throughput_per_s"}
-
-
-def without_timing(report: dict[str, Any]) -> dict[str, Any]:
-    """The report without what a clock decides, and without where it ran."""
-    tree = json.loads(json.dumps(report))
-    for key in ("seconds", "cached", "mlflow_run"):
-        tree.pop(key)
-    for row in [*tree["rows"], tree["export"], tree["compression"], *tree["search"]["trials"]]:
-        for key in [k for k in row if "latency" in k or "throughput" in k or k == "seconds"]:
-            row.pop(key)
-    tree["search"].pop("front")  # latency is one of its objectives
-    return tree
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,164 @@
+"""The command as a user meets it: good news, and one line for every kind of bad input."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from PIL import Image
+
+from flows.cli import main
+
+
+def _fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and error.startswith("distillery: ") and "Traceback" not in error
+    return error
+
+
+def _config(folder: Path, tiny: Path, **data: object) -> str:
+    tree = yaml.safe_load(tiny.read_text())
+    if data:
+        tree["data"] = data
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("search.trails=3", ["trails", "did you mean 'trials'"]),
+        ("search.alpha=1.5", ["alpha", "[0, 1]", "1.5"]),
+        ("search.temperature=0", ["temperature", "> 0"]),
+        ("student.loss.name=kdd", ["loss", "kd", "'kdd'"]),
+        ("data.source=digit", ["digits", "'digit'"]),
+        ("teachers.members.mlp.family=timm", ["teachers.members.0", "timm"]),
+        ("search.max_params=1", ["max_params=1", "small"]),
+        ("data.split.test=5000", ["data.split", "1600"]),
+    ],
+)
+def test_wrong_settings_are_named(
+    override: str, words: list[str], home: Path, tiny: Path, prefect_server: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Contract of error messages: one line with the field, what was expected and what was got; exit code 2."""
+    error = _fails(["run", str(tiny), override], capsys)
+    assert all(word in error for word in words), error
+
+
+def test_wrong_tables_are_named(
+    home: Path, tiny: Path, prefect_server: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Contract of error messages, for tables: missing column, missing label, one class, too few rows of a class."""
+    frame = pd.DataFrame({"x": np.arange(100.0), "y": ["a", "b"] * 50})
+    file = home / "rows.csv"
+
+    def error(changed: pd.DataFrame, label: str = "y") -> str:
+        changed.to_csv(file, index=False)
+        return _fails(["run", _config(home, tiny, source="table", path=str(file), label=label)], capsys)
+
+    assert "'target'" in error(frame, "target") and str(file) in error(frame, "target")
+    assert "data row 5" in error(frame.assign(y=frame["y"].where(frame.index != 4)))
+    assert "two classes, got 1" in error(frame.assign(y="a"))
+    assert "at least 4 rows" in error(frame.assign(y=["rare", *["a", "b"] * 49, "a"]))
+    assert "does not exist" in _fails(["run", _config(home, tiny, source="table", path="no.csv", label="y")], capsys)
+
+
+def test_wrong_images_are_named(
+    home: Path, tiny: Path, prefect_server: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Contract of error messages, for images: empty folder, and a truncated file before anything trains."""
+    folder = home / "photos"
+    for label in ("cat", "dog"):
+        (folder / label).mkdir(parents=True)
+    assert "got none" in _fails(["run", _config(home, tiny, source="folder", path=str(folder))], capsys)
+    generator = np.random.default_rng(0)
+    for label in ("cat", "dog"):
+        for number in range(20):
+            pixels = generator.integers(0, 255, (12, 12, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / label / f"{number}.png")
+    whole = (folder / "dog" / "3.png").read_bytes()
+    (folder / "dog" / "3.png").write_bytes(whole[: len(whole) // 2])
+    config = _config(home, tiny, source="folder", path=str(folder))
+    error = _fails(["run", config, "teachers.members=[{name: m, family: mlp, hidden: [8]}]"], capsys)
+    assert "dog/3.png" in error and "skip" in error
+
+
+def test_given_logits_and_checkpoints_must_fit(
+    home: Path, tiny: Path, prefect_server: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Contract of error messages: logits with the wrong number of rows or classes, checkpoint that is not there."""
+    for shape, words in (((10, 2), "1600 rows of the data, got 10"), ((1600, 3), "2 classes")):
+        np.savez(home / "logits.npz", logits=np.zeros(shape, np.float32))
+        member = f"teachers.members=[{{name: ours, family: given, path: {home / 'logits.npz'}}}]"
+        assert words in _fails(["run", str(tiny), member], capsys)
+
+
+def test_an_unreachable_mlflow_is_said_at_once(
+    home: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch, prefect_server: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Contract of error messages: the address that does not answer."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    error = _fails(["run", str(tiny)], capsys)
+    assert "http://127.0.0.1:9" in error and "MLFLOW_TRACKING_URI" in error
+
+
+def test_run_report_predict_promote_rollback(
+    home: Path, tiny: Path, prefect_server: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Contract of the command: a run, its report, predictions from raw rows, and the champion moved by hand."""
+    for arguments in (["run", str(tiny)], ["report", "tiny"], ["doctor"]):
+        with pytest.raises(SystemExit) as stopped:
+            main(arguments)
+        assert stopped.value.code == 0
+    shown = capsys.readouterr().out
+    assert "gap recovery, nll" in shown and "student" in shown
+    rows = pd.DataFrame(np.random.default_rng(0).normal(size=(7, 20)), columns=[f"x{i:02d}" for i in range(20)])
+    rows.to_csv(home / "new.csv", index=False)
+    with pytest.raises(SystemExit):
+        main(["predict", "tiny", str(home / "new.csv"), "--version", "1", "--out", str(home / "out.csv")])
+    found = pd.read_csv(home / "out.csv", dtype={"label": str})
+    assert list(found.columns) == ["label", "probability:0", "probability:1"] and len(found) == 7
+    np.testing.assert_allclose(found[["probability:0", "probability:1"]].sum(axis=1), 1, atol=1e-5)
+    rows.drop(columns="x03").to_csv(home / "bad.csv", index=False)
+    assert "x03" in _fails(["predict", "tiny", str(home / "bad.csv"), "--version", "1"], capsys)
+    with pytest.raises(SystemExit) as stopped:
+        main(["promote", "tiny", "1", "--reason", "test"])
+    assert stopped.value.code == 0
+    assert "before version 1" in _fails(["rollback", "tiny"], capsys)
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["report", "tiny", "--json"])
+    assert json.loads(capsys.readouterr().out)["name"] == "tiny"
+
+
+def test_mlflow_answers_for_raw_rows(home: Path, tiny: Path, prefect_server: str) -> None:
+    """Reference: `mlflow models predict` on the registered version gives what onnxruntime gives."""
+    from distillery.config import load
+    from flows.pipeline import pipeline
+    from flows.places import Places
+    from flows.registry import open_model
+    from flows.tracking import connect
+
+    pipeline(load(tiny))
+    rows = pd.DataFrame(np.random.default_rng(1).normal(size=(5, 20)), columns=[f"x{i:02d}" for i in range(20)])
+    rows.to_csv(home / "rows.csv", index=False)
+    uri = Places.from_environment().tracking_uri
+    command = ["mlflow", "models", "predict", "-m", "models:/tiny/1", "--env-manager", "local", "-t", "csv"]
+    command += ["-i", str(home / "rows.csv"), "-o", str(home / "out.json")]
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": uri}
+    subprocess.run([sys.executable, "-m", *command], check=True, env=environment, cwd=home, capture_output=True)
+    answers = json.loads((home / "out.json").read_text())["predictions"]
+    running = open_model(connect(Places.from_environment()), "tiny", "1")
+    feeds = {c: rows[c].to_numpy() for c in rows}
+    expected = running.run(["probability:1"], feeds)[0]
+    np.testing.assert_allclose([a["probability:1"] for a in answers], expected, atol=1e-6)

@@ -1,0 +1,158 @@
+"""Stage `export`: the file that is served gives what the network gives, from raw rows."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx
+import pandas as pd
+import pytest
+from scipy.special import softmax
+
+from distillery import config, dataset, export, preprocess
+from distillery.config import Capacity, Student
+from distillery.store import Handle, Store
+from distillery.students import Setting, load_student, train_baseline
+from distillery.training.fit import predict
+
+NARROW = {"channels": [2, 4, 4, 8], "stem_width": 4}
+
+
+def write_table(path: Path) -> None:
+    """Rows with numbers, gaps, text under odd names, and classes that are no identifiers."""
+    generator = np.random.default_rng(0)
+    labels = np.arange(240) % 3
+    frame = pd.DataFrame(
+        {
+            "width (mm)": generator.normal(size=240) + labels,
+            "inputs": np.where(generator.random(240) < 0.2, np.nan, generator.normal(size=240)),
+            "colour": generator.choice(["red", "blue", None], 240),
+            "class": np.array(["class a", "b/ü", "c"])[labels],
+        }
+    )
+    frame.to_csv(path, index=False)
+
+
+EXPERIMENTS: dict[str, Any] = {
+    "table": {
+        "data": {"source": "table", "label": "class"},
+        "capacity": {"name": "mlp", "family": "mlp", "hidden": [6]},
+    },
+    "image": {
+        "data": {"source": "digits", "image_size": 16, "split": {"train": 200, "test": 100}},
+        "capacity": {"name": "net", "family": "timm", "arch": "resnet10t", "kwargs": NARROW},
+    },
+}
+
+
+@pytest.fixture(scope="module", params=EXPERIMENTS)
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """A student of one epoch and its exported file."""
+    folder, given = tmp_path_factory.mktemp("export"), EXPERIMENTS[request.param]
+    write_table(folder / "rows.csv")
+    more = {"path": str(folder / "rows.csv")} if request.param == "table" else {}
+    data, store = config.Data(**given["data"], **more), Store(folder / "store")
+    rows = dataset.read_source(data)
+    handle = dataset.prepare(data, rows, store)
+    capacity = Capacity(**given["capacity"])
+    trained = Student(capacities=(capacity,), recipe={"epochs": 1, "lr": 0.01})
+    student = train_baseline(capacity, Setting(temperature=1, alpha=0), trained, 0, handle, store)
+    exported = export.export_student(student, handle, rows, 10, store)
+    found = SimpleNamespace(kind=request.param, rows=rows, data=handle, student=student, exported=exported, store=store)
+    found.dataset = dataset.Dataset(handle)
+    found.session = preprocess.session(str(exported.file(export.MODEL)))
+    network = load_student(student, found.dataset.spec)
+    found.expected = softmax(predict(network, np.array(found.dataset.inputs)).astype(np.float64), axis=-1)
+    return found
+
+
+def raw(served: SimpleNamespace, ids: np.ndarray) -> dict[str, np.ndarray]:
+    """A batch of raw rows; images of one size may share one."""
+    feeds = [served.rows.feed(ids[i : i + 1]) for i in range(len(ids))]
+    return {name: np.concatenate([f[name] for f in feeds]) for name in feeds[0]}
+
+
+@pytest.mark.parametrize("batch", [1, 2, 7])
+def test_probabilities_are_the_networks(served: SimpleNamespace, batch: int) -> None:
+    """reference: torch's softmax within 1e-5, for raw rows in batches of any size; labels are the top class's name."""
+    ids = served.dataset.splits["test"][: 3 * batch]
+    for start in range(0, len(ids), batch):
+        part = ids[start : start + batch]
+        feeds = raw(served, part)
+        found = export.probabilities(served.session, feeds)
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, served.expected[part], atol=1e-5)
+        (labels,) = served.session.run(["label"], feeds)
+        assert labels.tolist() == [served.dataset.classes[i] for i in served.expected[part].argmax(-1)]
+
+
+def test_all_rows_of_a_source_can_be_asked(served: SimpleNamespace) -> None:
+    """reference: rows in the order of their ids, batched as the source gives them."""
+    ids = served.dataset.splits["test"][[5, 0, 3]]
+    np.testing.assert_allclose(export.predict_rows(served.session, served.rows, ids), served.expected[ids], atol=1e-5)
+
+
+def test_the_file_says_what_it_takes_and_gives(served: SimpleNamespace) -> None:
+    """golden: class names travel in the file; images have one input, tables one for each column."""
+    assert export.classes_of(served.session) == served.dataset.classes
+    inputs, outputs = served.session.get_inputs(), [o.name for o in served.session.get_outputs()]
+    if served.kind == "image":
+        assert [(i.name, i.type) for i in inputs] == [("image", "tensor(uint8)")]
+        assert outputs == ["label", "probabilities", "logits"]
+        feeds = raw(served, served.dataset.splits["test"][:4])
+        probs, logits = served.session.run(["probabilities", "logits"], feeds)
+        np.testing.assert_allclose(softmax(logits, axis=-1), probs, atol=1e-6)
+    else:
+        kinds = {"width (mm)": "tensor(double)", "inputs": "tensor(double)", "colour": "tensor(string)"}
+        assert {i.name: i.type for i in inputs} == kinds
+        assert outputs == ["label", "probability:b/ü", "probability:c", "probability:class a"]
+
+
+ALONE = """
+import json, sys
+import numpy as np
+import onnxruntime
+session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+feeds = {}
+for name, (kind, values) in json.load(sys.stdin).items():
+    feeds[name] = np.array(values, dtype=kind)
+print(json.dumps(session.run(["label"], feeds)[0].tolist()))
+assert not {"torch", "distillery", "onnx", "pandas", "sklearn"} & set(sys.modules)
+"""
+
+
+def test_the_file_needs_onnxruntime_alone(served: SimpleNamespace) -> None:
+    """golden: in a process that imports nothing of ours, raw rows give class names."""
+    ids = served.dataset.splits["test"][:5]
+    feeds = {k: (v.dtype.str if v.dtype != object else "O", v.tolist()) for k, v in raw(served, ids).items()}
+    command = [sys.executable, "-c", ALONE, str(served.exported.file(export.MODEL))]
+    found = subprocess.run(command, input=json.dumps(feeds), capture_output=True, text=True, check=True)
+    assert json.loads(found.stdout) == [served.dataset.classes[i] for i in served.expected[ids].argmax(-1)]
+
+
+def test_the_export_is_checked_and_timed(served: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """contract: parity, size and served latency are measured; a file that differs from the network is refused."""
+    figures = served.exported.metrics
+    assert figures["parity"] < 1e-5 and figures["served_latency_ms_p50"] > 0
+    assert figures["onnx_mb"] == served.exported.file(export.MODEL).stat().st_size / 1e6
+    again = export.export_student(served.student, served.data, served.rows, 10, served.store)
+    assert again.cached
+
+    def wrong(*_: Any) -> onnx.ModelProto:
+        model = onnx.load(served.exported.file(export.MODEL))
+        for constant in model.graph.initializer:
+            if constant.name.startswith("network.") and constant.name.endswith("weight"):
+                values = onnx.numpy_helper.to_array(constant)
+                constant.CopyFrom(onnx.numpy_helper.from_array(-values, constant.name))
+        return model
+
+    monkeypatch.setattr(export, "assemble", wrong)
+    changed = Handle(**{**vars(served.student), "fingerprint": "another"})
+    with pytest.raises(ArithmeticError, match="differs from the network"):
+        export.export_student(changed, served.data, served.rows, 10, served.store)

@@ -1,0 +1,138 @@
+"""Figures against scikit-learn and loops, and intervals against simulation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.special import softmax
+from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, recall_score
+
+from distillery import metrics
+
+SEEDS = st.integers(0, 9999)
+
+
+def answers(seed: int, rows: int = 60, classes: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    """Logits [N, C] that know something, and labels [N] of which every class has some."""
+    generator = np.random.default_rng(seed)
+    labels = generator.permutation(np.arange(rows) % classes)
+    logits = generator.normal(size=(rows, classes)) * 2 + np.eye(classes)[labels]
+    return logits.astype(np.float32), labels
+
+
+@given(SEEDS, st.integers(2, 6))
+def test_quality_is_sklearns(seed: int, classes: int) -> None:
+    """reference: accuracy and log loss by scikit-learn, the Brier score by a loop."""
+    logits, labels = answers(seed, classes=classes)
+    probs = softmax(logits.astype(np.float64), axis=-1)
+    found = metrics.quality(logits, labels)
+    assert found["accuracy"] == accuracy_score(labels, logits.argmax(-1))
+    assert found["nll"] == pytest.approx(log_loss(labels, probs))
+    by_loop = [sum((p - (c == y)) ** 2 for c, p in enumerate(row)) for row, y in zip(probs, labels, strict=True)]
+    assert found["brier"] == pytest.approx(np.mean(by_loop))
+    assert found["nll"] == pytest.approx(metrics.row_nll(logits, labels).mean())
+
+
+@given(SEEDS)
+def test_counts_are_sklearns(seed: int) -> None:
+    """reference: confusion matrix, recalls and agreement."""
+    logits, labels = answers(seed)
+    other, _ = answers(seed + 1)
+    top = logits.argmax(-1)
+    assert np.array_equal(metrics.confusion(logits, labels), confusion_matrix(labels, top, labels=range(4)))
+    assert metrics.recall_by_class(logits, labels) == pytest.approx(list(recall_score(labels, top, average=None)))
+    assert metrics.agreement(logits, other) == accuracy_score(top, other.argmax(-1))
+    assert metrics.recall_by_class(logits, np.where(labels == 2, 0, labels))[2] is None
+
+
+def test_extreme_logits_stay_finite() -> None:
+    """property: a sure and wrong answer costs much, not infinity; a constant per row costs nothing."""
+    logits, labels = np.array([[1e4, 0.0], [0.0, 1e4]]), np.array([1, 1])
+    assert metrics.row_nll(logits, labels).tolist() == [1e4, 0.0]
+    assert metrics.brier(logits, labels) == pytest.approx(1.0)
+    shifted = metrics.row_nll(logits + 500, labels)
+    assert shifted.tolist() == [1e4, 0.0]
+
+
+def test_calibration_error_by_hand() -> None:
+    """golden: two bins of two rows: |0.6 - 0.5| and |0.9 - 1|, half of the rows each."""
+    confidence = np.array([0.6, 0.6, 0.9, 0.9])
+    logits = np.log(np.stack([confidence, 1 - confidence], axis=1))
+    labels = np.array([0, 1, 0, 0])
+    assert metrics.ece(logits, labels, bins=2) == pytest.approx(0.1)
+
+
+@given(SEEDS, st.integers(1, 80), st.integers(1, 30))
+def test_bins_partition_the_rows(seed: int, rows: int, bins: int) -> None:
+    """property: shares sum to one and differ by a row at most, confidence rises, means are of all rows."""
+    logits, labels = answers(seed, rows)
+    confidence, correct, share = metrics.reliability(logits, labels, bins)
+    assert len(share) == min(bins, rows) and share.sum() == pytest.approx(1)
+    assert (share.max() - share.min()) * rows < 1 + 1e-9
+    assert (np.diff(confidence) >= -1e-12).all()
+    assert (share * correct).sum() == pytest.approx(metrics.row_correct(logits, labels).mean())
+    assert 0 <= metrics.ece(logits, labels, bins) <= 1
+
+
+def test_intervals_cover_as_often_as_they_say() -> None:
+    """reference: by simulation, intervals at 90 % hold the true difference in 84 to 96 % of 200 repetitions."""
+    generator = np.random.default_rng(0)
+    held = 0
+    for seed in range(200):
+        shared = generator.normal(size=200)
+        a, b = shared + generator.exponential(1.0, 200), shared + generator.normal(size=200)
+        found = metrics.paired_difference(a, b, resamples=300, confidence=0.9, seed=seed)
+        held += found.low <= 1.0 <= found.high
+    assert 0.84 <= held / 200 <= 0.96
+
+
+def test_a_difference_is_paired() -> None:
+    """property: what both have in common does not widen the interval; the same seed gives the same one."""
+    generator = np.random.default_rng(1)
+    a, noise = generator.normal(size=300), 10 * generator.normal(size=300)
+    settings = {"resamples": 500, "confidence": 0.95, "seed": 3}
+    plain, common = (
+        metrics.paired_difference(a, 0 * a, **settings),
+        metrics.paired_difference(a + noise, noise, **settings),
+    )
+    assert plain.value == pytest.approx(a.mean()) and plain.low < plain.value < plain.high
+    assert (common.low, common.high) == pytest.approx((plain.low, plain.high))
+    assert metrics.paired_difference(a, 0 * a, **settings) == plain
+    assert metrics.paired_difference(a, a - 0.0, **settings) == metrics.Interval(0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("share", [-0.5, 0.0, 0.25, 1.0, 1.5])
+def test_gap_recovery_of_known_shares(share: float) -> None:
+    """golden: a student `share` of the way from its baseline to the ensemble, on every row, recovers that share."""
+    generator = np.random.default_rng(2)
+    baseline = generator.normal(size=400)
+    ensemble = baseline + generator.exponential(0.5, 400)
+    student = baseline + share * (ensemble - baseline)
+    found = metrics.gap_recovery(student, baseline, ensemble, resamples=300, confidence=0.95)
+    assert (found.value, found.low, found.high) == pytest.approx((share,) * 3, abs=1e-9)
+
+
+@given(SEEDS)
+def test_gap_recovery_does_not_care_for_sign_or_scale(seed: int) -> None:
+    """property: the same for losses as for their negatives, in any unit; the value is the ratio of the means."""
+    generator = np.random.default_rng(seed)
+    baseline, ensemble, student = generator.normal(size=(3, 200)) + np.array([[0.0], [1.0], [0.6]])
+    settings = {"resamples": 100, "confidence": 0.9}
+    found = metrics.gap_recovery(student, baseline, ensemble, **settings)
+    scaled = metrics.gap_recovery(-7 * student, -7 * baseline, -7 * ensemble, **settings)
+    ratio = (student.mean() - baseline.mean()) / (ensemble.mean() - baseline.mean())
+    assert found.value == pytest.approx(ratio) and found.low <= found.value <= found.high
+    assert (scaled.value, scaled.low, scaled.high) == pytest.approx((found.value, found.low, found.high))
+
+
+@pytest.mark.parametrize("gap", [0.0, 0.02])
+def test_a_gap_that_may_be_chance_has_no_recovery(gap: float) -> None:
+    """contract: where the ensemble is not clearly apart from the baseline, there is no figure and the note says so."""
+    generator = np.random.default_rng(3)
+    baseline = generator.normal(size=200)
+    ensemble = baseline + gap + (generator.normal(size=200) if gap else 0.0)
+    found = metrics.gap_recovery(baseline, baseline, ensemble, resamples=200, confidence=0.95)
+    assert (found.value, found.low, found.high) == (None, None, None)
+    assert found.note.startswith("gap not significant: [")

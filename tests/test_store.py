@@ -1,0 +1,212 @@
+"""The store: built once, found again, repaired, continued."""
+
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distillery.config import Recipe
+from distillery.store import Handle, Missing, Store, checksum, fingerprint, write_json
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=6,
+)
+
+
+def builder(text: str = "content") -> tuple[Callable[[Path], dict[str, Any]], list[Path]]:
+    """A build function and the list of the directories it was given."""
+    calls: list[Path] = []
+
+    def build(work: Path) -> dict[str, Any]:
+        calls.append(work)
+        (work / "deep").mkdir(exist_ok=True)
+        (work / "deep" / "file.txt").write_text(text)
+        return {"length": len(text)}
+
+    return build, calls
+
+
+def test_the_same_key_is_built_once(store: Store) -> None:
+    """determinism: the second call finds the first one's directory and metrics, and does not build."""
+    build, calls = builder()
+    first = store.stage("part", "a name", {"x": 1, "y": 2}, build)
+    second = Store(store.root).stage("part", "a name", {"y": 2, "x": 1}, build)
+    assert len(calls) == 1
+    assert (first.cached, second.cached) == (False, True)
+    assert asdict(second) == {**asdict(first), "cached": True}
+    assert second.file("deep/file.txt").read_text() == "content"
+    assert second.metrics == {"length": 7}
+
+
+def test_another_key_or_stage_is_another_directory(store: Store) -> None:
+    """property: directories differ wherever the stage or the key differ, and only there; the name does not count."""
+    build, calls = builder()
+    paths = [store.stage(s, "n", key, build).path for s, key in (("a", 1), ("a", 2), ("b", 1), ("a", [1]), ("a", "1"))]
+    assert len(set(paths)) == len(calls) == 5
+    assert store.stage("a", "other name", 1, build).path == paths[0]
+    assert len(calls) == 5
+
+
+def test_a_failed_build_is_continued(store: Store) -> None:
+    """resume: a build that raises leaves nothing finished, and the next call gets its directory as it was left."""
+
+    def fails(work: Path) -> dict[str, Any]:
+        (work / "first.txt").write_text("done")
+        raise OSError("the disk is full")
+
+    def goes_on(work: Path) -> dict[str, Any]:
+        (work / "second.txt").write_text((work / "first.txt").read_text() + " and done")
+        return {}
+
+    with pytest.raises(OSError, match="disk is full"):
+        store.stage("part", "n", 1, fails)
+    with pytest.raises(Missing):
+        store.looking().stage("part", "n", 1, fails)
+    handle = store.stage("part", "n", 1, goes_on)
+    assert handle.file("second.txt").read_text() == "done and done"
+    assert not list(store.root.rglob("*.part"))
+
+
+DAMAGE: dict[str, Callable[[Path], Any]] = {
+    "flipped": lambda p: p.write_bytes(bytes([p.read_bytes()[0] ^ 1]) + p.read_bytes()[1:]),
+    "cut short": lambda p: p.write_bytes(p.read_bytes()[:-1]),
+    "gone": Path.unlink,
+}
+
+
+@pytest.mark.parametrize("file", ["deep/file.txt", "manifest.json"])
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_stage_is_computed_again(
+    store: Store, file: str, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """resume: damage is found when the stage is opened; the warning names the file, and the result is whole again."""
+    build, calls = builder()
+    path = store.stage("part", "my result", 1, build).file(file)
+    DAMAGE[damage](path)
+    with caplog.at_level(logging.WARNING):
+        again = store.stage("part", "my result", 1, build)
+    assert (len(calls), again.cached) == (2, False)
+    assert str(path) in caplog.text and "my result" in caplog.text
+    assert again.file("deep/file.txt").read_text() == "content"
+    assert store.stage("part", "my result", 1, build).cached
+
+
+def test_looking_finds_and_never_builds(store: Store) -> None:
+    """determinism: a store that only looks gives what is there and raises for what is not."""
+    build, calls = builder()
+    with pytest.raises(Missing, match="'wanted'"):
+        store.looking().stage("part", "wanted", 1, build)
+    assert not calls
+    made = store.stage("part", "wanted", 1, build)
+    assert store.looking().stage("part", "wanted", 1, build).path == made.path
+    assert len(calls) == 1
+
+
+CHILD = """
+import sys
+from pathlib import Path
+from distillery.store import Store
+def build(work):
+    with open(sys.argv[2], "a") as log:
+        log.write("built ")
+    (work / "half.txt").write_text("half")
+    if sys.argv[3] == "hang":
+        print("building", flush=True)
+        sys.stdin.readline()
+    return {}
+print("ready", flush=True)
+sys.stdin.readline()
+print(Store(sys.argv[1]).stage("part", "n", 1, build).path)
+"""
+
+
+def child(root: Path, log: Path, mode: str) -> subprocess.Popen[str]:
+    """A process that waits for a line and then asks the store for a stage."""
+    arguments = [sys.executable, "-c", CHILD, str(root), str(log), mode]
+    process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    return process
+
+
+def test_processes_at_the_same_time_build_once(store: Store, tmp_path: Path) -> None:
+    """property: of processes that ask together, one builds and all get the same directory."""
+    processes = [child(store.root, tmp_path / "log", "go") for _ in range(3)]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    paths = {process.communicate()[0] for process in processes}
+    assert (tmp_path / "log").read_text() == "built "
+    assert len(paths) == 1
+
+
+def test_a_killed_process_blocks_nobody(store: Store, tmp_path: Path) -> None:
+    """resume: after a kill in the middle of a build, the next one gets the lock and the half-filled directory."""
+    process = child(store.root, tmp_path / "log", "hang")
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == "building\n"
+    process.kill()
+    process.communicate()
+    seen: list[str] = []
+
+    def build(work: Path) -> dict[str, Any]:
+        seen.append((work / "half.txt").read_text())
+        return {}
+
+    store.stage("part", "n", 1, build)
+    assert seen == ["half"]
+
+
+def test_a_handle_travels(store: Store) -> None:
+    """property: a handle survives pickle and JSON, and finds its files afterwards."""
+
+    def build(work: Path) -> dict[str, Any]:
+        write_json(work / "facts.json", {"a": [1, 2.5, None]})
+        return {"x": 0.5}
+
+    handle = store.stage("part", "n", 1, build)
+    assert pickle.loads(pickle.dumps(handle)) == handle
+    assert Handle(**json.loads(json.dumps(asdict(handle)))) == handle
+    assert handle.json("facts.json") == {"a": [1, 2.5, None]}
+
+
+@given(JSON, JSON)
+def test_fingerprints_differ_as_values_do(a: Any, b: Any) -> None:
+    """property: equal JSON, equal fingerprint; other JSON, another one."""
+    assert (fingerprint(a) == fingerprint(b)) == (json.dumps(a, sort_keys=True) == json.dumps(b, sort_keys=True))
+    assert fingerprint(a, b) == fingerprint(a, b)
+
+
+def test_fingerprints_take_configs_and_paths() -> None:
+    """reference: a section counts as its fields, a path as its text, and anything else is refused."""
+    assert fingerprint(Recipe(lr=0.5)) == fingerprint(Recipe(lr=0.5).model_dump()) != fingerprint(Recipe(lr=0.6))
+    assert fingerprint(Path("/a/b")) == fingerprint("/a/b")
+    with pytest.raises(TypeError, match="object"):
+        fingerprint(object())
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    """property: a write that fails leaves the old file; a checksum sees every byte."""
+    file = tmp_path / "x.json"
+    write_json(file, {"old": 1})
+    before = checksum(file)
+    with pytest.raises(TypeError):
+        write_json(file, {"new": object()})
+    assert json.loads(file.read_text()) == {"old": 1} and checksum(file) == before
+    write_json(file, {"old": 2})
+    assert checksum(file) != before
