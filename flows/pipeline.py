@@ -39,7 +39,7 @@ def pipeline(config: Experiment) -> dict[str, Any]:
         members = [teacher.result() for teacher in teachers]
 
         def member_logits(split: str) -> list[Any]:
-            return [stages.cache_logits.submit(ctx, member, split, data).result() for member in members]
+            return [task.result() for task in [stages.cache_logits.submit(ctx, m, split, data) for m in members]]
 
         on_train, on_val_ensemble, on_val_search = map(member_logits, ("train", "val_ensemble", "val_search"))
         ensemble = stages.optimize_weights.submit(ctx, members, on_val_ensemble, data).result()

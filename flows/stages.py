@@ -104,8 +104,12 @@ def train_teacher(ctx: Context, name: str, member: Teacher, data: Handle) -> Han
 
 @stage(name="logits", task_run_name="logits-{member.name}-{split}")
 def cache_logits(ctx: Context, member: Handle, split: str, data: Handle) -> Handle:
-    """Raw logits of one member on one split."""
-    return ctx.done(logits.cache_logits(member, split, data, ctx.config.logits, ctx.store, device=ctx.places.device))
+    """Raw logits of one member on one split; on train, of every view that the students will see."""
+    student = ctx.config.student
+    seen = {"views": student.views, "augment": student.recipe.augment} if split == "train" else {}
+    inputs = (member, split, data, ctx.config.logits)
+    handle = ctx.workers.stage(logits.cache_logits, *inputs, store=ctx.store, device=ctx.places.device, **seen)
+    return ctx.done(handle)
 
 
 @stage(name="ensemble-weights")

@@ -66,11 +66,11 @@ class Workers:
         return self.call(function, *args, store, **options)
 
     def call(self, function: Callable[..., Any], *args: Any, on_epoch: OnEpoch | None = None, **options: Any) -> Any:
-        """The result of ``function(*args, on_epoch=..., **options)``, computed in a worker."""
+        """The result of ``function(*args, **options)``, computed in a worker; it may report epochs to `on_epoch`."""
         self._start()
         if self._pool is None:
             with self._turn:
-                return function(*args, on_epoch=on_epoch, **options)
+                return function(*args, **options, **({"on_epoch": on_epoch} if on_epoch is not None else {}))
         number = next(self._numbers)
         if on_epoch is not None:
             self._listeners[number] = on_epoch
@@ -106,4 +106,4 @@ def _call(
     def on_epoch(epoch: int, record: dict[str, float]) -> None:
         _events.put((number, epoch, record))
 
-    return function(*args, on_epoch=on_epoch if reports else None, **options)
+    return function(*args, **options, **({"on_epoch": on_epoch} if reports else {}))

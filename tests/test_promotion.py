@@ -50,7 +50,7 @@ TABLE = [
     ("baseline", "champion", "promoted"), TABLE, ids=lambda v: v.name if isinstance(v, Outcome) else str(v)
 )
 def test_only_a_better_student_is_promoted(baseline: Outcome, champion: Outcome | None, promoted: bool) -> None:
-    """golden: beyond chance in NLL and no lower in accuracy, against the baseline and the champion both."""
+    """golden: lower NLL and no lower accuracy than the baseline, and beyond chance than the champion."""
     found = verdict(baseline, champion)
     assert found.promoted == promoted
     assert len(found.reasons) == 2

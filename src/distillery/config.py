@@ -231,6 +231,9 @@ class Student(Section):
     capacities: tuple[Capacity, ...] = Field(min_length=1)
     recipe: Recipe = Recipe()
     loss: Loss = Loss()
+    views: int = Field(
+        1, ge=1, description="images only: augmented versions of each training row that the teachers label, too"
+    )
 
     @model_validator(mode="after")
     def _names_differ(self) -> Student:
@@ -278,6 +281,8 @@ class Experiment(Section):
             for name in ("shift", "flip") if kind == "table" else ("noise",):
                 if getattr(recipe.augment, name):
                     raise ValueError(f"{owner}.recipe.augment.{name}: not for {kind} data")
+        if self.student.views > 1:
+            self._check_views(kind)
         for path, models in (
             ("teachers.members", self.teachers.members),
             ("student.capacities", self.student.capacities),
@@ -287,6 +292,16 @@ class Experiment(Section):
                     fitting = [n for n in MODELS.names() if kind in MODELS.traits(n)["kinds"]]
                     raise ValueError(f"{path}.{index}.family: for {kind} data {closest(model.family, fitting)}")
         return self
+
+    def _check_views(self, kind: str) -> None:
+        augment = self.student.recipe.augment
+        if kind != "image":
+            raise ValueError(f"student.views: for images only, got {self.student.views} for {kind} data")
+        if not (augment.shift or augment.flip):
+            raise ValueError("student.views: expected a shift or flip in student.recipe.augment, got none")
+        given = [m.name for m in self.teachers.members if m.family == "given"]
+        if given:
+            raise ValueError(f"student.views: teacher {given[0]!r} has given logits, which cannot label new views")
 
 
 def _distinct(names: list[str]) -> None:

@@ -13,41 +13,51 @@ import numpy as np
 import zarr
 from zarr.codecs import BytesCodec, Crc32cCodec
 
-from distillery.config import Logits
+from distillery.config import Augment, Logits
 from distillery.dataset import Dataset
 from distillery.store import Handle, Store
 from distillery.teachers import load_member
+from distillery.views import view
 
-VERSION = 1
+VERSION = 2
 ARRAY = "logits.zarr"
 
 
 def cache_logits(
-    member: Handle, split: str, data: Handle, config: Logits, store: Store, *, device: str = "cpu"
+    member: Handle,
+    split: str,
+    data: Handle,
+    config: Logits,
+    store: Store,
+    *,
+    device: str = "cpu",
+    views: int = 1,
+    augment: Augment | None = None,
 ) -> Handle:
-    """The member's raw logits on a split, in the order of the split's rows."""
-    key = [VERSION, config, split, member.fingerprint, data.fingerprint]
-    return store.stage(
-        "logits", f"{member.name}-{split}", key, lambda work: _write(work, member, split, data, config, device)
-    )
+    """The member's raw logits on a split, in the order of the split's rows, view after view: [views · N, C]."""
+    seen = [views, augment] if views > 1 else None
+    key = [VERSION, config, split, seen, member.fingerprint, data.fingerprint]
 
+    def build(work: Path) -> dict[str, Any]:
+        dataset = Dataset(data)
+        rows = dataset.splits[split]
+        array = _open(work / ARRAY, (views * len(rows), dataset.spec.classes), config)
+        source, computed = None, 0
+        for number in range(views):
+            for start in range(0, len(rows), config.chunk_rows):
+                part = rows[start : start + config.chunk_rows]
+                begin = number * len(rows) + start
+                if _is_whole(array, begin, begin + len(part)):
+                    continue
+                source = source or load_member(member, dataset.spec, device)
+                inputs = view(dataset.inputs[part], part, number, augment or Augment())
+                logits = source.logits(inputs, part).astype(config.dtype)
+                _check_finite(logits, part, member.name)
+                array[begin : begin + len(part)] = logits
+                computed += len(part)
+        return {"rows": views * len(rows), "rows_computed": computed}
 
-def _write(work: Path, member: Handle, split: str, data: Handle, config: Logits, device: str) -> dict[str, Any]:
-    dataset = Dataset(data)
-    rows = dataset.splits[split]
-    array = _open(work / ARRAY, (len(rows), dataset.spec.classes), config)
-    source = None
-    computed = 0
-    for start in range(0, len(rows), config.chunk_rows):
-        part = rows[start : start + config.chunk_rows]
-        if _is_whole(array, start, start + len(part)):
-            continue
-        source = source or load_member(member, dataset.spec, device)
-        logits = source.logits(dataset.inputs[part], part)
-        _check_finite(logits, part, member.name)
-        array[start : start + len(part)] = logits
-        computed += len(part)
-    return {"rows": len(rows), "rows_computed": computed}
+    return store.stage("logits", f"{member.name}-{split}", key, build)
 
 
 def _open(path: Path, shape: tuple[int, int], config: Logits) -> Any:

@@ -57,21 +57,26 @@ def distil(
     on_epoch: OnEpoch | None = None,
     what: str = "student",
 ) -> list[dict[str, float]]:
-    """Trains `network` on ``alpha · soft + (1 - alpha) · CE`` against the ensemble's logits [N, C] on train."""
+    """Trains `network` on ``alpha · soft + (1 - alpha) · CE`` against the ensemble's logits on train.
+
+    With logits [views · N, C] for several views, every epoch shows one view and its own targets.
+    """
     labels = torch.from_numpy(dataset.labels("train")).to(device)
     targets = torch.from_numpy(targets_NC).to(device)
     soft, hard = LOSSES[loss.name], nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
     alpha, temperature, options = setting.alpha, setting.temperature, loss.options
+    views = len(targets) // len(labels)
+    inputs = Inputs(dataset.inputs, dataset.splits["train"], device, views, recipe.augment)
 
     def objective(logits: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         positions = positions.to(labels.device)
         y = labels[positions]
-        value = alpha * soft(logits, targets[positions], y, temperature, **options)
+        value = alpha * soft(logits, targets[inputs.view * len(labels) + positions], y, temperature, **options)
         return value + (1 - alpha) * hard(logits, y) if alpha < 1 else value
 
     return fit(
         network,
-        Inputs(dataset.inputs, dataset.splits["train"], device),
+        inputs,
         objective,
         setting.applied(recipe),
         seed=seed,
@@ -132,9 +137,11 @@ def train_baseline(
 
     def train(network: nn.Module, dataset: Dataset, own_seed: int, record: OnEpoch) -> None:
         what = f"baseline {capacity.name!r}"
-        fit_classifier(network, dataset, recipe, own_seed, device, record, what, "val_search")
+        fit_classifier(network, dataset, recipe, own_seed, device, record, what, "val_search", config.views)
 
-    return _stage("baseline", capacity, None, recipe, ["plain"], seed, data, store, device, on_epoch, train)
+    return _stage(
+        "baseline", capacity, None, recipe, ["plain", config.views], seed, data, store, device, on_epoch, train
+    )
 
 
 def _stage(

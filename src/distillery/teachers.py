@@ -173,13 +173,14 @@ def fit_classifier(
     on_epoch: OnEpoch | None,
     what: str,
     validation: str = "val_ensemble",
+    views: int = 1,
 ) -> list[dict[str, float]]:
     """Trains `network` on the labels of train by cross-entropy, with figures on `validation` after every epoch."""
     labels = torch.from_numpy(dataset.labels("train")).to(device)
     loss = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
     return fit(
         network,
-        Inputs(dataset.inputs, dataset.splits["train"], device),
+        Inputs(dataset.inputs, dataset.splits["train"], device, views, recipe.augment),
         lambda logits, positions: loss(logits, labels[positions.to(labels.device)]),
         recipe,
         seed=seed,

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from distillery.config import Recipe
+from distillery.config import Augment, Recipe
 from distillery.training import augment
+from distillery.views import view
 
 Objective = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(logits [B, C], positions in the training split [B]) -> scalar loss."""
@@ -33,13 +34,28 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 class Inputs:
-    """Rows of one split as float batches: kept on the device where they fit, else read batch by batch."""
+    """Rows of one split as float batches: kept on the device where they fit, else read batch by batch.
 
-    def __init__(self, inputs: np.ndarray, rows: np.ndarray, device: str) -> None:
+    With `views`, epoch after epoch shows another view of every row; `view` is the number of the current one.
+    """
+
+    def __init__(
+        self, inputs: np.ndarray, rows: np.ndarray, device: str, views: int = 1, augment: Augment | None = None
+    ) -> None:
         self._device = device
         self._source, self._rows = inputs, rows
+        self.views, self.view, self._augment = views, 0, augment or Augment()
         size = len(rows) * inputs[:1].nbytes
         self._resident = torch.from_numpy(inputs[rows]).to(device) if size <= RESIDENT_BYTES else None
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Shows the view of this epoch (counted from 1)."""
+        number = (epoch - 1) % self.views
+        if number != self.view:
+            self.view = number
+            if self._resident is not None:
+                shown = view(self._source[self._rows], self._rows, number, self._augment)
+                self._resident = torch.from_numpy(shown).to(self._device)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -49,7 +65,8 @@ class Inputs:
         if self._resident is not None:
             return self._resident[positions.to(self._device)].float()
         rows = self._rows[positions.cpu().numpy()]
-        return torch.from_numpy(self._source[rows]).to(self._device).float()
+        shown = view(self._source[rows], rows, self.view, self._augment)
+        return torch.from_numpy(shown).to(self._device).float()
 
 
 def fit(
@@ -94,10 +111,13 @@ def fit(
         for epoch in range(1, recipe.epochs + 1):
             began = time.perf_counter()
             network.train()
+            inputs.begin_epoch(epoch)
             losses = []
             for positions in torch.randperm(len(inputs), generator=generator)[: steps * batch].split(batch):
-                images = _augmented(inputs.take(positions), recipe, generator)
-                loss = objective(network(images), positions)
+                batch_inputs = inputs.take(positions)
+                if inputs.views == 1:
+                    batch_inputs = _augmented(batch_inputs, recipe, generator)
+                loss = objective(network(batch_inputs), positions)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 if recipe.clip_norm is not None:
