@@ -96,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(given: argparse.Namespace) -> None:
-    from distillery.config import load
+    from distillery.config_file import load
 
     config = load(given.config, given.overrides)
     console.print(f"[bold]{config.name}[/]: importing and starting", highlight=False)

@@ -11,8 +11,8 @@ from typing import Any
 from prefect import flow
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from distillery import config as configuration
 from distillery.config import Experiment
+from distillery.config_file import load
 from distillery.dataset import read_source
 from distillery.evaluate import Rung
 from distillery.students import Setting
@@ -71,7 +71,7 @@ def pipeline(config: Experiment) -> dict[str, Any]:
 @flow(name="distillery-scheduled", flow_run_name="{config_file}")
 def scheduled(config_file: str, overrides: list[str] | None = None) -> None:
     """Runs the pipeline on a config file of the working directory, for deployments; see prefect.yaml."""
-    pipeline(configuration.load(Path(config_file), overrides or []))
+    pipeline(load(Path(config_file), overrides or []))
 
 
 def _bars() -> Progress:

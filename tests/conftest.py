@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from distillery import config, dataset, ensemble, evaluate, logits, search, students, teachers
+from distillery import config_file, dataset, ensemble, evaluate, logits, search, students, teachers
 from distillery.store import Store
 
 torch.set_num_threads(1)
@@ -68,7 +68,7 @@ def store(tmp_path: Path) -> Store:
 @pytest.fixture(scope="session")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """Stages `data` to `ensemble` of the tiny experiment."""
-    found = SimpleNamespace(config=config.parse(TINY), store=Store(tmp_path_factory.mktemp("chain")))
+    found = SimpleNamespace(config=config_file.parse(TINY), store=Store(tmp_path_factory.mktemp("chain")))
     found.rows = dataset.read_source(found.config.data)
     found.data = dataset.prepare(found.config.data, found.rows, found.store)
     found.dataset = dataset.Dataset(found.data)

@@ -10,7 +10,8 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from distillery.config import Capacity, Experiment, load, parse
+from distillery.config import Capacity, Experiment
+from distillery.config_file import load, parse
 from distillery.errors import InputError
 from distillery.store import fingerprint
 

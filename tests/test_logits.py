@@ -54,7 +54,7 @@ def test_single_precision_is_exact(chain: SimpleNamespace, store: Store) -> None
     expected = load_member(chain.members[0], chain.dataset.spec).logits(chain.dataset.inputs[rows], rows)
     assert np.array_equal(read_logits(handles["float32"]), expected)
     assert np.array_equal(read_logits(handles["float16"]), expected.astype(np.float16).astype(np.float32))
-    sizes = [h.file("logits.zarr/c/0/0").stat().st_size for h in handles.values()]
+    sizes = [h.file("logits.zarr/c/0/0/0").stat().st_size for h in handles.values()]
     assert sizes == [300 * 3 * 2 + 4, 300 * 3 * 4 + 4]  # four bytes for the CRC
 
 
@@ -80,7 +80,7 @@ def test_only_the_damaged_chunk_is_computed_again(chain: SimpleNamespace, store:
     assert first.metrics == {"rows": 300, "rows_computed": 300}
     expected = read_logits(first)
     left = Path(first.path).rename(Path(first.path).with_suffix(".part"))
-    DAMAGE[damage](left / "logits.zarr" / "c" / "1" / "0")
+    DAMAGE[damage](left / "logits.zarr" / "c" / "0" / "1" / "0")
     again = cache_logits(chain.members[0], "test", chain.data, CHUNKS, store)
     assert again.metrics == {"rows": 300, "rows_computed": 64}
     assert np.array_equal(read_logits(again), expected)

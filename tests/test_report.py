@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from distillery import report
-from distillery.config import parse
+from distillery.config_file import parse
 from distillery.store import Handle
 
 EXPORT = Handle(

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from distillery import search
-from distillery.config import Search, parse
+from distillery import search, trials
+from distillery.config import Search
+from distillery.config_file import parse
 from distillery.dataset import Dataset
 from distillery.errors import InputError
 from distillery.search import feasible, objective, open_study, profile_capacity, run_search
@@ -154,7 +155,7 @@ def test_test_rows_are_never_read(run: Callable[..., Handle], store: Store, monk
     splits = Dataset.splits.func  # type: ignore[attr-defined]
     monkeypatch.setattr(Dataset, "labels", not_test)
     monkeypatch.setattr(Dataset, "splits", property(lambda self: Sealed(splits(self))))
-    monkeypatch.setattr(search, "_memory", {})
+    monkeypatch.setattr(trials, "_memory", {})
     assert run(store, {"trials": 3}).metrics["trials"] == 3
 
 

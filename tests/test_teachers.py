@@ -41,7 +41,7 @@ def test_a_network_comes_back_from_its_file(family: str, tmp_path: Path) -> None
     rows = torch.rand(8, *spec.shape, generator=torch.Generator().manual_seed(0)) * 255
     network.train()(rows)
     save_network(network, tmp_path / "model.safetensors")
-    loaded = load_network(model, spec, tmp_path / "model.safetensors")
+    loaded = load_network(model.model_dump(), spec, tmp_path / "model.safetensors")
     assert torch.equal(loaded(rows), network.eval()(rows))
     assert [f.name for f in tmp_path.iterdir()] == ["model.safetensors"]
 

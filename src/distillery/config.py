@@ -2,55 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
-from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+import math
+from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from distillery.data import SOURCES
-from distillery.errors import InputError
 from distillery.losses import LOSSES
 from distillery.models import MODELS
-from distillery.registry import Registry, closest
+from distillery.registry import closest
+from distillery.sections import Choice, Section
 from distillery.weightings import WEIGHTINGS
-
-
-class Section(BaseModel):
-    """A frozen part of the config that refuses keys it does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known_keys(cls, given: Any) -> Any:
-        if isinstance(given, dict):
-            for key in given:
-                if key not in cls.model_fields:
-                    raise ValueError(f"unknown key: {closest(str(key), cls.model_fields)}")
-        return given
-
-
-class Choice(BaseModel):
-    """A part of the config that names a registered choice; its further keys are that choice's options."""
-
-    model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
-    registry: ClassVar[Registry]
-    selector: ClassVar[str]
-
-    @model_validator(mode="after")
-    def _resolve(self) -> Choice:
-        extra = self.__pydantic_extra__ or {}
-        checked = self.registry.check(getattr(self, self.selector), extra, also=type(self).model_fields)
-        object.__setattr__(self, "__pydantic_extra__", checked)
-        return self
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The options of the choice, defaults filled in."""
-        return dict(self.__pydantic_extra__ or {})
-
 
 Size = Annotated[float, Field(gt=0)]
 
@@ -111,7 +73,7 @@ class Teacher(Model):
     """A model of the ensemble; `copies` of it differ in their seed. `recipe` overrides keys of the teachers' recipe."""
 
     copies: int = Field(1, ge=1)
-    recipe: dict[str, Any] = {}
+    recipe: dict[str, Any] = Field(default_factory=dict)
 
 
 class Capacity(Model):
@@ -162,8 +124,10 @@ class Weighting(Choice):
 class Ensemble(Section):
     """Candidates for the ensemble; the choice among them is made on val_ensemble, cross-fitted."""
 
-    weightings: tuple[Weighting, ...] = (Weighting(name="uniform"), Weighting(name="convex"), Weighting(name="greedy"))
-    pools: tuple[Literal["probs", "logits"], ...] = ("probs", "logits")
+    weightings: tuple[Weighting, ...] = Field(
+        (Weighting(name="uniform"), Weighting(name="convex"), Weighting(name="greedy")), min_length=1
+    )
+    pools: tuple[Literal["probs", "logits"], ...] = Field(("probs", "logits"), min_length=1)
     folds: int = Field(5, ge=2)
 
 
@@ -192,6 +156,7 @@ class Range(Section):
 
 
 Space = Range | float
+KNOBS = ("temperature", "alpha", "lr", "weight_decay")
 
 
 class Search(Section):
@@ -214,12 +179,20 @@ class Search(Section):
 
     @model_validator(mode="after")
     def _in_bounds(self) -> Search:
-        for name, low, high in (("temperature", 0.0, None), ("alpha", -1e-12, 1.0), ("lr", 0.0, None)):
+        for name, bounds, allowed in (
+            ("temperature", "> 0", lambda v: 0 < v < math.inf),
+            ("alpha", "in [0, 1]", lambda v: 0 <= v <= 1),
+            ("lr", "> 0", lambda v: 0 < v < math.inf),
+            ("weight_decay", ">= 0", lambda v: 0 <= v < math.inf),
+        ):
             space = getattr(self, name)
             for value in [space.low, space.high] if isinstance(space, Range) else [space]:
-                if value is not None and (value <= low or (high is not None and value > high)):
-                    bounds = "in [0, 1]" if high is not None else "> 0"
+                if value is not None and not allowed(value):
                     raise ValueError(f"{name}: expected a value {bounds}, got {value}")
+        for point in self.known_good:
+            for knob in point:
+                if knob not in KNOBS:
+                    raise ValueError(f"known_good: {closest(knob, KNOBS)}")
         if len(self.objectives) < 2 or self.objectives[0] not in ("nll", "error"):
             raise ValueError(f"objectives: expected nll or error first and at least one cost, got {self.objectives}")
         return self
@@ -281,6 +254,9 @@ class Experiment(Section):
             for name in ("shift", "flip") if kind == "table" else ("noise",):
                 if getattr(recipe.augment, name):
                     raise ValueError(f"{owner}.recipe.augment.{name}: not for {kind} data")
+        if self.search.trials < len(self.student.capacities):
+            count = len(self.student.capacities)
+            raise ValueError(f"search.trials: expected one for each of {count} capacities, got {self.search.trials}")
         if self.student.views > 1:
             self._check_views(kind)
         for path, models in (
@@ -308,65 +284,3 @@ def _distinct(names: list[str]) -> None:
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"expected distinct names, got {name!r} {names.count(name)} times")
-
-
-def load(path: Path | str, overrides: tuple[str, ...] | list[str] = ()) -> Experiment:
-    """The experiment in a YAML file, with ``key.path=value`` overrides applied.
-
-    Raises:
-        InputError: The file cannot be read, or a field is unknown, missing or out of range.
-    """
-    file = Path(path)
-    if not file.is_file():
-        raise InputError(f"config: expected a YAML file, got {str(path)!r}, which does not exist")
-    try:
-        tree = yaml.safe_load(file.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(tree, dict):
-        raise InputError(f"{path}: expected keys and values, got {type(tree).__name__}")
-    for override in overrides:
-        _apply(tree, override)
-    return parse(tree, str(path))
-
-
-def parse(tree: dict[str, Any], where: str = "config") -> Experiment:
-    """The experiment described by `tree`; `where` opens every error message."""
-    try:
-        return Experiment(**tree)
-    except ValidationError as error:
-        first, count = error.errors()[0], error.error_count()
-        field = ".".join(str(part) for part in first["loc"])
-        problem = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "missing":
-            problem = "expected a value, got none"
-        elif first["type"] != "value_error":
-            problem = f"{problem[0].lower()}{problem[1:]}, got {first['input']!r}"
-        more = f" (and {count - 1} more)" if count > 1 else ""
-        raise InputError(f"{where}: {field + ': ' if field else ''}{problem}{more}") from None
-
-
-def _apply(tree: dict[str, Any], override: str) -> None:
-    path, equals, text = override.partition("=")
-    if not equals or not path:
-        raise InputError(f"override: expected key=value, got {override!r}")
-    *parents, last = path.split(".")
-    node: Any = tree
-    for part in parents:
-        node = node[_index(node, part, path)] if isinstance(node, list) else node.setdefault(part, {})
-        if not isinstance(node, dict | list):
-            raise InputError(f"override {path!r}: {part!r} holds a value, not further keys")
-    node[_index(node, last, path) if isinstance(node, list) else last] = yaml.safe_load(text)
-
-
-def _index(node: list[Any], part: str, path: str) -> int:
-    by_name = [i for i, item in enumerate(node) if isinstance(item, dict) and item.get("name") == part]
-    if by_name:
-        return by_name[0]
-    if part.isdigit() and int(part) < len(node):
-        return int(part)
-    names = [str(item.get("name")) for item in node if isinstance(item, dict)]
-    near = difflib.get_close_matches(part, names, n=1)
-    raise InputError(
-        f"override {path!r}: expected an index below {len(node)} or a name, got {part!r} {near or ''}".strip()
-    )

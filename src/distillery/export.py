@@ -97,11 +97,18 @@ def _add_outputs(model: onnx.ModelProto, spec: InputSpec, classes: list[str]) ->
     graph, ml = model.graph, "ai.onnx.ml"
     logits = graph.output[0].name
     add = graph.node.append
-    add(helper.make_node("Softmax", [logits], ["probabilities"], axis=-1))
-    add(helper.make_node("ArgMax", [logits], ["top"], axis=-1, keepdims=0))
+    soft = "probabilities" if spec.kind == "image" else "distillery.probabilities"
+    add(helper.make_node("Softmax", [logits], [soft], axis=-1))
+    add(helper.make_node("ArgMax", [logits], ["distillery.top"], axis=-1, keepdims=0))
     numbers = list(range(len(classes)))
     names = helper.make_node(
-        "LabelEncoder", ["top"], ["label"], domain=ml, keys_int64s=numbers, values_strings=classes, default_string=""
+        "LabelEncoder",
+        ["distillery.top"],
+        ["label"],
+        domain=ml,
+        keys_int64s=numbers,
+        values_strings=classes,
+        default_string="",
     )
     add(names)
     del graph.output[:]
@@ -115,7 +122,7 @@ def _add_outputs(model: onnx.ModelProto, spec: InputSpec, classes: list[str]) ->
     for number, name in enumerate(classes):
         index = f"distillery.class_{number}"
         graph.initializer.append(numpy_helper.from_array(np.array(number, np.int64), index))
-        add(helper.make_node("Gather", ["probabilities", index], [f"probability:{name}"], axis=1))
+        add(helper.make_node("Gather", [soft, index], [f"probability:{name}"], axis=1))
         graph.output.append(helper.make_tensor_value_info(f"probability:{name}", TensorProto.FLOAT, ["N"]))
 
 

@@ -1,7 +1,7 @@
 """Stage `logits`: raw logits per member and split, so that temperature and weights stay exactly searchable.
 
-A zarr v3 array [N, C] in chunks of rows, each with a CRC-32C. A chunk that a killed run left behind whole is kept; one
-that is missing or damaged is computed again.
+A zarr v3 array [views, N, C] in chunks of rows, each with a CRC-32C. A chunk that a killed run left behind whole is
+kept; one that is missing or damaged is computed again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from distillery.store import Handle, Store
 from distillery.teachers import load_member
 from distillery.views import view
 
-VERSION = 2
+VERSION = 3
 ARRAY = "logits.zarr"
 
 
@@ -41,26 +41,26 @@ def cache_logits(
     def build(work: Path) -> dict[str, Any]:
         dataset = Dataset(data)
         rows = dataset.splits[split]
-        array = _open(work / ARRAY, (views * len(rows), dataset.spec.classes), config)
+        array = _open(work / ARRAY, (views, len(rows), dataset.spec.classes), config)
         source, computed = None, 0
         for number in range(views):
             for start in range(0, len(rows), config.chunk_rows):
                 part = rows[start : start + config.chunk_rows]
-                begin = number * len(rows) + start
-                if _is_whole(array, begin, begin + len(part)):
+                place = (number, slice(start, start + len(part)))
+                if _is_whole(array, place):
                     continue
                 source = source or load_member(member, dataset.spec, device)
                 inputs = view(dataset.inputs[part], part, number, augment or Augment())
                 logits = source.logits(inputs, part).astype(config.dtype)
                 _check_finite(logits, part, member.name)
-                array[begin : begin + len(part)] = logits
+                array[place] = logits
                 computed += len(part)
         return {"rows": views * len(rows), "rows_computed": computed}
 
     return store.stage("logits", f"{member.name}-{split}", key, build)
 
 
-def _open(path: Path, shape: tuple[int, int], config: Logits) -> Any:
+def _open(path: Path, shape: tuple[int, int, int], config: Logits) -> Any:
     if path.exists():
         try:
             array = zarr.open_array(path, mode="r+")
@@ -71,7 +71,7 @@ def _open(path: Path, shape: tuple[int, int], config: Logits) -> Any:
     return zarr.create_array(
         path,
         shape=shape,
-        chunks=(min(config.chunk_rows, shape[0]), shape[1]),
+        chunks=(1, min(config.chunk_rows, shape[1]), shape[2]),
         dtype=config.dtype,
         fill_value=float("nan"),
         serializer=BytesCodec(),
@@ -81,9 +81,9 @@ def _open(path: Path, shape: tuple[int, int], config: Logits) -> Any:
     )
 
 
-def _is_whole(array: Any, start: int, end: int) -> bool:
+def _is_whole(array: Any, place: tuple[int, slice]) -> bool:
     try:
-        return bool(np.isfinite(array[start:end]).all())
+        return bool(np.isfinite(array[place]).all())
     except (ValueError, OSError, RuntimeError):
         return False
 
@@ -95,5 +95,6 @@ def _check_finite(logits: np.ndarray, rows: np.ndarray, name: str) -> None:
 
 
 def read_logits(handle: Handle) -> np.ndarray:
-    """Raw logits float32 [N, C] of one member on one split."""
-    return np.asarray(zarr.open_array(handle.file(ARRAY), mode="r")[:], np.float32)
+    """Raw logits float32 [views · N, C] of one member on one split, view after view."""
+    stored = np.asarray(zarr.open_array(handle.file(ARRAY), mode="r")[:], np.float32)
+    return stored.reshape(-1, stored.shape[-1])

@@ -46,7 +46,7 @@ def image_graph(channels: int, size: int, fit: str) -> onnx.ModelProto:
         planes = Transpose <perm = [0, 3, 1, 2]> (square)
         pixels = Cast <to = 1> (planes)
         target = Constant <value = int64[2] {{{size}, {size}}}> ()
-        resized = Resize <mode = "linear", antialias = 1, axes = [2, 3],
+        resized = Resize <mode = "linear", antialias = 1, exclude_outside = 1, axes = [2, 3],
             coordinate_transformation_mode = "half_pixel"> (pixels, , , target)
         whole = Round (resized)
         low = Constant <value = float {{0}}> ()

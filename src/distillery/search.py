@@ -9,7 +9,6 @@ continues as if it had not been killed.
 from __future__ import annotations
 
 import logging
-import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,25 +20,21 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
-from distillery.config import Capacity, Experiment, Range, Search
+from distillery.config import KNOBS, Capacity, Experiment, Range, Search
 from distillery.dataset import Dataset
-from distillery.ensemble import teacher_logits
 from distillery.errors import InputError
-from distillery.metrics import row_correct, row_nll
 from distillery.pareto import front
 from distillery.profile import cost
 from distillery.store import Handle, Store, fingerprint, write_json
-from distillery.students import Setting, distil, student_seed
-from distillery.teachers import build_network, derive_seed
-from distillery.training.fit import predict
+from distillery.students import Setting
+from distillery.teachers import build_network, content_key, derive_seed
+from distillery.trials import Job, train_trial
 
 VERSION = 1
 START_UP = 8  # proposals at random before the TPE has enough to go on
 
 log = logging.getLogger(__name__)
 optuna.logging.set_verbosity(optuna.logging.WARNING)
-
-KNOBS = ("temperature", "alpha", "lr", "weight_decay")
 
 OnTrial = Callable[[dict[str, Any]], None]
 RunMany = Callable[[Callable[..., Any], list[tuple[Any, ...]]], list[Any]]
@@ -54,7 +49,7 @@ def profile_capacity(capacity: Capacity, data: Handle, runs: int, store: Store) 
         rows = dataset.inputs[dataset.splits["val_search"][:64]]
         return cost(network, dataset.spec, rows, runs)
 
-    return store.stage("profile", capacity.name, [VERSION, capacity, runs, data.fingerprint], build)
+    return store.stage("profile", capacity.name, [VERSION, content_key(capacity), runs, data.fingerprint], build)
 
 
 def feasible(config: Search, profiles: list[Handle]) -> list[str]:
@@ -110,7 +105,8 @@ def run_search(
     """
     allowed = feasible(config.search, profiles)
     upstream = [data.fingerprint, ensemble.fingerprint, [h.fingerprint for h in train_logits]]
-    key = [VERSION, config.search, config.student, config.seed, allowed, upstream]
+    models = [content_key(c) for c in config.student.capacities]
+    key = [VERSION, config.search, config.student, models, config.seed, allowed, upstream]
     plan = _Plan(
         config,
         data,
@@ -159,59 +155,10 @@ def records_of(study: optuna.Study) -> list[dict[str, Any]]:
 
 def _drop_unfinished(study: optuna.Study) -> None:
     # A trial that was running when its process was killed is closed; its place in the plan is taken by a new one.
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
+    while study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        study.ask()  # takes one that was planned only, which can then be closed like the others
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
-
-
-@dataclass(frozen=True)
-class Job:
-    """One trial to train, as it travels to a worker process."""
-
-    config: Experiment
-    data: Handle
-    ensemble: Handle
-    train_logits: tuple[Handle, ...]
-    capacity: Capacity
-    setting: Setting
-    device: str
-
-
-def train_trial(job: Job) -> dict[str, Any]:
-    """Trains the student of one trial and judges it on val_search."""
-    dataset, targets = _shared(job.data, job.ensemble, job.train_logits)
-    seed = student_seed(job.config.seed, job.capacity)
-    recipe = job.config.student.recipe
-    if job.config.search.epochs is not None:
-        recipe = recipe.model_copy(update={"epochs": job.config.search.epochs})
-    network = build_network(job.capacity, dataset.spec, seed)
-    what = f"trial of {job.capacity.name!r} with {job.setting.model_dump(exclude_none=True)}"
-    loss, began = job.config.student.loss, time.perf_counter()
-    try:
-        distil(network, dataset, targets, job.setting, recipe, loss, seed=seed, device=job.device, what=what)
-    except FloatingPointError as error:
-        return {"state": "fail", "reason": str(error)}
-    labels = dataset.labels("val_search")
-    logits = predict(network, dataset.inputs[dataset.splits["val_search"]], device=job.device)
-    nll = row_nll(logits, labels)
-    return {
-        "state": "complete",
-        "nll": float(nll.mean()),
-        "nll_se": float(nll.std() / np.sqrt(len(nll))),
-        "accuracy": float(row_correct(logits, labels).mean()),
-        "seconds": time.perf_counter() - began,
-    }
-
-
-_memory: dict[str, tuple[Dataset, np.ndarray]] = {}
-
-
-def _shared(data: Handle, ensemble: Handle, train_logits: tuple[Handle, ...]) -> tuple[Dataset, np.ndarray]:
-    """Data and targets, kept in memory between the trials of one search."""
-    key = fingerprint(data.path, ensemble.path, [h.path for h in train_logits])
-    if key not in _memory:
-        _memory.clear()
-        _memory[key] = Dataset(data), teacher_logits(ensemble, list(train_logits))
-    return _memory[key]
 
 
 def _one_after_another(function: Callable[[Job], dict[str, Any]], jobs: list[tuple[Job]]) -> list[dict[str, Any]]:

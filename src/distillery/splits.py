@@ -39,6 +39,9 @@ def split_rows(
     _check_classes(labels[pool], len(names))
     counts = _counts(sizes, names, len(pool))
     parts = _ordered(pool, counts) if ordered else _stratified(pool, labels, counts, seed)
+    missing = np.setdiff1d(labels[pool], labels[parts["train"]])
+    if len(missing):
+        raise InputError(f"data.split: expected every class in train, got no row of class {str(missing[0])!r}")
     if test is not None:
         parts["test"] = test
     return parts
@@ -51,7 +54,7 @@ def _check_classes(labels: np.ndarray, n_splits: int) -> None:
     if counts.min() < n_splits:
         raise InputError(
             f"data: expected at least {n_splits} rows of every class, one for each split, "
-            f"got {counts.min()} of class {classes[counts.argmin()]!r}"
+            f"got {counts.min()} of class {str(classes[counts.argmin()])!r}"
         )
 
 
@@ -84,9 +87,12 @@ def _stratified(pool: np.ndarray, labels: np.ndarray, counts: dict[str, int], se
             taken, pool = pool, pool[:0]
         else:
             _check_room(name, counts[name], labels[pool])
-            pool, taken = train_test_split(
-                pool, test_size=counts[name], stratify=labels[pool], random_state=seed, shuffle=True
-            )
+            try:
+                pool, taken = train_test_split(
+                    pool, test_size=counts[name], stratify=labels[pool], random_state=seed, shuffle=True
+                )
+            except ValueError as error:
+                raise InputError(f"data.split.{name}: cannot take {counts[name]} rows by class: {error}") from error
         parts[name] = np.sort(taken)
     return {name: parts[name] for name in counts}
 

@@ -106,13 +106,15 @@ class Store:
         """
         digest = fingerprint(stage, key)
         final = self.root / stage / digest
+        if self._only_look:
+            if not final.exists() or _broken_file(final) is not None:
+                raise Missing(f"{stage} {name!r}")
+            return _handle(final, stage, name)
         final.parent.mkdir(parents=True, exist_ok=True)
         with _locked(final.with_suffix(".lock")):
             found = self._open(final, stage, name)
             if found is not None:
                 return found
-            if self._only_look:
-                raise Missing(f"{stage} {name!r}")
             work = final.with_suffix(".part")
             work.mkdir(exist_ok=True)
             began = time.perf_counter()
@@ -131,8 +133,12 @@ class Store:
             log.warning("%s '%s': %s is damaged, computing it again", stage, name, broken)
             shutil.rmtree(final)
             return None
-        manifest = json.loads((final / MANIFEST).read_text())
-        return Handle(stage, name, str(final), final.name, manifest["metrics"], manifest["seconds"], cached=True)
+        return _handle(final, stage, name)
+
+
+def _handle(final: Path, stage: str, name: str) -> Handle:
+    manifest = json.loads((final / MANIFEST).read_text())
+    return Handle(stage, name, str(final), final.name, manifest["metrics"], manifest["seconds"], cached=True)
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -10,15 +10,17 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from distillery.config import Capacity, Loss, Recipe, Section, Student
+from distillery.config import Capacity, Loss, Recipe, Student
 from distillery.dataset import Dataset
 from distillery.ensemble import teacher_logits
 from distillery.losses import LOSSES
 from distillery.metrics import quality
 from distillery.models import InputSpec
+from distillery.sections import Section
 from distillery.store import Handle, Store, write_json
 from distillery.teachers import (
     build_network,
+    content_key,
     derive_seed,
     fit_classifier,
     load_network,
@@ -177,7 +179,7 @@ def _stage(
         rows = dataset.splits["val_search"]
         return quality(predict(network, dataset.inputs[rows], device=device), dataset.labels("val_search"))
 
-    full_key = [VERSION, capacity, recipe, key, own_seed, data.fingerprint]
+    full_key = [VERSION, capacity.name, content_key(capacity), recipe, key, own_seed, data.fingerprint]
     return store.stage("students", f"{capacity.name}-{role}", full_key, build)
 
 
@@ -188,5 +190,4 @@ def student_seed(seed: int, capacity: Capacity) -> int:
 
 def load_student(handle: Handle, spec: InputSpec) -> nn.Module:
     """The network of a `students` stage directory, in evaluation mode."""
-    capacity = Capacity(**handle.json("student.json")["model"])
-    return load_network(capacity, spec, handle.file("model.safetensors"))
+    return load_network(handle.json("student.json")["model"], spec, handle.file("model.safetensors"))

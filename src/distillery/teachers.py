@@ -72,6 +72,12 @@ def derive_seed(*parts: Any) -> int:
     return int(fingerprint(*parts)[:8], 16) >> 1
 
 
+def content_key(model: Model) -> list[Any]:
+    """What determines a model before training: family and options, and the content of the files that they name."""
+    source = {k: v for k, v in model.model_dump().items() if k not in ("copies", "recipe", "name")}
+    return [source, *(checksum(Path(source[k]).expanduser()) for k in ("path", "checkpoint") if source.get(k))]
+
+
 def build_network(model: Model, spec: InputSpec, seed: int) -> nn.Module:
     """A fresh network with the initial weights of `seed`."""
     with seeded(seed):
@@ -120,10 +126,8 @@ def train_teacher(
         FloatingPointError: Training diverged.
     """
     trained = MODELS.traits(teacher.family)["network"]
-    source = {k: v for k, v in teacher.model_dump().items() if k not in ("copies", "recipe", "name")}
-    files = [checksum(Path(source[k]).expanduser()) for k in ("path", "checkpoint") if source.get(k)]
     own_seed = derive_seed(seed, name)
-    key = [VERSION, source, files, recipe if trained else None, own_seed, data.fingerprint]
+    key = [VERSION, content_key(teacher), recipe if trained else None, own_seed, data.fingerprint]
 
     def build(work: Path) -> dict[str, Any]:
         dataset = Dataset(data)
@@ -211,12 +215,18 @@ def save_network(network: nn.Module, path: Path) -> None:
     temporary.replace(path)
 
 
-def load_network(model: Model, spec: InputSpec, path: Path) -> nn.Module:
-    """The network that `save_network` kept, in evaluation mode."""
-    options = {k: v for k, v in model.options.items() if k not in ("checkpoint",)}
-    if "pretrained" in options:
-        options["pretrained"] = False
-    network: nn.Module = MODELS[model.family](spec, **options)
+def load_network(model: dict[str, Any], spec: InputSpec, path: Path) -> nn.Module:
+    """The network that `save_network` kept, in evaluation mode.
+
+    Args:
+        model: Its config, dumped. Files that it started from are not needed any more.
+        spec: What it is fed.
+        path: The weights.
+    """
+    own = {k: v for k, v in model.items() if k not in ("family", "name", "copies", "recipe", "checkpoint")}
+    network: nn.Module = MODELS[model["family"]](
+        spec, **{**own, **({"pretrained": False} if "pretrained" in own else {})}
+    )
     network.load_state_dict(load_file(path))
     return network.eval()
 
@@ -228,5 +238,5 @@ def load_member(handle: Handle, spec: InputSpec, device: str = "cpu") -> Member:
             return GivenMember(GivenLogits(arrays["logits"]))
     if handle.file("model.joblib").exists():
         return EstimatorMember(joblib.load(handle.file("model.joblib")))
-    teacher = Teacher(**handle.json("member.json")["model"])
-    return NetworkMember(load_network(teacher, spec, handle.file("model.safetensors")), device)
+    model = handle.json("member.json")["model"]
+    return NetworkMember(load_network(model, spec, handle.file("model.safetensors")), device)

@@ -143,7 +143,7 @@ def test_run_report_predict_promote_rollback(
 
 def test_mlflow_answers_for_raw_rows(home: Path, tiny: Path, prefect_server: str) -> None:
     """Reference: `mlflow models predict` on the registered version gives what onnxruntime gives."""
-    from distillery.config import load
+    from distillery.config_file import load
     from flows.pipeline import pipeline
     from flows.places import Places
     from flows.registry import open_model

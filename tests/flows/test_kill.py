@@ -1,4 +1,4 @@
-"""Resume after SIGKILL: the command is killed in the middle of four stages, and the last run reports as if undisturbed."""
+"""Resume after SIGKILL: the command is killed in four stages, and the last run reports as an undisturbed one."""
 
 import json
 import os

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from mlflow.tracking import MlflowClient
 
-from distillery.config import load
+from distillery.config_file import load
 from distillery.dataset import read_source
 from distillery.report import without_timing
 from flows.pipeline import pipeline

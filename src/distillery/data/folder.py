@@ -58,7 +58,10 @@ def read_image(file: Path, gray: bool = False) -> np.ndarray:
         InputError: The file is damaged or not an image.
     """
     try:
-        with Image.open(file) as image:
+        with Image.open(file) as opened:
+            image: Image.Image = opened
+            if image.mode.startswith("I;16"):  # 16 bits a pixel: Pillow would clip instead of scaling
+                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             pixels = np.asarray(image.convert("L" if gray else "RGB"))
     except (OSError, ValueError, SyntaxError) as error:
         raise InputError(f"cannot read the image {str(file)!r}: {error}") from error

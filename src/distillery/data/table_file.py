@@ -52,9 +52,14 @@ def table_file(
         whole[column] = whole[column].astype(object).where(whole[column].isna(), whole[column].astype(str))
     labels = whole.pop(label)
     _check_labels(labels, label, len(frame), path, test_path)
-    whole = whole.drop(columns=list(drop or []))
+    whole = whole.drop(columns=[name for name in drop or [] if name != label])
+    _check_cells(whole, path)
     text = _label_text(labels)
-    return Rows("table", text, table_digest(whole, text), given_test=given_test, frame=whole)
+    unknown = set(text[len(frame) :]) - set(text[: len(frame)])
+    if unknown:
+        raise InputError(f"data: {test_path!r} holds classes that {path!r} lacks: {', '.join(sorted(unknown))}")
+    digest = f"{table_digest(whole, text)}-{len(frame)}"
+    return Rows("table", text, digest, given_test=given_test, frame=whole)
 
 
 def _read(path: str, missing: list[str] | None, separator: str) -> pd.DataFrame:
@@ -92,6 +97,22 @@ def _check_labels(labels: pd.Series, label: str, n_train: int, path: str, test_p
             f"data: expected a class in column {label!r} of every row, got {len(empty)} missing, "
             f"the first in data row {where[1] + 1} of {where[0]!r}"
         )
+
+
+def _check_cells(frame: pd.DataFrame, path: str) -> None:
+    if not len(frame.columns):
+        raise InputError(f"data: expected columns beside the label in {path!r}, got none")
+    for name in frame.columns:
+        if name == "label" or name.startswith("probability:"):
+            raise InputError(
+                f"data: the column name {name!r} is taken by the exported model's output, please rename it"
+            )
+        if is_number(frame[name]):
+            bad = np.flatnonzero(np.isinf(frame[name].to_numpy(np.float64, na_value=np.nan)))
+            if len(bad):
+                raise InputError(
+                    f"data: column {name!r}: expected finite numbers, got infinity in data row {bad[0] + 1}"
+                )
 
 
 def _label_text(labels: pd.Series) -> np.ndarray:

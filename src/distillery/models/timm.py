@@ -68,7 +68,10 @@ def timm_network(
         InputError: The arguments or the checkpoint do not fit the model.
     """
     channels, size, _ = spec.shape
-    config = timm.get_pretrained_cfg(arch)
+    try:
+        config = timm.get_pretrained_cfg(arch)
+    except RuntimeError as error:
+        raise InputError(f"arch: {_first_line(error)}") from error
     arguments: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in kwargs.items()}
     if config is not None and config.fixed_input_size:
         arguments.setdefault("img_size", size)
@@ -76,8 +79,8 @@ def timm_network(
         backbone: Any = timm.create_model(
             arch, pretrained=pretrained, in_chans=channels, num_classes=spec.classes, **arguments
         )
-    except (TypeError, RuntimeError, AssertionError, ValueError, OSError) as error:
-        raise InputError(f"timm cannot build {arch!r} with {arguments}: {str(error).splitlines()[0]}") from error
+    except Exception as error:
+        raise InputError(f"timm cannot build {arch!r} with {arguments}: {_first_line(error)}") from error
     if checkpoint is not None:
         _load(backbone, checkpoint)
     if pretrained and channels == 3:
@@ -87,8 +90,15 @@ def timm_network(
     return Normalised(backbone, mean, std)
 
 
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def _load(backbone: Any, checkpoint: str) -> None:
-    state = timm.models.load_state_dict(str(Path(checkpoint).expanduser()), weights_only=True)
+    try:
+        state = timm.models.load_state_dict(str(Path(checkpoint).expanduser()), weights_only=True)
+    except Exception as error:
+        raise InputError(f"checkpoint: cannot read {checkpoint!r}: {_first_line(error)}") from error
     own = backbone.state_dict()
     head = {k for k in own if k.rsplit(".", 1)[0] in str(backbone.pretrained_cfg.get("classifier", "")).split()}
     differs = [k for k in own if k not in state or state[k].shape != own[k].shape]

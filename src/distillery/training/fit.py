@@ -131,6 +131,8 @@ def fit(
             history.append(record)
             if on_epoch is not None:
                 on_epoch(epoch, record)
+    if not all(torch.isfinite(p).all() for p in network.parameters()):
+        raise FloatingPointError(f"{what}: weights became infinite in the last epoch; a lower lr may help")
     network.eval()
     return history
 
