@@ -24,8 +24,7 @@ console = Console(width=None if sys.stdout.isatty() else 150)
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: exit code 0 if all went well, 2 for wrong input, 1 for anything else."""
-    parser = _parser()
-    given = parser.parse_args(arguments)
+    given = parser().parse_args(arguments)
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO" if given.debug else "CRITICAL")
     logging.basicConfig(level="INFO", format="%(message)s", handlers=[RichHandler(console=console, show_path=False)])
     for noisy in ("alembic", "mlflow", "onnxscript", "onnx_ir", "torch.onnx", "httpx", "matplotlib"):
@@ -64,10 +63,11 @@ def _explain(error: BaseException) -> tuple[str, int]:
     return f"{type(error).__name__}: {first} (--debug shows where)", 1
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="distillery", description="From an ensemble to one small, fast student.")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks and Prefect's log")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    whole = argparse.ArgumentParser(prog="distillery", description="From an ensemble to one small, fast student.")
+    whole.add_argument("--debug", action="store_true", help="show tracebacks and Prefect's log")
+    commands = whole.add_subparsers(required=True, metavar="COMMAND")
 
     def add(name: str, do: Callable[[argparse.Namespace], None], help_: str) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=help_, description=help_)
@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--version", default="champion", help="version number or alias")
     predict.add_argument("--out", type=Path, help="write a .csv or .parquet instead of printing")
     add("doctor", _doctor, "what is installed, where things are stored, what is wrong")
-    return parser
+    return whole
 
 
 def _run(given: argparse.Namespace) -> None:

@@ -144,7 +144,7 @@ def promote(client: MlflowClient, name: str, version: int, reasons: list[str]) -
     reigning = by_alias(client, name, CHAMPION)
     if reigning is not None and int(reigning.version) == version:
         return
-    client.set_model_version_tag(name, str(version), "reasons", json.dumps(reasons))
+    _explain(client, name, version, "Promoted to champion", reasons)
     if reigning is not None:
         client.set_model_version_tag(name, str(version), "promoted_over", str(reigning.version))
         client.set_registered_model_alias(name, PREVIOUS, str(reigning.version))
@@ -154,8 +154,13 @@ def promote(client: MlflowClient, name: str, version: int, reasons: list[str]) -
 
 def reject(client: MlflowClient, name: str, version: int, reasons: list[str]) -> None:
     """Stores on a version why it was not promoted."""
-    client.set_model_version_tag(name, str(version), "reasons", json.dumps(reasons))
+    _explain(client, name, version, "Not promoted", reasons)
     client.set_model_version_tag(name, str(version), "promoted", "false")
+
+
+def _explain(client: MlflowClient, name: str, version: int, verdict: str, reasons: list[str]) -> None:
+    client.set_model_version_tag(name, str(version), "reasons", json.dumps(reasons))
+    client.update_model_version(name, str(version), "\n".join([f"{verdict}:", "", *(f"- {r}" for r in reasons)]))
 
 
 def rollback(client: MlflowClient, name: str) -> tuple[int, int]:

@@ -35,10 +35,8 @@ def release(ctx: Context, exported: Handle, evaluation: Handle, data: Handle, ro
         facts = {f"test.{k}" if k in ("accuracy", "nll") else k: f"{v:.6g}" for k, v in figures.items()}
         registry.describe(client, name, registered, run, {**tags, **facts}, figures)
         decision = _decide(ctx, registered.version, evaluation, data, rows)
-        if decision.promoted:
-            registry.promote(client, name, registered.version, decision.reasons)
-        else:
-            registry.reject(client, name, registered.version, decision.reasons)
+        act = registry.promote if decision.promoted else registry.reject
+        act(client, name, registered.version, decision.reasons)
         if run.fresh:
             run.params({"role": "release", "version": registered.version})
             run.metrics({**{k: v for k, v in figures.items() if k.startswith("served") or k == "parity"}})
@@ -108,8 +106,22 @@ def write_report(
     parent.metrics({f"gap_recovery/{k}": v["value"] for k, v in tree["gap_recovery"].items()})
     parent.metrics({f"seconds/{k}": v for k, v in tree["seconds"].items()})
     parent.tags({"promoted": promotion["promoted"], "version": promotion["version"], "cached": len(tree["cached"])})
+    parent.tags({"mlflow.note.content": _summary(tree)})
     _artifacts(ctx.config.name, tree, url)
     return tree
+
+
+def _summary(tree: dict[str, Any]) -> str:
+    """The models, in Markdown, for the run's description."""
+    lines = ["| role | name | test accuracy | NLL | parameters | p50 ms |", "| --- | --- | --: | --: | --: | --: |"]
+    for row in tree["rows"]:
+        params = f"{row['params']:,}" if row["params"] else "-"
+        latency = f"{row['latency_ms_p50']:.3g}" if row["latency_ms_p50"] else "-"
+        name = f"**{row['name']}**" if row.get("chosen") else row["name"]
+        lines.append(f"| {row['role']} | {name} | {row['accuracy']:.4f} | {row['nll']:.4f} | {params} | {latency} |")
+    verdict = "promoted to champion" if tree["promotion"]["promoted"] else "not promoted"
+    reasons = "".join(f"\n- {reason}" for reason in tree["promotion"]["reasons"])
+    return "\n".join(lines) + f"\n\nVersion {tree['promotion']['version']}: {verdict}.\n{reasons}\n"
 
 
 def _artifacts(name: str, tree: dict[str, Any], url: str) -> None:

@@ -95,9 +95,12 @@ def train_teacher(ctx: Context, name: str, member: Teacher, data: Handle) -> Han
         )
         advance(recipe.epochs)
         if run.fresh:
-            facts = {**recipe.model_dump(exclude={"augment"}), **recipe.augment.model_dump()}
-            shown = {"family": member.family, "model": member.options.get("arch", member.name), **facts}
-            run.params({"role": "teacher", **shown})
+            # Few parameters, the same on all kinds of runs: the compare page shows them without being asked.
+            shown = (
+                {k: getattr(recipe, k) for k in ("lr", "weight_decay", "epochs")} if handle.json("history.json") else {}
+            )
+            run.params({"role": "teacher", "model": member.options.get("arch", member.name), **shown})
+            run.json({"model": member.model_dump(), "recipe": recipe.model_dump()}, "teacher.json")
             _describe(run, handle, "val_ensemble")
     return ctx.done(handle)
 

@@ -27,6 +27,7 @@ from flows.places import Places
 KEY = "distillery.key"
 ROLE = "role"
 FLUSH_SECONDS = 2.0
+MODEL_TRAINING = {"mlflow.experimentKind": "custom_model_development"}  # which of its pages MLflow opens
 STORE_ERRORS = (MlflowException, ConnectionError)
 
 
@@ -193,7 +194,8 @@ def _experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
-            return str(client.create_experiment(name, artifact_location=f"{artifacts}/{name}" if artifacts else None))
+            location = f"{artifacts}/{name}" if artifacts else None
+            return str(client.create_experiment(name, artifact_location=location, tags=MODEL_TRAINING))
         except MlflowException:
             found = client.get_experiment_by_name(name)  # another process was faster
             assert found is not None
