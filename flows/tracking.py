@@ -27,7 +27,8 @@ from flows.places import Places
 KEY = "distillery.key"
 ROLE = "role"
 FLUSH_SECONDS = 2.0
-MODEL_TRAINING = {"mlflow.experimentKind": "custom_model_development"}  # which of its pages MLflow opens
+MODEL_TRAINING = {"mlflow.experimentKind": "custom_model_development"}
+VIEW = "workflowType=machine_learning"  # without it MLflow opens its pages for language models
 STORE_ERRORS = (MlflowException, ConnectionError)
 
 
@@ -117,6 +118,9 @@ class Tracker:
         """The run that describes `key`, found again or made below the pipeline's run."""
         run = self._find_or_create(role, name, key, parent)
         self._children[name] = run
+        if not run.fresh:
+            yield run  # finished before; closing it again would change its duration
+            return
         with _closing(run):
             yield run
 
@@ -153,7 +157,7 @@ class Tracker:
         """Address of a run's page; without a server, where `make ui` will show it."""
         uri = mlflow.get_tracking_uri()
         base = uri if uri.startswith("http") else "http://127.0.0.1:5000"
-        return f"{base.rstrip('/')}/#/experiments/{self.experiment_id}/runs/{run.id}"
+        return f"{base.rstrip('/')}/#/experiments/{self.experiment_id}/runs/{run.id}?{VIEW}"
 
     def _all(self, key: str, more: str = "") -> list[Any]:
         return list(self.client.search_runs([self.experiment_id], f"tags.`{KEY}` = '{key}' {more}", max_results=50))

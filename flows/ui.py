@@ -13,6 +13,7 @@ import urllib.request
 from rich.console import Console
 
 from flows.places import Places
+from flows.tracking import VIEW
 
 MLFLOW = f"http://127.0.0.1:{os.environ.get('MLFLOW_PORT', '5000')}"
 PREFECT = f"http://127.0.0.1:{os.environ.get('PREFECT_PORT', '4200')}"
@@ -28,8 +29,10 @@ def main() -> int:
     try:
         for name, address, health, process in servers:
             _wait(name, address + health, process)
-            console.print(f"{name:8} {address}", highlight=False)
-        console.print(f"runs show up in Prefect if started with PREFECT_API_URL={PREFECT}/api", highlight=False)
+            page = f"{address}/#/experiments?{VIEW}" if name == "MLflow" else address
+            console.print(f"{name:8} {page}", highlight=False, soft_wrap=True)
+        hint = f"to watch a run in Prefect, start it with PREFECT_API_URL={PREFECT}/api"
+        console.print(hint, highlight=False, soft_wrap=True)
         while all(process.poll() is None for *_, process in servers):
             time.sleep(0.5)
         console.print("one of the servers has ended, so the other is stopped too", highlight=False)

@@ -33,21 +33,25 @@ def front_figure(rows: list[dict[str, Any]]) -> Figure:
                 edgecolors="white",
                 label=role,
             )
-    for row in shown:
-        if row["role"] != "teacher" or len([r for r in shown if r["role"] == "teacher"]) <= 4:
-            place = (row["latency_ms_p50"], 100 * row["accuracy"])
-            below = row["role"] == "baseline"
-            axes.annotate(
-                f"{row['name']} ({_count(row['params'])})",
-                place,
-                xytext=(6, -11 if below else 6),
-                textcoords="offset points",
-                fontsize=8,
-            )
+    few = sum(r["role"] == "teacher" for r in shown) <= 4
+    named = [r for r in shown if r["role"] in ("ensemble", "student") or (r["role"] == "teacher" and few)]
+    middle = np.sqrt(max(r["latency_ms_p50"] for r in shown) * min(r["latency_ms_p50"] for r in shown)) if shown else 1
+    for number, row in enumerate(named):
+        left = row["latency_ms_p50"] > middle  # names grow towards the middle, and ensembles alternate above and below
+        offset = (-8 if left else 8, -14 if row["role"] == "ensemble" and number % 2 else 6)
+        axes.annotate(
+            f"{row['name']} ({_count(row['params'])})",
+            (row["latency_ms_p50"], 100 * row["accuracy"]),
+            xytext=offset,
+            textcoords="offset points",
+            ha="right" if left else "left",
+            fontsize=8,
+        )
+    axes.margins(x=0.1, y=0.12)
     axes.set(xscale="log", xlabel="latency at batch 1, p50 (ms)", ylabel="test accuracy (%)")
     axes.set_title("Accuracy against latency; bubbles grow with the parameter count")
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(loc="lower right")
     return figure
 
 
