@@ -19,6 +19,8 @@ from distillery.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+FULL = ("No space left on device", "database or disk is full", "Disk quota exceeded")
+
 console = Console(width=None if sys.stdout.isatty() else 150)
 
 
@@ -51,13 +53,13 @@ def _guarded(given: argparse.Namespace) -> int:
 
 
 def _explain(error: BaseException) -> tuple[str, int]:
+    """(one line for the user, exit code) of an error that no stage foresaw."""
     seen: BaseException | None = error
     while seen is not None:
-        if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT):
-            return (
-                f"the disk is full ({seen.filename or seen}); what is finished is kept, run again after making room",
-                2,
-            )
+        # Libraries that write files wrap the system's error in their own, and keep only its text.
+        by_number = isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT)
+        if by_number or any(text in str(seen) for text in FULL):
+            return "the disk is full; what is finished is kept: make room and give the same command again", 2
         seen = seen.__cause__ or seen.__context__
     first = (str(error).strip().splitlines() or [""])[0]
     return f"{type(error).__name__}: {first} (--debug shows where)", 1

@@ -10,6 +10,7 @@ from rich.table import Table
 
 def show(report: dict[str, Any], console: Console) -> None:
     """Prints the models, gap recovery, compression and the promotion decision."""
+    console.print(_weightings(report))
     console.print(_models(report))
     for figure, found in report["gap_recovery"].items():
         console.print(f"gap recovery, {figure}: {_interval(found)}", highlight=False)
@@ -51,6 +52,25 @@ def _models(report: dict[str, Any]) -> Table:
             _count(row["throughput_per_s"]),
             style=style,
         )
+    return table
+
+
+def _weightings(report: dict[str, Any]) -> Table:
+    used = (report["weights"]["weighting"], report["weights"]["pool"])
+    table = Table(title="ensemble weights, cross-fitted on val_ensemble", title_justify="left")
+    for column in ("weighting", "pool"):
+        table.add_column(column)
+    for column in ("accuracy", "nll", "nll gain over uniform", "weights"):
+        table.add_column(column, justify="right")
+    for row in report["weights"]["candidates"]:
+        chosen = (row["weighting"], row["pool"]) == used
+        gain = f"{row['nll_gain']:+.4f} [{row['nll_gain_low']:+.4f}, {row['nll_gain_high']:+.4f}]"
+        weights = " ".join(f"{weight:.2f}" for weight in row["weights"][:6]) + (
+            " ..." if len(row["weights"]) > 6 else ""
+        )
+        name = f"{row['weighting']} *" if chosen else row["weighting"]
+        figures = (f"{row['accuracy']:.4f}", f"{row['nll']:.4f}", gain, weights)
+        table.add_row(name, row["pool"], *figures, style="bold" if chosen else None)
     return table
 
 

@@ -1,5 +1,6 @@
 """The command as a user meets it: good news, and one line for every kind of bad input."""
 
+import errno
 import json
 import os
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from flows.cli import main
+from flows.cli import _explain, main
 
 
 def _fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -110,6 +111,24 @@ def test_an_unreachable_mlflow_is_said_at_once(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     error = _fails(["run", str(tiny)], capsys)
     assert "http://127.0.0.1:9" in error and "MLFLOW_TRACKING_URI" in error
+
+
+def _wrapped() -> Exception:
+    try:
+        raise OSError(errno.ENOSPC, "No space left on device")
+    except OSError as error:
+        try:
+            raise RuntimeError("writing failed") from error
+        except RuntimeError as outer:
+            return outer
+
+
+@pytest.mark.parametrize("error", [_wrapped(), ValueError("I/O error: No space left on device (os error 28)")])
+def test_a_full_disk_is_said_in_one_line(error: Exception) -> None:
+    """Contract of error messages: the system's error is recognised through what libraries make of it."""
+    problem, code = _explain(error)
+    assert "disk is full" in problem and code == 2
+    assert _explain(ValueError("something else")) == ("ValueError: something else (--debug shows where)", 1)
 
 
 def test_run_report_predict_promote_rollback(
