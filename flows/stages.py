@@ -125,10 +125,10 @@ def optimize_weights(ctx: Context, members: list[Handle], val_logits: list[Handl
             used = content["table"][content["chosen"]]
             run.params({"role": "ensemble", "weighting": used["weighting"], "pool": used["pool"]})
             run.metrics({f"val_ensemble/{k}": v for k, v in handle.metrics.items()})
-            run.metrics({f"weight/{n}": w for n, w in zip(content["members"], used["weights"], strict=True)})
+            weights = dict(zip(content["members"], used["weights"], strict=True))
+            run.metrics({f"weight/{name}": weight for name, weight in weights.items()})
             run.tags({"reason": content["reason"]})
             run.json(content, "ensemble.json")
-            weights = dict(zip(content["members"], used["weights"], strict=True))
             run.figure(figures.weights_figure(weights, f"Ensemble weights: {content['reason']}"), "weights.png")
     return ctx.done(handle)
 
@@ -162,11 +162,11 @@ def run_search(
         )
         advance(total)
         content = handle.json("search.json")
-        missing = set() if not study.fresh else ctx.tracker.finished_keys(f"trial-{key}-")
-        for record in content["trials"] if study.fresh else []:
-            if f"trial-{key}-{record['number']}" not in missing:
-                _log_trial(ctx, study, f"trial-{key}-{record['number']}", record)
         if study.fresh:
+            logged = ctx.tracker.finished_keys(f"trial-{key}-")
+            for record in content["trials"]:
+                if f"trial-{key}-{record['number']}" not in logged:
+                    _log_trial(ctx, study, f"trial-{key}-{record['number']}", record)
             study.params({"role": "study", "trials": total, "objectives": ", ".join(content["objectives"])})
             study.metrics({f"val_search/{k}": handle.metrics[k] for k in ("nll", "accuracy")})
             study.tags({"optuna.study": content["study"], "chosen": content["chosen"]})

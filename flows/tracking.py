@@ -137,7 +137,9 @@ class Tracker:
         for found in self._all(key):
             if found.info.status == "FINISHED":
                 return Run(self.client, found.info.run_id, fresh=False)
-            self.client.delete_run(found.info.run_id)  # begun by a process that died
+            # Begun by a process that died, or failed: it goes on, so that what hangs below it keeps its parent.
+            self.client.update_run(found.info.run_id, "RUNNING")
+            return Run(self.client, found.info.run_id, fresh=True)
         above = parent or self.parent
         assert above is not None
         return self._create(name, {KEY: key, ROLE: role, "mlflow.parentRunId": above.id})

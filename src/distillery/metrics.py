@@ -8,8 +8,6 @@ import numpy as np
 from scipy import stats
 from scipy.special import log_softmax
 
-EPSILON = 1e-12
-
 
 def row_nll(logits_NC: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
     """Negative log-likelihood of each row [N], in nats."""

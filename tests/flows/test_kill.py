@@ -84,3 +84,10 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path, tiny: Path, prefe
         versions = database.execute("SELECT count(*) FROM model_versions").fetchone()[0]
         running = database.execute("SELECT count(*) FROM runs WHERE status = 'RUNNING' AND lifecycle_stage = 'active'")
         assert (versions, running.fetchone()[0]) == (1, 0)
+        orphans = database.execute(
+            "SELECT count(*) FROM tags JOIN runs child ON child.run_uuid = tags.run_uuid "
+            "LEFT JOIN runs parent ON parent.run_uuid = tags.value AND parent.lifecycle_stage = 'active' "
+            "WHERE tags.key = 'mlflow.parentRunId' AND child.lifecycle_stage = 'active' AND parent.run_uuid IS NULL"
+        )
+        trials = database.execute("SELECT count(*) FROM tags WHERE key = 'role' AND value = 'trial'")
+        assert (orphans.fetchone()[0], trials.fetchone()[0]) == (0, 5)
