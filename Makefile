@@ -5,13 +5,14 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint ui lock
+.PHONY: help demo test lint ui lock bench-quality
 
 help:
 	@echo "make demo [CONFIG=configs/tabular.yaml]   run a whole pipeline and print its report"
 	@echo "make test                                 lint, types, import rules and tests"
 	@echo "make ui                                   MLflow and Prefect pages on loopback"
 	@echo "make lint                                 lint, types and import rules alone"
+	@echo "make bench-quality                        what ensembles and students reach, over several seeds"
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else f"Python 3.11 or newer is needed, {v.major}.{v.minor} was found; try make PYTHON=python3.11")'
@@ -38,3 +39,7 @@ ui: $(READY)
 # For maintainers: resolve the newest set of versions that pyproject.toml allows.
 lock:
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-header --no-annotate -o requirements.lock
+
+# benchmarks/results/quality.json; ARGS="--adult TRAIN.csv TEST.csv --images FOLDER" adds what the project does not ship.
+bench-quality: $(READY)
+	$(BIN)/python benchmarks/quality.py $(ARGS)

@@ -124,12 +124,13 @@ def _report(given: argparse.Namespace) -> None:
 
 
 def _promote(given: argparse.Namespace) -> None:
+    from distillery.promotion import Decision
     from flows import registry
 
     client = _client()
     if registry.by_version(client, given.name, given.version) is None:
         raise InputError(f"promote: expected a version of {given.name!r}, got {given.version}")
-    registry.promote(client, given.name, given.version, [f"by hand: {given.reason}"])
+    registry.promote(client, given.name, given.version, Decision(True, [f"by hand: {given.reason}"]), "by hand")
     console.print(f"{given.name} version {given.version} is the champion", highlight=False)
 
 

@@ -14,9 +14,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from distillery.config import Experiment
 from distillery.config_file import load
 from distillery.dataset import read_source
-from distillery.evaluate import Rung
-from distillery.students import Setting
-from flows import release, stages
+from distillery.ensemble import active
+from distillery.evaluate import Inputs
+from distillery.store import Handle
+from flows import release, stages, studies
+from flows.finals import train_finals
 from flows.places import Places
 from flows.tracking import Tracker
 from flows.workers import Workers
@@ -38,32 +40,28 @@ def pipeline(config: Experiment) -> dict[str, Any]:
         teachers = [stages.train_teacher.submit(ctx, name, m, data) for name, m, _ in config.teachers.each()]
         members = [teacher.result() for teacher in teachers]
 
-        def member_logits(split: str) -> list[Any]:
-            return [task.result() for task in [stages.cache_logits.submit(ctx, m, split, data) for m in members]]
+        def member_logits(split: str, wanted: list[Handle]) -> list[Handle]:
+            return [task.result() for task in [stages.cache_logits.submit(ctx, m, split, data) for m in wanted]]
 
-        on_train, on_val_ensemble, on_val_search = map(member_logits, ("train", "val_ensemble", "val_search"))
+        on_val_ensemble = member_logits("val_ensemble", members)
         ensemble = stages.optimize_weights.submit(ctx, members, on_val_ensemble, data).result()
+        taught = member_logits("transfer", [m for m in members if m.name in active(ensemble)])
 
-        search = stages.run_search.submit(ctx, data, ensemble, on_train, profiles).result()
-        found = search.json("search.json")
-        finals = []
-        for capacity in [c for c in config.student.capacities if c.name in found["best"]]:
-            setting = Setting(**found["trials"][found["best"][capacity.name]]["setting"])
-            student = stages.train_student.submit(ctx, capacity, setting, data, ensemble, on_train)
-            finals.append((capacity.name, student, stages.train_baseline.submit(ctx, capacity, setting, data)))
-        rungs = [Rung(name, student.result(), baseline.result()) for name, student, baseline in finals]
+        search = studies.run_search.submit(ctx, data, ensemble, taught, profiles).result()
+        alone = studies.run_baseline_search.submit(ctx, data, search, profiles).result()
+        finals = train_finals(ctx, data, ensemble, taught, search, alone)
 
-        on_test = member_logits("test")
-        evaluation = stages.evaluate_models.submit(
-            ctx, members, on_val_search, on_test, ensemble, rungs, found["chosen"], data
-        ).result()
+        on_val_search, on_test = member_logits("val_search", members), member_logits("test", members)
+        chosen = search.json("search.json")["chosen"]
+        judged = Inputs(members, on_val_search, on_test, ensemble, finals, chosen, data)
+        evaluation = stages.evaluate_models.submit(ctx, judged, rows).result()
 
-        chosen = next(rung.student for rung in rungs if rung.capacity == found["chosen"])
-        exported = release.export_student.submit(ctx, chosen, data, rows).result()
+        student = next(f.students[0] for f in finals if f.capacity == chosen)
+        exported = release.export_student.submit(ctx, student, data, rows).result()
         promotion = release.release.submit(ctx, exported, evaluation, data, rows).result()
 
-        seconds = time.perf_counter() - began
-        written = release.write_report.submit(ctx, data, ensemble, search, evaluation, exported, promotion, seconds)
+        seconds, found = time.perf_counter() - began, (search, alone)
+        written = release.write_report.submit(ctx, data, ensemble, *found, evaluation, exported, promotion, seconds)
         report: dict[str, Any] = written.result()
     return report
 

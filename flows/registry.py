@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from mlflow.types import ColSpec, Schema, TensorSpec
 from distillery.data import Rows, is_number
 from distillery.errors import InputError
 from distillery.export import MODEL, classes_of, predict_rows
+from distillery.gates import Verdict
 from distillery.preprocess import session
 from distillery.promotion import Decision
 from distillery.store import Handle
@@ -118,12 +119,17 @@ def reasons_of(version: ModelVersion) -> list[str]:
     return list(json.loads(version.tags.get("reasons", "[]")))
 
 
-def verdict_of(client: MlflowClient, name: str, version: int) -> Decision | None:
-    """The decision that was made about a version, None if none was made yet."""
+def gates_of(version: ModelVersion) -> list[Verdict]:
+    """What each gate found, as stored on a version."""
+    return [Verdict(**verdict) for verdict in json.loads(version.tags.get("gates", "[]"))]
+
+
+def verdict_of(client: MlflowClient, name: str, version: int, rules: str) -> Decision | None:
+    """The decision that was made about a version, None if none was made yet, or by other `rules`."""
     found = client.get_model_version(name, str(version))
-    if "promoted" not in found.tags:
+    if "promoted" not in found.tags or found.tags.get("rules") != rules:
         return None
-    return Decision(found.tags["promoted"] == "true", reasons_of(found))
+    return Decision(found.tags["promoted"] == "true", reasons_of(found), gates_of(found))
 
 
 def champion_probabilities(
@@ -139,28 +145,39 @@ def champion_probabilities(
     return predict_rows(running, rows, ids), ""
 
 
-def promote(client: MlflowClient, name: str, version: int, reasons: list[str]) -> None:
-    """Makes a version the champion; the one before keeps the alias `previous`. The champion alias moves last."""
+def promote(client: MlflowClient, name: str, version: int, decision: Decision, rules: str) -> None:
+    """Makes a version the champion; the one before keeps the alias `previous`.
+
+    The alias moves after the reasons are written; the rules come last, so that a decision half stored is made again.
+    """
     reigning = by_alias(client, name, CHAMPION)
     if reigning is not None and int(reigning.version) == version:
         return
-    _explain(client, name, version, "Promoted to champion", reasons)
+    _explain(client, name, version, "Promoted to champion", decision)
     if reigning is not None:
         client.set_model_version_tag(name, str(version), "promoted_over", str(reigning.version))
         client.set_registered_model_alias(name, PREVIOUS, str(reigning.version))
     client.set_registered_model_alias(name, CHAMPION, str(version))
-    client.set_model_version_tag(name, str(version), "promoted", "true")
+    _settle(client, name, version, "true", rules)
 
 
-def reject(client: MlflowClient, name: str, version: int, reasons: list[str]) -> None:
+def reject(client: MlflowClient, name: str, version: int, decision: Decision, rules: str) -> None:
     """Stores on a version why it was not promoted."""
-    _explain(client, name, version, "Not promoted", reasons)
-    client.set_model_version_tag(name, str(version), "promoted", "false")
+    _explain(client, name, version, "Not promoted", decision)
+    _settle(client, name, version, "false", rules)
 
 
-def _explain(client: MlflowClient, name: str, version: int, verdict: str, reasons: list[str]) -> None:
-    client.set_model_version_tag(name, str(version), "reasons", json.dumps(reasons))
-    client.update_model_version(name, str(version), "\n".join([f"{verdict}:", "", *(f"- {r}" for r in reasons)]))
+def _settle(client: MlflowClient, name: str, version: int, promoted: str, rules: str) -> None:
+    for key, value in (("promoted", promoted), ("rules", rules)):
+        client.set_model_version_tag(name, str(version), key, value)
+
+
+def _explain(client: MlflowClient, name: str, version: int, verdict: str, decision: Decision) -> None:
+    gates = [asdict(gate) for gate in decision.gates]
+    for key, value in (("reasons", json.dumps(decision.reasons)), ("gates", json.dumps(gates))):
+        client.set_model_version_tag(name, str(version), key, value)
+    text = "\n".join([f"{verdict}:", "", *(f"- {r}" for r in decision.reasons)])
+    client.update_model_version(name, str(version), text)
 
 
 def rollback(client: MlflowClient, name: str) -> tuple[int, int]:

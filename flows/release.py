@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,8 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 from distillery import dataset, export, report
 from distillery.data import Rows
 from distillery.metrics import row_correct, row_nll
-from distillery.promotion import Decision, Outcome, decide
-from distillery.store import Handle, write_json
+from distillery.promotion import Decision, Outcome, decide, gate_figures
+from distillery.store import Handle, fingerprint, write_json
 from flows import registry
 from flows.stages import Context, stage
 
@@ -34,31 +35,33 @@ def release(ctx: Context, exported: Handle, evaluation: Handle, data: Handle, ro
         tags = {"student": row["name"], "test_rows": content["test_rows"], "data": data.fingerprint}
         facts = {f"test.{k}" if k in ("accuracy", "nll") else k: f"{v:.6g}" for k, v in figures.items()}
         registry.describe(client, name, registered, run, {**tags, **facts}, figures)
-        decision = _decide(ctx, registered.version, evaluation, data, rows)
+        rules = fingerprint(ctx.config.gates)
+        decision = _decide(ctx, registered.version, exported, evaluation, data, rows, rules)
         act = registry.promote if decision.promoted else registry.reject
-        act(client, name, registered.version, decision.reasons)
+        act(client, name, registered.version, decision, rules)
         if run.fresh:
             run.params({"role": "release", "version": registered.version})
             run.metrics({**{k: v for k, v in figures.items() if k.startswith("served") or k == "parity"}})
             run.tags({"promoted": decision.promoted, "reasons": "; ".join(decision.reasons)})
-    return {"promoted": decision.promoted, "version": registered.version, "reasons": decision.reasons}
+    gates = [asdict(gate) for gate in decision.gates]
+    return {"promoted": decision.promoted, "version": registered.version, "reasons": decision.reasons, "gates": gates}
 
 
-def _decide(ctx: Context, version: int, evaluation: Handle, data: Handle, rows: Rows) -> Decision:
+def _decide(
+    ctx: Context, version: int, exported: Handle, evaluation: Handle, data: Handle, rows: Rows, rules: str
+) -> Decision:
     client, name = ctx.tracker.client, ctx.config.name
     champion = registry.by_alias(client, name, registry.CHAMPION)
-    if champion is not None and int(champion.version) == version:
-        return Decision(True, registry.reasons_of(champion) or ["it is the champion already"])
-    known = registry.verdict_of(client, name, version)
+    known = registry.verdict_of(client, name, version, rules)
     if known is not None:
         return known
+    if champion is not None and int(champion.version) == version:
+        reasons = registry.reasons_of(champion) or ["it is the champion already"]
+        return Decision(True, reasons, registry.gates_of(champion))
     content, opened = evaluation.json("evaluation.json"), dataset.Dataset(data)
     labels = opened.labels("test")
     with np.load(evaluation.file("test_logits.npz")) as arrays:
-        student, baseline = (
-            Outcome(content[role] if role == "baseline" else "student", *_per_row(arrays[content[role]], labels))
-            for role in ("student", "baseline")
-        )
+        student = Outcome("student", *_per_row(arrays[content["student"]], labels))
     settings = ctx.config.evaluation
     rival = None
     if champion is not None:
@@ -69,7 +72,10 @@ def _decide(ctx: Context, version: int, evaluation: Handle, data: Handle, rows: 
             return Decision(False, [f"cannot be compared with champion version {champion.version}: {problem}"])
         logits = np.log(np.maximum(probs, 1e-12))
         rival = Outcome(f"champion version {champion.version}", *_per_row(logits, labels))
-    return decide(student, baseline, rival, resamples=settings.resamples, confidence=settings.confidence)
+    figures = gate_figures(content, exported.metrics)
+    return decide(
+        ctx.config.gates, figures, student, rival, resamples=settings.resamples, confidence=settings.confidence
+    )
 
 
 def _per_row(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -82,13 +88,15 @@ def write_report(
     data: Handle,
     pooled: Handle,
     found: Handle,
+    alone: Handle,
     evaluation: Handle,
     exported: Handle,
     promotion: dict[str, Any],
     total_seconds: float,
 ) -> dict[str, Any]:
     """``runs/<name>/report.json``, the parent run's figures, and Prefect's artifacts."""
-    tree = report.assemble(ctx.config, data, pooled, found, evaluation, exported, promotion, ctx.handles, total_seconds)
+    inputs = (data, pooled, found, alone, evaluation, exported)
+    tree = report.assemble(ctx.config, *inputs, promotion, ctx.handles, total_seconds)
     parent = ctx.tracker.parent
     assert parent is not None
     url = ctx.tracker.url(parent)
@@ -103,7 +111,8 @@ def write_report(
     parent.metrics({f"test/{k}": row[k] for k in ("accuracy", "nll", "brier", "ece", "agreement")})
     parent.metrics({f"val_search/{k}": row[f"val_search_{k}"] for k in ("accuracy", "nll")})
     parent.metrics({k: v for k, v in row.items() if k in ("params", "macs", "size_mb") or k.startswith(("lat", "thr"))})
-    parent.metrics({f"gap_recovery/{k}": v["value"] for k, v in tree["gap_recovery"].items()})
+    for rival, pair in tree["gap_recovery"].items():
+        parent.metrics({f"gap_recovery/{k}_{rival}": v["value"] for k, v in pair.items()})
     parent.metrics({f"seconds/{k}": v for k, v in tree["seconds"].items()})
     parent.tags({"promoted": promotion["promoted"], "version": promotion["version"], "cached": len(tree["cached"])})
     parent.tags({"mlflow.note.content": _summary(tree)})
@@ -121,6 +130,8 @@ def _summary(tree: dict[str, Any]) -> str:
         lines.append(f"| {row['role']} | {name} | {row['accuracy']:.4f} | {row['nll']:.4f} | {params} | {latency} |")
     verdict = "promoted to champion" if tree["promotion"]["promoted"] else "not promoted"
     reasons = "".join(f"\n- {reason}" for reason in tree["promotion"]["reasons"])
+    advice = tree["advice"]
+    lines += ["", f"**To use: {advice['choice']}.** {' '.join(advice['why'])}"]
     return "\n".join(lines) + f"\n\nVersion {tree['promotion']['version']}: {verdict}.\n{reasons}\n"
 
 

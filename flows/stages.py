@@ -14,9 +14,10 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 from rich.progress import Progress
 
-from distillery import dataset, ensemble, evaluate, figures, logits, metrics, search, students, teachers
+from distillery import dataset, ensemble, evaluate, figures, logits, metrics, search, students, teachers, transfer
 from distillery.config import Capacity, Experiment, Teacher
 from distillery.data import Rows
+from distillery.space import Setting
 from distillery.store import Handle, Store, fingerprint
 from flows.places import Places
 from flows.tracking import STORE_ERRORS, Run, Tracker
@@ -61,12 +62,23 @@ stage: Any = partial(task, cache_policy=NO_CACHE, retries=2, retry_delay_seconds
 def prepare_data(ctx: Context, rows: Rows) -> Handle:
     """Splits, preprocessing and encoded rows; every model of the config is tried on them before anything trains."""
     handle = dataset.prepare(ctx.config.data, rows, ctx.store)
-    spec = dataset.Dataset(handle).spec
+    spec, config = dataset.Dataset(handle).spec, ctx.config
+    ensemble.candidates(config.ensemble, len(config.teachers.each()), spec.classes, handle.metrics["rows_val_ensemble"])
     for name, member, _ in ctx.config.teachers.each():
         teachers.check_model(member, spec, f"teacher {name!r}", len(rows))
     for capacity in ctx.config.student.capacities:
         teachers.check_model(capacity, spec, f"student {capacity.name!r}", len(rows))
+    for where, loss in _losses(ctx.config):
+        students.check_loss(loss, spec.classes, where)
+    evaluate.check_groups(ctx.config.evaluation.groups, rows)
+    transfer.check_views(dataset.Dataset(handle), ctx.config.student.views)
     return ctx.done(handle)
+
+
+def _losses(config: Experiment) -> list[tuple[str, str]]:
+    """(where, name) of every soft loss that the config names."""
+    searched = [(f"search.losses.{index}", loss.name) for index, loss in enumerate(config.search.losses)]
+    return searched or [("student.loss", config.student.loss.name)]
 
 
 @stage(name="profile", task_run_name="profile-{capacity.name}")
@@ -107,11 +119,15 @@ def train_teacher(ctx: Context, name: str, member: Teacher, data: Handle) -> Han
 
 @stage(name="logits", task_run_name="logits-{member.name}-{split}")
 def cache_logits(ctx: Context, member: Handle, split: str, data: Handle) -> Handle:
-    """Raw logits of one member on one split; on train, of every view that the students will see."""
-    student = ctx.config.student
-    seen = {"views": student.views, "augment": student.recipe.augment} if split == "train" else {}
-    inputs = (member, split, data, ctx.config.logits)
-    handle = ctx.workers.stage(logits.cache_logits, *inputs, store=ctx.store, device=ctx.places.device, **seen)
+    """Raw logits of one member on one split; on the transfer set, of every view that the students will see.
+
+    Found ones are compared with what the member answers now, on a sample.
+    """
+    seen = {"views": ctx.config.student.views} if split == "transfer" else {}
+    inputs, device = (member, split, data, ctx.config.logits), ctx.places.device
+    handle = ctx.workers.stage(logits.cache_logits, *inputs, store=ctx.store, device=device, **seen)
+    if handle.cached and split == "transfer":
+        logits.check_drift(handle, member, data, device=device)
     return ctx.done(handle)
 
 
@@ -133,139 +149,92 @@ def optimize_weights(ctx: Context, members: list[Handle], val_logits: list[Handl
     return ctx.done(handle)
 
 
-@stage(name="search")
-def run_search(
-    ctx: Context, data: Handle, pooled: Handle, train_logits: list[Handle], profiles: list[Handle]
-) -> Handle:
-    """The study; each trial is a run below the study's."""
-    key = fingerprint(ctx.config.search, ctx.config.student, ctx.config.seed, pooled.fingerprint, data.fingerprint)
-    with ctx.tracker.child("study", "search", f"study-{key}") as study:
-        logged = ctx.tracker.finished_keys(f"trial-{key}-")
-        total = ctx.config.search.trials
-        advance = ctx.bar("search", total)
-        advance(len(logged))
-
-        def on_trial(record: dict[str, Any]) -> None:
-            _log_trial(ctx, study, f"trial-{key}-{record['number']}", record)
-            advance(record["number"] + 1)
-
-        handle = search.run_search(
-            ctx.config,
-            data,
-            pooled,
-            train_logits,
-            profiles,
-            ctx.store,
-            device=ctx.places.device,
-            run_many=ctx.workers.map,
-            on_trial=on_trial,
-        )
-        advance(total)
-        content = handle.json("search.json")
-        if study.fresh:
-            logged = ctx.tracker.finished_keys(f"trial-{key}-")
-            for record in content["trials"]:
-                if f"trial-{key}-{record['number']}" not in logged:
-                    _log_trial(ctx, study, f"trial-{key}-{record['number']}", record)
-            study.params({"role": "study", "trials": total, "objectives": ", ".join(content["objectives"])})
-            study.metrics({f"val_search/{k}": handle.metrics[k] for k in ("nll", "accuracy")})
-            study.tags({"optuna.study": content["study"], "chosen": content["chosen"]})
-            study.json(content, "search.json")
-            study.figure(figures.search_figure(content["trials"]), "trials.png")
-    return ctx.done(handle)
-
-
-def _log_trial(ctx: Context, study: Run, key: str, record: dict[str, Any]) -> None:
-    with ctx.tracker.child("trial", f"trial {record['number']:03d} {record['capacity']}", key, study) as run:
-        if run.fresh:
-            run.params({"role": "trial", "model": record["capacity"], **record["setting"]})
-            run.tags({"state": record["state"], **({"reason": record["reason"]} if "reason" in record else {})})
-            figures_ = {f"val_search/{k}": record.get(k) for k in ("accuracy", "nll")}
-            run.metrics({**figures_, **{k: record[k] for k in COSTS}, "train_seconds": record.get("seconds")})
-
-
 @stage(name="student", task_run_name="student-{capacity.name}")
 def train_student(
     ctx: Context,
     capacity: Capacity,
-    setting: students.Setting,
+    setting: Setting,
+    seed: int,
     data: Handle,
     pooled: Handle,
-    train_logits: list[Handle],
+    transfer_logits: list[Handle],
 ) -> Handle:
     """One distilled student at full length."""
-    key = f"student-{fingerprint(capacity, setting, ctx.config.student, ctx.config.seed, pooled.fingerprint)}"
-    inputs = (capacity, setting, ctx.config.student, ctx.config.seed, data, pooled, train_logits)
+    key = f"student-{fingerprint(capacity, setting, ctx.config.student, seed, pooled.fingerprint)}"
+    inputs = (capacity, setting, ctx.config.student, seed, data, pooled, transfer_logits)
     return ctx.done(_final(ctx, "student", capacity, setting, key, students.train_student, inputs))
 
 
-@stage(name="baseline", task_run_name="baseline-{capacity.name}")
-def train_baseline(ctx: Context, capacity: Capacity, setting: students.Setting, data: Handle) -> Handle:
-    """The same network and recipe without a teacher."""
-    key = f"baseline-{fingerprint(capacity, setting, ctx.config.student, ctx.config.seed, data.fingerprint)}"
-    inputs = (capacity, setting, ctx.config.student, ctx.config.seed, data)
-    return ctx.done(_final(ctx, "baseline", capacity, setting, key, students.train_baseline, inputs))
+@stage(name="baseline", task_run_name="{role}-baseline-{capacity.name}")
+def train_baseline(ctx: Context, role: str, capacity: Capacity, setting: Setting, seed: int, data: Handle) -> Handle:
+    """The same network without a teacher: plain, with the student's own recipe, or tuned, with one of its own."""
+    key = f"{role}-baseline-{fingerprint(capacity, setting, ctx.config.student, seed, data.fingerprint)}"
+    inputs = (capacity, setting, ctx.config.student, seed, data)
+    return ctx.done(_final(ctx, f"{role} baseline", capacity, setting, key, students.train_baseline, inputs))
 
 
 def _final(
     ctx: Context,
     role: str,
     capacity: Capacity,
-    setting: students.Setting,
+    setting: Setting,
     key: str,
     train: Callable[..., Handle],
     inputs: tuple[Any, ...],
 ) -> Handle:
-    recipe = setting.applied(ctx.config.student.recipe)
+    recipe = students.applied(setting, ctx.config.student.recipe)
     with ctx.tracker.child(role, f"{role} {capacity.name}", key) as run:
         advance = ctx.bar(f"{role} {capacity.name}", recipe.epochs)
         report = _reporter(run, advance)
         handle = ctx.workers.stage(train, *inputs, store=ctx.store, device=ctx.places.device, on_epoch=report)
         advance(recipe.epochs)
+        ctx.tracker.describes(run, f"{role} {handle.fingerprint}")
         if run.fresh:
-            soft = {"temperature": setting.temperature, "alpha": setting.alpha, "loss": ctx.config.student.loss.name}
-            shown = {"lr": recipe.lr, "weight_decay": recipe.weight_decay, "epochs": recipe.epochs}
+            loss = setting.chosen_loss(ctx.config.student.loss).name
+            soft = {"temperature": setting.temperature, "alpha": setting.alpha, "loss": loss}
+            shown = {k: getattr(recipe, k) for k in ("lr", "weight_decay", "epochs")} | {"seed": inputs[3]}
             run.params({"role": role, "model": capacity.name, **shown, **(soft if role == "student" else {"alpha": 0})})
             _describe(run, handle, "val_search")
     return handle
 
 
 @stage(name="evaluation")
-def evaluate_models(
-    ctx: Context,
-    members: list[Handle],
-    val_logits: list[Handle],
-    test_logits: list[Handle],
-    pooled: Handle,
-    rungs: list[evaluate.Rung],
-    chosen: str,
-    data: Handle,
-) -> Handle:
-    """Every model on test, once; its figures are written on its own run, the pictures on the parent."""
-    handle = evaluate.evaluate(
-        members, val_logits, test_logits, pooled, rungs, chosen, data, ctx.config.evaluation, ctx.store
-    )
-    content = handle.json("evaluation.json")
-    parent = ctx.tracker.parent
+def evaluate_models(ctx: Context, inputs: evaluate.Inputs, rows: Rows) -> Handle:
+    """Every model on the test split, with pictures on the parent run."""
+    handle = evaluate.evaluate(inputs, rows, ctx.config.evaluation, ctx.store)
+    content, parent = handle.json("evaluation.json"), ctx.tracker.parent
     assert parent is not None
-    labels = dataset.Dataset(data).labels("test")
+    labels = dataset.Dataset(inputs.data).labels("test")
+    shown = [content["ensemble"], *content["baselines"].values(), content["student"]]
     with np.load(handle.file("test_logits.npz")) as arrays:
-        held = {name: arrays[name] for name in (content["ensemble"], content["baseline"], content["student"])}
+        held = {name: arrays[name] for name in shown}
     parent.figure(figures.front_figure(content["rows"]), "front.png")
     parent.figure(figures.reliability_figure(held, labels), "reliability.png")
     counts = metrics.confusion(held[content["student"]], labels)
-    parent.figure(
-        figures.confusion_figure(counts, content["classes"], f"{content['student']} on test"), "confusion.png"
-    )
-    models = {f"teacher {m.name}": m for m in members}
-    models |= {f"student {r.capacity}": r.student for r in rungs} | {
-        f"baseline {r.capacity}": r.baseline for r in rungs
-    }
-    histories = {name: model.json("history.json") for name, model in models.items()}
-    parent.figure(figures.curves_figure({n: h for n, h in histories.items() if h}), "training_curves.png")
+    title = f"{content['student']} on test"
+    parent.figure(figures.confusion_figure(counts, content["classes"], title), "confusion.png")
+    parent.figure(figures.curves_figure(_histories(inputs)), "training_curves.png")
+    judged = _judged(inputs)
     for row in content["rows"]:
-        ctx.tracker.complete(row["role"], f"{row['role']} {row['name']}", handle.fingerprint, _figures(row))
+        name = f"{row['role']} {row['name']}"
+        run = f"{row['role']} {judged[name].fingerprint}" if name in judged else name
+        ctx.tracker.complete(row["role"], name, handle.fingerprint, _figures(row), run)
     return ctx.done(handle)
+
+
+def _judged(inputs: evaluate.Inputs) -> dict[str, Handle]:
+    """Of all seeds, the networks that have a row in the evaluation, by its role and name."""
+    found: dict[str, Handle] = {}
+    for finals in inputs.finals:
+        roles = {"student": finals.students, "plain baseline": finals.plain, "tuned baseline": finals.tuned}
+        found |= {f"{role} {finals.capacity}": handles[0] for role, handles in roles.items() if handles}
+    return found
+
+
+def _histories(inputs: evaluate.Inputs) -> dict[str, list[dict[str, float]]]:
+    models = {f"teacher {m.name}": m for m in inputs.members} | _judged(inputs)
+    histories = {name: model.json("history.json") for name, model in models.items()}
+    return {name: history for name, history in histories.items() if history}
 
 
 def _figures(row: dict[str, Any]) -> dict[str, Any]:

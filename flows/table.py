@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -12,11 +13,23 @@ def show(report: dict[str, Any], console: Console) -> None:
     """Prints the models, gap recovery, compression and the promotion decision."""
     console.print(_weightings(report))
     console.print(_models(report))
-    for figure, found in report["gap_recovery"].items():
-        console.print(f"gap recovery, {figure}: {_interval(found)}", highlight=False)
+    for rival, pair in report["gap_recovery"].items():
+        shown = ", ".join(f"{figure} {_interval(found)}" for figure, found in pair.items())
+        console.print(f"gap recovery against the {rival} baseline: {shown}", highlight=False)
+    console.print(_seeds(report), highlight=False)
     ratios = ", ".join(f"{k} {v:.3g}×" for k, v in report["compression"].items() if v)
     console.print(f"smaller than the ensemble: {ratios}", highlight=False)
     console.print(f"ensemble: {report['weights']['reason']}", highlight=False)
+    if report["optimism"]["shrank"]:
+        found = report["optimism"]
+        console.print(
+            f"[yellow]winner's curse:[/] the NLL gain over the baseline was {found['val_search']:.4f} on the rows that "
+            f"chose the setting, {found['test']['value']:.4f} on test",
+            highlight=False,
+        )
+    console.print(
+        f"to use: [bold]{report['advice']['choice']}[/]. {' '.join(report['advice']['why'])}", highlight=False
+    )
     promotion = report["promotion"]
     verdict = "[green]promoted to @champion[/]" if promotion["promoted"] else "[yellow]not promoted[/]"
     console.print(f"{report['name']} version {promotion['version']}: {verdict}", highlight=False)
@@ -36,9 +49,10 @@ def _models(report: dict[str, Any]) -> Table:
         table.add_column(column, justify="right")
     previous = None
     for row in report["rows"]:
-        if previous not in (None, row["role"]) and {previous, row["role"]} != {"student", "baseline"}:
+        part = row["role"] if row["role"] in ("teacher", "ensemble") else row["name"]
+        if previous not in (None, part):
             table.add_section()
-        previous = row["role"]
+        previous = part
         name = f"{row['name']} *" if row.get("chosen") else row["name"]
         style = "bold" if row["role"] == "student" and row["chosen"] else None
         table.add_row(
@@ -72,6 +86,16 @@ def _weightings(report: dict[str, Any]) -> Table:
         figures = (f"{row['accuracy']:.4f}", f"{row['nll']:.4f}", gain, weights)
         table.add_row(name, row["pool"], *figures, style="bold" if chosen else None)
     return table
+
+
+def _seeds(report: dict[str, Any]) -> str:
+    """Mean and standard deviation over seeds of the chosen capacity's networks."""
+    parts = []
+    for role, name in (("students", "student"), ("tuned", "tuned baseline"), ("plain", "plain baseline")):
+        values = [record[f"{role}_accuracy"] for record in report["seeds"] if f"{role}_accuracy" in record]
+        if values:
+            parts.append(f"{name} {np.mean(values):.4f} ± {np.std(values):.4f}")
+    return f"accuracy over {len(report['seeds'])} seeds: {', '.join(parts)}"
 
 
 def _interval(found: dict[str, Any]) -> str:

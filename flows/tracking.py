@@ -124,12 +124,17 @@ class Tracker:
         with _closing(run):
             yield run
 
-    def complete(self, role: str, name: str, key: str, figures: dict[str, Any]) -> None:
-        """Adds figures to the child of that name, unless it has them already; made if there is none."""
-        if name not in self._children:
+    def describes(self, run: Run, known_as: str) -> None:
+        """Lets `complete` find a child by more than its name, which several seeds share."""
+        self._children[known_as] = run
+
+    def complete(self, role: str, name: str, key: str, figures: dict[str, Any], known_as: str) -> None:
+        """Adds figures to the child that is known so, unless it has them already; made if there is none."""
+        if known_as not in self._children:
             with self.child(role, name, f"{name}-{key}") as run:
                 run.params({"role": role})
-        run = self._children[name]
+            self.describes(run, known_as)
+        run = self._children[known_as]
         known = self.client.get_run(run.id).data.metrics
         run.metrics({k: v for k, v in figures.items() if k not in known})
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +14,10 @@ import torch
 from hypothesis import settings
 
 from distillery import config_file, dataset, ensemble, evaluate, logits, search, students, teachers
-from distillery.store import Store
+from distillery.config import Capacity
+from distillery.evaluate import Finals, Inputs
+from distillery.space import Setting
+from distillery.store import Handle, Store
 
 torch.set_num_threads(1)
 settings.register_profile("distillery", derandomize=True, deadline=None, max_examples=30)
@@ -66,7 +71,7 @@ def store(tmp_path: Path) -> Store:
 
 
 @pytest.fixture(scope="session")
-def chain(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
     """Stages `data` to `ensemble` of the tiny experiment."""
     found = SimpleNamespace(config=config_file.parse(TINY), store=Store(tmp_path_factory.mktemp("chain")))
     found.rows = dataset.read_source(found.config.data)
@@ -78,33 +83,92 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         )
         for name, member, _ in found.config.teachers.each()
     ]
+    views = found.config.student.views
     found.logits = {
-        split: [logits.cache_logits(m, split, found.data, found.config.logits, found.store) for m in found.members]
-        for split in ("train", "val_ensemble", "val_search", "test")
+        split: [
+            logits.cache_logits(
+                m,
+                split,
+                found.data,
+                found.config.logits,
+                found.store,
+                views=views if split == "transfer" else None,
+            )
+            for m in found.members
+        ]
+        for split in ("transfer", "val_ensemble", "val_search", "test")
     }
     found.ensemble = ensemble.optimize_weights(
         found.members, found.logits["val_ensemble"], found.data, found.config.ensemble, found.store
     )
+    used = ensemble.active(found.ensemble)
+    found.taught = [h for m, h in zip(found.members, found.logits["transfer"], strict=True) if m.name in used]
+    gc.freeze()  # what is imported by now need not be searched before every measured latency
     found.profiles = [search.profile_capacity(c, found.data, 10, found.store) for c in found.config.student.capacities]
-    return found
+    yield found
+    gc.unfreeze()
+
+
+@pytest.fixture(scope="session")
+def search_with(chain: SimpleNamespace) -> Callable[..., Handle]:
+    """`run_search` on the tiny chain, with changes of the sections `search` and `student` of the config."""
+
+    def run(
+        store: Store, changes: dict[str, Any] | None = None, student: dict[str, Any] | None = None, **more: Any
+    ) -> Handle:
+        tree = deepcopy(TINY)
+        tree["search"] |= changes or {}
+        tree["student"] |= student or {}
+        config = config_file.parse(tree)
+        used = [m for m in chain.members if m.name in ensemble.active(chain.ensemble)]
+        taught = [
+            logits.cache_logits(m, "transfer", chain.data, config.logits, chain.store, views=config.student.views)
+            for m in used
+        ]
+        data = more.pop("data", chain.data)
+        return search.run_search(config, data, chain.ensemble, taught, chain.profiles, store, **more)
+
+    return run
 
 
 @pytest.fixture(scope="session")
 def finished(chain: SimpleNamespace) -> SimpleNamespace:
-    """The tiny chain up to `evaluation`."""
-    cfg, store, data, pooled, on_train = chain.config, chain.store, chain.data, chain.ensemble, chain.logits["train"]
+    """The tiny chain up to `evaluation`, its networks trained as the pipeline does."""
+    cfg, store, data = chain.config, chain.store, chain.data
     found = SimpleNamespace(**vars(chain))
-    found.search = search.run_search(cfg, data, pooled, on_train, chain.profiles, store)
-    result = found.search.json("search.json")
-    found.chosen, found.rungs, found.settings = result["chosen"], [], {}
-    for capacity in cfg.student.capacities:
-        setting = students.Setting(**result["trials"][result["best"][capacity.name]]["setting"])
-        student = students.train_student(capacity, setting, cfg.student, cfg.seed, data, pooled, on_train, store)
-        baseline = students.train_baseline(capacity, setting, cfg.student, cfg.seed, data, store)
-        found.rungs.append(evaluate.Rung(capacity.name, student, baseline))
-        found.settings[capacity.name] = setting
+    found.search = search.run_search(cfg, data, chain.ensemble, chain.taught, chain.profiles, store)
+    found.alone = search.run_baseline_search(cfg, data, found.search, chain.profiles, store)
+    found.chosen = found.search.json("search.json")["chosen"]
+    names = [c.name for c in cfg.student.capacities]
+    found.settings = {name: search.best_settings(found.search, name)[0] for name in names}
+    found.finals = [_finals(found, capacity) for capacity in cfg.student.capacities]
     on_val, on_test = chain.logits["val_search"], chain.logits["test"]
-    found.evaluation = evaluate.evaluate(
-        chain.members, on_val, on_test, pooled, found.rungs, found.chosen, data, cfg.evaluation, store
-    )
+    found.inputs = Inputs(chain.members, on_val, on_test, chain.ensemble, found.finals, found.chosen, data)
+    found.evaluation = evaluate.evaluate(found.inputs, chain.rows, cfg.evaluation, store)
     return found
+
+
+def _finals(found: SimpleNamespace, capacity: Capacity) -> Finals:
+    """The student and its baselines; of the chosen capacity also the tuned one, and two seeds of each."""
+    cfg, quality = found.config, found.config.search.objectives[0]
+    ours = capacity.name == found.chosen
+    seeds = [cfg.seed, *(teachers.derive_seed(cfg.seed, "repeat", n) for n in range(1, cfg.search.seeds))]
+
+    def taught(setting: Setting, seed: int) -> Handle:
+        upstream = (found.data, found.ensemble, found.taught)
+        return students.train_student(capacity, setting, cfg.student, seed, *upstream, found.store)
+
+    def untaught(setting: Setting, seed: int) -> Handle:
+        return students.train_baseline(capacity, setting, cfg.student, seed, found.data, found.store)
+
+    if not ours:
+        setting = found.settings[capacity.name]
+        return Finals(capacity.name, (taught(setting, seeds[0]),), (untaught(setting, seeds[0]),))
+    settings = search.best_settings(found.search, capacity.name, cfg.search.finalists)
+    rivals = search.best_settings(found.alone, capacity.name, cfg.search.finalists)
+    runs = [tuple(taught(setting, seed) for seed in seeds) for setting in settings]
+    tuned = [tuple(untaught(setting, seed) for seed in seeds) for setting in rivals]
+    best = search.select([list(run) for run in runs], quality)
+    found.settings[capacity.name] = settings[best]
+    plain = tuple(untaught(settings[best], seed) for seed in seeds)
+    return Finals(capacity.name, runs[best], plain, tuned[search.select([list(run) for run in tuned], quality)])

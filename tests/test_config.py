@@ -6,6 +6,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from pydantic import ValidationError
@@ -17,6 +18,7 @@ from distillery.store import fingerprint
 
 ROOT = Path(__file__).parents[1]
 FOREST = {"name": "x", "family": "sklearn", "estimator": "sklearn.ensemble.RandomForestClassifier"}
+NOISE = {"name": "noise"}
 TWICE = [{"name": "twin", "family": "mlp", "hidden": [2]}] * 2
 
 
@@ -74,6 +76,34 @@ MISTAKES: list[tuple[str, Any, list[str]]] = [
     # changes of training rows that the data do not have
     ("student.recipe", {"augment": {"shift": 0.1}}, ["student.recipe.augment.shift", "table data"]),
     ("teachers.members.0.recipe", {"augment": {"flip": True}}, ["teachers.recipe.augment.flip", "table data"]),
+    # views: how many, of what, for which data
+    ("student.views", {"count": 3}, ["student.views", "expected transforms with a count above 1", "got 3 and 0"]),
+    ("student.views", {"transforms": [NOISE]}, ["student.views", "with a count above 1", "got 1 and 1"]),
+    ("student.views", {"count": 0}, ["student.views.count", "greater than or equal to 1", "got 0"]),
+    (
+        "student.views",
+        {"count": 2, "transforms": [NOISE, {"name": "flip"}]},
+        ["student.views.transforms.1", "for table data expected one of", "got 'flip'"],
+    ),
+    (
+        "student.views",
+        {"count": 2, "transforms": [{"name": "niose"}]},
+        ["student.views.transforms.0", "expected one of", "got 'niose'", "did you mean 'noise'"],
+    ),
+    (
+        "student.views",
+        {"count": 2, "transforms": [{"name": "noise", "size": -1}]},
+        ["student.views.transforms.0", "size", "greater than or equal to 0", "got -1"],
+    ),
+    # gates
+    ("gates", [{"figure": "acuracy", "at_least": 1}], ["gates.0", "expected one of", "got 'acuracy'", "'accuracy'"]),
+    ("gates", [{"figure": "nll", "at_least": 1, "at_most": 2}], ["gates.0", "either at_least or at_most", "got both"]),
+    ("gates", [{"figure": "nll"}], ["gates.0", "either at_least or at_most for 'nll'", "or none"]),
+    (
+        "gates",
+        [{"figure": "nll", "bound": "middle", "at_most": 1}],
+        ["gates.0.bound", "'value', 'low' or 'high'", "got 'middle'"],
+    ),
     # names
     ("name", "a b", ["name", "match pattern", "got 'a b'"]),
     ("student.capacities", TWICE, ["student", "expected distinct names", "got 'twin' 2 times"]),
@@ -125,6 +155,24 @@ def test_noise_is_for_tables(tree: dict[str, Any]) -> None:
     noisy = changed(tree, "student.recipe", {"augment": {"noise": 0.1}})
     assert parse(noisy).student.recipe.augment.noise == 0.1
     with pytest.raises(InputError, match=r"student\.recipe\.augment\.noise: not for image data"):
+        parse(changed(noisy, "data", {"source": "digits"}))
+
+
+def test_given_logits_cannot_label_new_views(tree: dict[str, Any], tmp_path: Path) -> None:
+    """contract: a teacher that is a file of logits is refused beside views, and taken without them."""
+    file = tmp_path / "logits.npz"
+    np.savez(file, logits=np.zeros((900, 3)))
+    tree["teachers"]["members"].append({"name": "theirs", "family": "given", "path": str(file)})
+    assert parse(tree).teachers.members[1].name == "theirs"
+    with pytest.raises(InputError, match=r"student\.views: teacher 'theirs' has given logits.*cannot label new views"):
+        parse(changed(tree, "student.views", {"count": 2, "transforms": [NOISE]}))
+
+
+def test_views_fit_the_data(tree: dict[str, Any]) -> None:
+    """contract: views of tables on tables, of images on images; not the other way round."""
+    noisy = changed(tree, "student.views", {"count": 4, "transforms": [NOISE, {"name": "mixup", "alpha": 1}]})
+    assert [v.options for v in parse(noisy).student.views.transforms] == [{"size": 0.3}, {"alpha": 1.0}]
+    with pytest.raises(InputError, match=r"student\.views\.transforms\.0: for image data expected one of .*'noise'"):
         parse(changed(noisy, "data", {"source": "digits"}))
 
 
@@ -216,10 +264,5 @@ def test_a_model_of_the_config_survives_a_dump(tree: dict[str, Any]) -> None:
     assert Experiment(**experiment.model_dump()) == experiment
     capacity = experiment.student.capacities[0]
     assert Capacity(**capacity.model_dump(mode="json")) == capacity
-    assert capacity.model_dump() == {
-        "name": "small",
-        "family": "mlp",
-        "hidden": [4],
-        "dropout": 0.0,
-        "activation": "relu",
-    }
+    assert capacity.options.items() >= {"hidden": [4], "dropout": 0.0, "activation": "relu"}.items()
+    assert capacity.model_dump() == {"name": "small", "family": "mlp", **capacity.options}

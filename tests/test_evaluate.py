@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from distillery import metrics
+from distillery import comparisons, metrics, robustness
 from distillery.config import Recipe, Teacher
-from distillery.ensemble import chosen, label, optimize_weights, pool_logits
-from distillery.evaluate import evaluate
+from distillery.ensemble import chosen, label, optimize_weights
+from distillery.errors import InputError
+from distillery.evaluate import Inputs, _Evaluator, check_groups, evaluate
 from distillery.logits import cache_logits, read_logits
-from distillery.store import Store, fingerprint
-from distillery.students import load_student
+from distillery.metrics import Interval
+from distillery.pooling import pool_logits
+from distillery.store import Handle, Store, fingerprint
+from distillery.students import evaluate_on, load_student
 from distillery.teachers import train_teacher
 from distillery.training.fit import predict
+
+SETTINGS: dict[str, Any] = {"resamples": 200, "confidence": 0.95}
 
 
 @pytest.fixture(scope="module")
@@ -33,34 +39,54 @@ def logits(finished: SimpleNamespace) -> dict[str, np.ndarray]:
         return {name: arrays[name] for name in arrays.files}
 
 
+def networks(finished: SimpleNamespace) -> dict[str, Handle]:
+    """The trained network of each row: of every capacity the first student and its baselines."""
+    found = {}
+    for final in finished.finals:
+        found[f"plain baseline {final.capacity}"] = final.plain[0]
+        if final.tuned:
+            found[f"tuned baseline {final.capacity}"] = final.tuned[0]
+        found[f"student {final.capacity}"] = final.students[0]
+    return found
+
+
+def row(content: dict[str, Any], name: str) -> dict[str, Any]:
+    """The row of a model by role and name."""
+    found: dict[str, Any] = next(r for r in content["rows"] if f"{r['role']} {r['name']}" == name)
+    return found
+
+
 def test_there_is_a_row_for_every_model(
     finished: SimpleNamespace, content: dict[str, Any], logits: dict[str, np.ndarray]
 ) -> None:
-    """golden: members, uniform and chosen ensemble, baseline and student of each capacity; one student is chosen."""
+    """golden: members, both ensembles, student and baseline of each capacity, the tuned one of the chosen alone."""
     names = [f"{r['role']} {r['name']}" for r in content["rows"]]
     expected = [f"teacher mlp-0{i}" for i in range(3)] + ["ensemble uniform", f"ensemble {label(finished.ensemble)}"]
     for capacity in ("small", "large"):
-        expected += [f"baseline {capacity}", f"student {capacity}"]
+        tuned = [f"tuned baseline {capacity}"] if capacity == finished.chosen else []
+        expected += [f"plain baseline {capacity}", *tuned, f"student {capacity}"]
     assert names == expected == list(logits)
     assert [f"{r['role']} {r['name']}" for r in content["rows"] if r.get("chosen")] == [
         content["ensemble"],
         content["student"],
     ]
-    assert content["student"] == f"student {finished.chosen}" and content["baseline"] == f"baseline {finished.chosen}"
+    assert content["student"] == f"student {finished.chosen}"
+    assert content["baselines"] == {k: f"{k} baseline {finished.chosen}" for k in ("plain", "tuned")}
 
 
 def test_figures_are_those_of_the_kept_logits(
     finished: SimpleNamespace, content: dict[str, Any], logits: dict[str, np.ndarray]
 ) -> None:
-    """reference: quality, recalls and agreement of every row, computed again."""
+    """reference: quality, recalls and nearness to the ensemble of every row, computed again."""
     labels = finished.dataset.labels("test")
     for row in content["rows"]:
         found = logits[f"{row['role']} {row['name']}"]
         expected = metrics.quality(found, labels)
         assert {k: row[k] for k in expected} == pytest.approx(expected, rel=1e-5)
         assert row["recall"] == metrics.recall_by_class(found, labels)
-        if row["role"] in ("student", "baseline"):
-            assert row["agreement"] == metrics.agreement(found, logits[content["ensemble"]])
+        if row["role"] not in ("teacher", "ensemble"):
+            near = comparisons.fidelity(found, logits[content["ensemble"]], labels)
+            assert {k: row[k] for k in near} == pytest.approx(near, rel=1e-4)
     student = next(r for r in content["rows"] if r["role"] == "student" and r["chosen"])
     assert finished.evaluation.metrics == {k: student[k] for k in ("accuracy", "nll", "brier", "ece")}
 
@@ -70,16 +96,15 @@ def test_logits_are_those_of_the_models(finished: SimpleNamespace, logits: dict[
     stacked = np.stack([read_logits(h) for h in finished.logits["test"]])
     for member, expected in zip(finished.members, stacked, strict=True):
         assert np.array_equal(logits[f"teacher {member.name}"], expected)
-    weights, pool = chosen(finished.ensemble)
+    pooling = chosen(finished.ensemble)
     uniform = pool_logits(stacked, np.full(3, 1 / 3), "probs")
     np.testing.assert_allclose(logits["ensemble uniform"], uniform, rtol=1e-5)
     used = logits[f"ensemble {label(finished.ensemble)}"]
-    np.testing.assert_allclose(used, pool_logits(stacked, weights, pool), rtol=1e-5)
+    np.testing.assert_allclose(used, pooling.apply(stacked), rtol=1e-5)
     inputs = finished.dataset.inputs[finished.dataset.splits["test"]]
-    for rung in finished.rungs:
-        for role, handle in (("student", rung.student), ("baseline", rung.baseline)):
-            expected = predict(load_student(handle, finished.dataset.spec), inputs)
-            np.testing.assert_allclose(logits[f"{role} {rung.capacity}"], expected, atol=1e-6)
+    for name, handle in networks(finished).items():
+        expected = predict(load_student(handle, finished.dataset.spec), inputs)
+        np.testing.assert_allclose(logits[name], expected, atol=1e-6)
 
 
 def test_val_search_figures_stand_beside(finished: SimpleNamespace, content: dict[str, Any]) -> None:
@@ -89,22 +114,133 @@ def test_val_search_figures_stand_beside(finished: SimpleNamespace, content: dic
     for member, handle in zip(finished.members, finished.logits["val_search"], strict=True):
         expected = metrics.quality(read_logits(handle), labels)
         assert rows[f"teacher {member.name}"]["val_search_nll"] == pytest.approx(expected["nll"])
-    for rung in finished.rungs:
-        for role, handle in (("student", rung.student), ("baseline", rung.baseline)):
-            row = rows[f"{role} {rung.capacity}"]
-            found = (row["val_search_nll"], row["val_search_accuracy"])
-            assert found == pytest.approx((handle.metrics["nll"], handle.metrics["accuracy"]), rel=1e-5)
+    for name, handle in networks(finished).items():
+        found = (rows[name]["val_search_nll"], rows[name]["val_search_accuracy"])
+        assert found == pytest.approx((handle.metrics["nll"], handle.metrics["accuracy"]), rel=1e-5)
 
 
-def test_gap_recovery_is_the_chosen_students(
+def test_comparisons_are_the_chosen_students(
     finished: SimpleNamespace, content: dict[str, Any], logits: dict[str, np.ndarray]
 ) -> None:
-    """reference: a direct call on the kept logits, for accuracy and for NLL."""
+    """reference: gains, recoveries and the worst class by direct calls on the kept logits."""
+    labels, student, whole = finished.dataset.labels("test"), logits[content["student"]], logits[content["ensemble"]]
+    rivals = {k: logits[name] for k, name in content["baselines"].items()}
+    others = {"ensemble": whole, **{f"{k}_baseline": z for k, z in rivals.items()}}
+    assert set(content["gains"]) == set(others) and set(content["gap_recovery"]) == {"plain", "tuned"}
+    for name, z in others.items():
+        expected = comparisons.gains(student, z, labels, **SETTINGS)
+        assert content["gains"][name] == {k: asdict(v) for k, v in expected.items()}
+    for name, z in rivals.items():
+        expected = comparisons.recoveries(student, z, whole, labels, **SETTINGS)
+        assert content["gap_recovery"][name] == {k: asdict(v) for k, v in expected.items()}
+    parts = {name: np.flatnonzero(labels == number) for number, name in enumerate(content["classes"])}
+    worst = comparisons.worst_drop(student, rivals["tuned"], labels, parts, 0.95)
+    assert content["worst_class_drop"] == asdict(worst) and worst.note in content["classes"]
+
+
+def test_seeds_are_on_record(finished: SimpleNamespace, content: dict[str, Any]) -> None:
+    """reference: a record per seed of the chosen capacity's networks on test; the first is the row's."""
+    final = next(f for f in finished.finals if f.capacity == finished.chosen)
     labels = finished.dataset.labels("test")
-    for figure, per_row in (("accuracy", metrics.row_correct), ("nll", metrics.row_nll)):
-        values = [per_row(logits[content[role]], labels) for role in ("student", "baseline", "ensemble")]
-        expected = metrics.gap_recovery(*values, resamples=200, confidence=0.95)
-        assert content["gap_recovery"][figure] == vars(expected)
+    assert len(content["seeds"]) == len(final.students) == 2
+    for role in ("students", "plain", "tuned"):
+        for record, handle in zip(content["seeds"], getattr(final, role), strict=True):
+            expected = metrics.quality(evaluate_on(handle, finished.dataset, "test"), labels)
+            found = (record[f"{role}_accuracy"], record[f"{role}_nll"])
+            assert found == pytest.approx((expected["accuracy"], expected["nll"]))
+    first, shipped = content["seeds"][0], row(content, content["student"])
+    assert first["students_nll"] == pytest.approx(shipped["nll"], rel=1e-5)
+    assert content["seeds"][0] != content["seeds"][1]
+
+
+CURSE = [
+    ("tuned", 0.3, Interval(0.1, 0.05, 0.2), True),
+    ("tuned", 0.2, Interval(0.1, 0.05, 0.2), False),
+    ("tuned", 0.1, Interval(0.1, 0.05, 0.2), False),
+    ("tuned", -0.1, Interval(0.1, 0.05, 0.2), False),
+    ("tuned", -0.1, Interval(-0.3, -0.4, -0.2), True),
+    ("plain", 0.3, Interval(0.1, 0.05, 0.2), True),
+    ("plain", 0.15, Interval(0.1, 0.05, 0.2), False),
+]
+
+
+@pytest.mark.parametrize(("rival", "on_val", "on_test", "shrank"), CURSE)
+def test_the_winners_curse_is_noticed(rival: str, on_val: float, on_test: Interval, shrank: bool) -> None:
+    """golden: raised where the gain on the rows that chose is above the whole interval of the gain on test."""
+    judged = _Evaluator.__new__(_Evaluator)
+    judged.given = SimpleNamespace(chosen="s")  # type: ignore[assignment]
+    judged.baselines = {name: f"{name} baseline s" for name in {"plain", rival}}
+    figures = {"student s": 1.0, "student t": 9.0, "plain baseline s": 5.0, f"{rival} baseline s": 1.0 + on_val}
+    names = [name.rsplit(" ", 1) for name in figures]
+    judged.rows = [
+        {"role": role, "name": name, "val_search_nll": nll}
+        for (role, name), nll in zip(names, figures.values(), strict=True)
+    ]
+    found = judged._optimism({f"{rival}_baseline": {"nll": replace(on_test, high=on_test.high + 1e-9)}})
+    assert found["val_search"] == pytest.approx(on_val) and found["shrank"] is shrank
+
+
+def test_the_curse_is_that_of_the_chosen_student(content: dict[str, Any]) -> None:
+    """reference: the difference of the two rows on val_search, beside the gain over the tuned baseline on test."""
+    student, rival = row(content, content["student"]), row(content, content["baselines"]["tuned"])
+    found = content["optimism"]
+    assert found["val_search"] == pytest.approx(rival["val_search_nll"] - student["val_search_nll"])
+    assert found["test"] == content["gains"]["tuned_baseline"]["nll"]
+    assert found["shrank"] == (found["val_search"] > found["test"]["high"])
+
+
+def test_disturbed_rows_are_judged(
+    finished: SimpleNamespace, content: dict[str, Any], logits: dict[str, np.ndarray]
+) -> None:
+    """reference: accuracy on the disturbed rows, and the student's loss minus the ensemble's, computed again."""
+    ids, labels = finished.dataset.splits["test"], finished.dataset.labels("test")
+    network = load_student(networks(finished)[content["student"]], finished.dataset.spec)
+    changed = robustness.disturbances(finished.dataset, finished.rows, ids)
+    assert [r["disturbance"] for r in content["robustness"]] == list(changed)
+    plain = {k: metrics.row_correct(logits[content[k]], labels) for k in ("student", "ensemble")}
+    judged = _Evaluator(finished.inputs, finished.rows, finished.config.evaluation)
+    for record, rows in zip(content["robustness"], changed.values(), strict=True):
+        members = np.stack([member.logits(rows, rows) for member in judged.opened])
+        answers = {"student": predict(network, rows), "ensemble": chosen(finished.ensemble).apply(members)}
+        correct = {k: metrics.row_correct(z, labels) for k, z in answers.items()}
+        assert {k: record[k] for k in correct} == pytest.approx({k: v.mean() for k, v in correct.items()})
+        lost = {k: plain[k] - correct[k] for k in correct}
+        beyond = metrics.paired_difference(lost["student"], lost["ensemble"], **SETTINGS)
+        assert record["beyond_ensemble"] == asdict(beyond) and record["rows"] == 300
+
+
+def test_groups_are_judged_one_by_one(finished: SimpleNamespace, logits: dict[str, np.ndarray], store: Store) -> None:
+    """reference: accuracy of every value's rows by a loop, the worst fall below the tuned baseline."""
+    side = np.where(np.arange(900) % 3 == 0, "left", "right").astype(object)
+    side[::50] = None
+    rows = replace(finished.rows, frame=finished.rows.frame.assign(side=side))
+    config = finished.config.evaluation.model_copy(update={"groups": ("side",), "robustness_rows": 0})
+    content = evaluate(finished.inputs, rows, config, store).json("evaluation.json")
+    assert content["robustness"] == []
+    ids, labels = finished.dataset.splits["test"], finished.dataset.labels("test")
+    values = ["missing" if v is None else v for v in side[ids]]
+    found = content["groups"]["table"]
+    assert [(r["column"], r["value"]) for r in found] == [("side", v) for v in ("left", "right", "missing")]
+    names = {"student": content["student"], "ensemble": content["ensemble"], **content["baselines"]}
+    parts = {r["value"]: np.array([i for i, v in enumerate(values) if v == r["value"]]) for r in found}
+    for record in found:
+        places = parts[record["value"]]
+        assert record["rows"] == len(places)
+        for role, name in names.items():
+            assert record[role] == pytest.approx((logits[name][places].argmax(-1) == labels[places]).mean())
+    parts = {f"side = {value}": places for value, places in parts.items()}
+    z = [logits[names[k]] for k in ("student", "tuned")]
+    assert content["groups"]["worst"] == asdict(comparisons.worst_drop(*z, labels, parts, 0.95))
+
+
+def test_groups_must_be_columns(finished: SimpleNamespace) -> None:
+    """contract of error messages: the nearest column; images have none."""
+    column = str(finished.rows.frame.columns[0])
+    check_groups((column,), finished.rows)
+    with pytest.raises(InputError, match=rf"^evaluation\.groups: .*got '{column}0' \(did you mean '{column}"):
+        check_groups((column, f"{column}0"), finished.rows)
+    with pytest.raises(InputError, match=r"evaluation\.groups"):
+        check_groups(("x",), replace(finished.rows, frame=None))
 
 
 def test_costs_add_up(finished: SimpleNamespace, content: dict[str, Any]) -> None:
@@ -113,7 +249,7 @@ def test_costs_add_up(finished: SimpleNamespace, content: dict[str, Any]) -> Non
     each = 8 * 24 + 24 + 24 * 12 + 12 + 12 * 3 + 3
     assert rows["teacher mlp-00"]["params"] == each and rows["ensemble uniform"]["params"] == 3 * each
     ensemble, student = rows[content["ensemble"]], rows[content["student"]]
-    assert ensemble["params"] == each * int((chosen(finished.ensemble)[0] > 0).sum())
+    assert ensemble["params"] == each * len(chosen(finished.ensemble).active)
     keys = {"params": "params", "size": "size_mb", "macs": "macs", "latency": "latency_ms_p50"}
     assert content["compression"] == {k: ensemble[f] / student[f] for k, f in keys.items()}
 
@@ -143,11 +279,16 @@ def test_members_without_a_network_have_the_costs_they_can_have(
         for split in ("val_ensemble", "val_search", "test")
     }
     pooled = optimize_weights(members, cached["val_ensemble"], data, cfg.ensemble, store)
-    handle = evaluate(
-        members, cached["val_search"], cached["test"], pooled, finished.rungs[:1], "small", data, cfg.evaluation, store
-    )
+    finals = [replace(finished.finals[0], tuned=())]
+    judged = Inputs(members, cached["val_search"], cached["test"], pooled, finals, "small", data)
+    handle = evaluate(judged, finished.rows, cfg.evaluation, store)
     rows = {r["name"]: r for r in handle.json("evaluation.json")["rows"]}
     assert rows["trees"]["size_mb"] > 0 and rows["trees"]["latency_ms_p50"] > 0 and rows["trees"]["params"] is None
     assert [rows["given"][k] for k in ("params", "macs", "size_mb", "latency_ms_p50")] == [None] * 4
     assert rows["uniform"]["size_mb"] is None and rows["uniform"]["latency_ms_p50"] is None
-    assert handle.json("evaluation.json")["compression"]["params"] is None
+    content = handle.json("evaluation.json")
+    assert content["compression"]["params"] is None
+    active = [members[i].name for i in chosen(pooled).active]
+    assert (content["robustness"] == []) == ("given" in active)
+    assert set(content["baselines"]) == set(content["gap_recovery"]) == {"plain"}
+    assert content["worst_class_drop"]["value"] is not None and content["optimism"]["test"] is not None

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import zarr
+from safetensors.torch import load_file, save_file
 
+from distillery import config
 from distillery import logits as stage
-from distillery.config import Logits, Recipe, Teacher
-from distillery.logits import cache_logits, read_logits
+from distillery.config import Logits, Recipe, Teacher, Views
+from distillery.dataset import prepare, read_source
+from distillery.errors import InputError
+from distillery.logits import cache_logits, check_belongs, check_drift, read_logits
 from distillery.store import Handle, Store
 from distillery.teachers import load_member, train_teacher
+from distillery.transfer import show
 
+VIEWS = Views(count=3, transforms=[{"name": "noise"}, {"name": "spunge"}], seed=2)
 CHUNKS = Logits(dtype="float32", chunk_rows=64)  # five chunks of the 300 test rows
 
 
@@ -27,9 +36,10 @@ def given_member(array: np.ndarray, folder: Path, chain: SimpleNamespace, store:
 
 
 @pytest.mark.parametrize("split", ["train", "val_ensemble", "val_search", "test"])
-def test_logits_follow_the_rows_of_the_split(chain: SimpleNamespace, split: str) -> None:
+def test_logits_follow_the_rows_of_the_split(chain: SimpleNamespace, store: Store, split: str) -> None:
     """reference: the member asked directly, row by row of the split, within half precision."""
-    for member, handle in zip(chain.members, chain.logits[split], strict=True):
+    for member in chain.members:
+        handle = cache_logits(member, split, chain.data, Logits(), store)
         rows = chain.dataset.splits[split]
         expected = load_member(member, chain.dataset.spec).logits(chain.dataset.inputs[rows], rows)
         found = read_logits(handle)
@@ -58,6 +68,122 @@ def test_single_precision_is_exact(chain: SimpleNamespace, store: Store) -> None
     assert sizes == [300 * 3 * 2 + 4, 300 * 3 * 4 + 4]  # four bytes for the CRC
 
 
+@pytest.fixture
+def labelled(chain: SimpleNamespace, store: Store) -> Handle:
+    """The first member's logits of the transfer set in three views, at single precision."""
+    return cache_logits(chain.members[0], "transfer", chain.data, CHUNKS, store, views=VIEWS)
+
+
+def test_the_transfer_set_is_labelled_as_it_is_shown(chain: SimpleNamespace, labelled: Handle) -> None:
+    """reference: item v · N + p is the member's answer to what `show` makes of view v of the training row at place p.
+
+    Without views it is the row itself.
+    """
+    data, member = chain.dataset, load_member(chain.members[0], chain.dataset.spec)
+    rows = data.splits["train"]
+    inputs = np.concatenate([show(data, VIEWS, rows, np.full(len(rows), v)) for v in range(3)])
+    found = read_logits(labelled)
+    assert labelled.metrics == {"rows": 3 * len(rows), "rows_computed": 3 * len(rows)}
+    np.testing.assert_allclose(found, member.logits(inputs, np.tile(rows, 3)), atol=1e-5)
+    np.testing.assert_allclose(found[: len(rows)], member.logits(data.inputs[rows], rows), atol=1e-5)
+    assert np.abs(np.diff(found.reshape(3, -1, 3), axis=0)).max(-1).min() > 0
+
+
+def test_each_kind_of_views_is_a_stage_of_its_own(chain: SimpleNamespace, store: Store, labelled: Handle) -> None:
+    """property: another seed, number or option of the views is other logits; the same ones are found again."""
+
+    def again(views: Views) -> Handle:
+        return cache_logits(chain.members[0], "transfer", chain.data, CHUNKS, store, views=views)
+
+    noise = Views(count=3, transforms=[{"name": "noise"}], seed=2)
+    louder = Views(count=3, transforms=[{"name": "noise", "size": 0.4}], seed=2)
+    others = [VIEWS.model_copy(update={"seed": 1}), VIEWS.model_copy(update={"count": 2}), noise, louder]
+    assert again(VIEWS).cached and again(Views(**VIEWS.model_dump())).path == labelled.path
+    assert len({labelled.path, *(again(v).path for v in others)}) == 5
+
+
+def changed(handle: Handle, folder: Path) -> Handle:
+    """A copy of a stage that may be changed."""
+    shutil.copytree(handle.path, folder)
+    return replace(handle, path=str(folder))
+
+
+def test_fresh_logits_have_not_drifted(chain: SimpleNamespace, store: Store, labelled: Handle) -> None:
+    """contract: right after labelling the member still answers the same, at half precision as well."""
+    assert check_drift(labelled, chain.members[0], chain.data) < 1e-5
+    half = cache_logits(chain.members[0], "transfer", chain.data, Logits(), store, views=VIEWS)
+    assert 0 < check_drift(half, chain.members[0], chain.data) < stage.DRIFT / 5
+
+
+def test_the_worst_changed_entry_is_told(chain: SimpleNamespace, labelled: Handle, tmp_path: Path) -> None:
+    """contract: of entries that were changed after labelling the worst is named: the member, its row and its view."""
+    copy = changed(labelled, tmp_path / "changed")
+    array = zarr.open_array(copy.file("logits.zarr"), mode="r+")
+    rows = chain.dataset.splits["train"]
+    worse = np.zeros(array.shape)
+    worse[1, :, 0] = 10 + rows
+    array[:] = array[:] + worse
+    pattern = r"logits of member 'mlp-00': row (\d+) in view (\d+) was labelled"
+    with pytest.raises(RuntimeError, match=pattern) as caught:
+        check_drift(copy, chain.members[0], chain.data)
+    worst, view = (int(word) for word in str(caught.value).split("row ")[1].split(" was")[0].split(" in view "))
+    assert view == 1 and worst in rows
+    away = float(str(caught.value).split("was labelled ")[1].split(" away")[0])
+    assert away == pytest.approx(10 + worst, abs=12)  # so that it is this row's change, give or take its logits
+
+
+def test_a_changed_member_is_found(chain: SimpleNamespace, labelled: Handle, tmp_path: Path) -> None:
+    """contract: logits are refused when the member's weights are others than those that made them."""
+    copy = changed(chain.members[0], tmp_path / "member")
+    weights = load_file(copy.file("model.safetensors"))
+    save_file({k: v * 1.2 for k, v in weights.items()}, copy.file("model.safetensors"))
+    with pytest.raises(RuntimeError, match=r"member 'mlp-00': row .* what the member answers now"):
+        check_drift(labelled, copy, chain.data)
+    with pytest.raises(RuntimeError, match="member 'mlp-01'"):
+        check_drift(labelled, chain.members[1], chain.data)
+
+
+def test_a_shift_of_all_classes_is_no_drift(chain: SimpleNamespace, labelled: Handle, tmp_path: Path) -> None:
+    """property: what is compared are log-probabilities, which a constant on all logits of a row does not change."""
+    copy = changed(labelled, tmp_path / "shifted")
+    array = zarr.open_array(copy.file("logits.zarr"), mode="r+")
+    array[:] = array[:] + 3
+    assert check_drift(copy, chain.members[0], chain.data) < 1e-5
+
+
+def test_logits_belong_to_their_data_split_and_views(
+    chain: SimpleNamespace, store: Store, labelled: Handle, tree: dict[str, Any]
+) -> None:
+    """contract: logits of other data, of another split or of other views are InputErrors that name what differs."""
+    check_belongs([labelled, labelled], chain.data, VIEWS)
+    other = config.Data(**{**tree["data"], "random_state": 4})
+    with pytest.raises(InputError, match=f"expected data .*, got {chain.data.fingerprint}"):
+        check_belongs([labelled], prepare(other, read_source(other), store), VIEWS)
+    on_test = cache_logits(chain.members[0], "test", chain.data, CHUNKS, store)
+    with pytest.raises(InputError, match="logits 'mlp-00-test': expected split transfer, got test"):
+        check_belongs([labelled, on_test], chain.data, VIEWS)
+    for views in (Views(), VIEWS.model_copy(update={"seed": 1}), VIEWS.model_copy(update={"count": 4})):
+        with pytest.raises(InputError, match="logits 'mlp-00-transfer': expected views"):
+            check_belongs([labelled], chain.data, views)
+
+
+def test_logits_of_unlabelled_rows_follow_those_of_train(store: Store, tmp_path: Path) -> None:
+    """golden: given logits that are the row's number come back as train's rows, then the unlabelled ones."""
+    generator = np.random.default_rng(0)
+    for name, count in (("a", 80), ("u", 20)):
+        lines = [f"{x:.3f},{'pq'[i % 2]}" for i, x in enumerate(generator.normal(size=count))]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["x,y", *lines]))
+    paths = {"path": str(tmp_path / "a.csv"), "unlabeled_path": str(tmp_path / "u.csv")}
+    table = config.Data(source="table", label="y", **paths)
+    data = prepare(table, read_source(table), store)
+    numbers = np.arange(100, dtype=np.float32)[:, None] * [1, -1]
+    member = given_member(numbers, tmp_path, SimpleNamespace(data=data), store)
+    with np.load(data.file("splits.npz")) as splits:
+        expected = [*splits["train"], *range(80, 100)]
+    found = read_logits(cache_logits(member, "transfer", data, CHUNKS, store))
+    assert np.array_equal(found, numbers[expected])
+
+
 def flip_a_byte(chunk: Path) -> None:
     """Damages the middle of a chunk."""
     content = bytearray(chunk.read_bytes())
@@ -74,15 +200,16 @@ DAMAGE: dict[str, Callable[[Path], Any]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_only_the_damaged_chunk_is_computed_again(chain: SimpleNamespace, store: Store, damage: str) -> None:
+def test_only_the_damaged_chunk_is_computed_again(
+    chain: SimpleNamespace, store: Store, labelled: Handle, damage: str
+) -> None:
     """resume: of what a killed run left behind, whole chunks are kept and others computed, with the same result."""
-    first = cache_logits(chain.members[0], "test", chain.data, CHUNKS, store)
-    assert first.metrics == {"rows": 300, "rows_computed": 300}
-    expected = read_logits(first)
-    left = Path(first.path).rename(Path(first.path).with_suffix(".part"))
-    DAMAGE[damage](left / "logits.zarr" / "c" / "0" / "1" / "0")
-    again = cache_logits(chain.members[0], "test", chain.data, CHUNKS, store)
-    assert again.metrics == {"rows": 300, "rows_computed": 64}
+    total, expected = 3 * 300, read_logits(labelled)
+    assert labelled.metrics == {"rows": total, "rows_computed": total}
+    left = Path(labelled.path).rename(Path(labelled.path).with_suffix(".part"))
+    DAMAGE[damage](left / "logits.zarr" / "c" / "2" / "1" / "0")
+    again = cache_logits(chain.members[0], "transfer", chain.data, CHUNKS, store, views=VIEWS)
+    assert again.metrics == {"rows": total, "rows_computed": 64}
     assert np.array_equal(read_logits(again), expected)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.impute import SimpleImputer
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
@@ -64,6 +64,30 @@ def test_tables_are_encoded_as_by_sklearn(seed: int, rows: int) -> None:
     fresh.loc[5:9, "inputs"] = np.nan
     for frame in (train, fresh):
         np.testing.assert_allclose(encode(train, frame), by_sklearn(train, frame), rtol=1e-5, atol=1e-5)
+
+
+@given(st.integers(0, 10_000), st.integers(40, 120))
+@settings(max_examples=8)
+def test_every_feature_knows_its_column(seed: int, rows: int) -> None:
+    """reference: a change of one column of the raw rows changes features of that column alone; kinds by pandas.
+
+    Numbers come first, each once, then a mark for every number with gaps, then the categories.
+    """
+    train = random_frame(rows, seed)
+    graph = preprocess.table_graph(train)
+    sources = preprocess.feature_sources(preprocess.onnx.ModelProto.FromString(graph.SerializeToString()))
+    before = encode(train, train)
+    assert len(sources) == before.shape[1]
+    assert [c for c, kind in sources if kind == "number"] == NUMBERS
+    assert [c for c, kind in sources if kind == "missing"] == [n for n in NUMBERS if train[n].isna().any()]
+    assert {c for c, kind in sources if kind == "category"} <= set(TEXTS)
+    for name in train.columns:
+        other = train.copy()
+        other[name] = np.nan if name in NUMBERS else "never seen"
+        moved = np.flatnonzero((encode(train, other) != before).any(0))
+        assert {sources[i][0] for i in moved} <= {name} and (len(moved) or name == "rare")
+    for (_, kind), values in zip(sources, before.T, strict=True):
+        assert kind == "number" or set(np.unique(values)) <= {0.0, 1.0}
 
 
 def test_a_row_is_encoded_alone_as_among_others() -> None:
@@ -134,3 +158,14 @@ def test_the_centred_square_is_cut_out(height: int, width: int) -> None:
     square = pixels[:, top : top + side, left : left + side]
     assert np.array_equal(encode_images(pixels, side, "crop"), square.transpose(0, 3, 1, 2))
     assert np.array_equal(encode_images(pixels, 6, "crop"), encode_images(square, 6, "squash"))
+
+
+def test_a_shared_scale_keeps_columns_comparable() -> None:
+    """reference: one mean and one deviation of all numbers, by numpy; categories are as they were."""
+    train = pd.DataFrame({"a": [0.0, 2.0, 4.0], "b": [10.0, 10.0, 10.0], "c": ["u", "v", "u"]})
+    graph = preprocess.session(preprocess.table_graph(train, "shared"))
+    numbers = train[["a", "b"]].to_numpy()
+    found = preprocess.encode(graph, table_feeds(train))
+    np.testing.assert_allclose(found[:, :2], (numbers - numbers.mean()) / numbers.std(), rtol=1e-6)
+    apart = preprocess.encode(preprocess.session(preprocess.table_graph(train)), table_feeds(train))
+    assert np.array_equal(found[:, 2:], apart[:, 2:]) and not np.allclose(found[:, :2], apart[:, :2])

@@ -11,13 +11,21 @@ from typing import Any
 import pytest
 
 from distillery import report
+from distillery.advice import advise
 from distillery.config_file import parse
 from distillery.store import Handle
 
 EXPORT = Handle(
     "export", "large-student", "/no/where", "0", {"parity": 1e-7, "onnx_mb": 0.5, "served_latency_ms_p50": 0.1}, 3.0
 )
-PROMOTION = {"promoted": True, "version": 3, "reasons": ["there is no champion yet"]}
+SLOW = {"figure": "latency_ms_p50", "text": "latency ms p50: expected at most 1, got 0.1", "passed": True}
+CALIBRATED = {"figure": "ece", "text": "ece: expected at most 1, got 0.1", "passed": True}
+PROMOTION = {
+    "promoted": True,
+    "version": 3,
+    "reasons": [f"passed {SLOW['text']}", f"passed {CALIBRATED['text']}", "there is no champion yet"],
+    "gates": [SLOW, CALIBRATED],
+}
 
 
 @pytest.fixture
@@ -26,8 +34,8 @@ def assembled(finished: SimpleNamespace) -> dict[str, Any]:
     first, *others = finished.members
     handles = [finished.data, first, *(replace(m, cached=True) for m in others), EXPORT, replace(EXPORT, cached=True)]
     handles.append(replace(finished.ensemble, cached=True))
-    parts = (finished.data, finished.ensemble, finished.search, finished.evaluation, EXPORT)
-    return report.assemble(finished.config, *parts, PROMOTION, handles, 12.5)
+    parts = (finished.data, finished.ensemble, finished.search, finished.alone, finished.evaluation, EXPORT)
+    return report.assemble(finished.config, *parts, copy.deepcopy(PROMOTION), handles, 12.5)
 
 
 def test_the_report_is_plain_json(assembled: dict[str, Any]) -> None:
@@ -39,10 +47,13 @@ def test_the_report_is_plain_json(assembled: dict[str, Any]) -> None:
 def test_the_report_is_what_the_stages_say(finished: SimpleNamespace, assembled: dict[str, Any]) -> None:
     """reference: rows, recovery, trials and weights from the stages' own files."""
     judged, found = finished.evaluation.json("evaluation.json"), finished.search.json("search.json")
-    for key in ("gap_recovery", "compression", "classes"):
+    for key in (*report.JUDGED, "classes"):
         assert assembled[key] == judged[key]
-    for key in ("trials", "front", "best", "chosen", "study"):
+    assert {"gap_recovery", "gains", "seeds", "groups", "robustness", "optimism"} < set(report.JUDGED)
+    for key in ("trials", "front", "ranked", "chosen", "study"):
         assert assembled["search"][key] == found[key]
+    alone = finished.alone.json("search.json")
+    assert assembled["baseline_search"] == {k: alone[k] for k in ("study", "trials", "ranked")}
     pooled = finished.ensemble.json("ensemble.json")
     used = pooled["table"][pooled["chosen"]]
     assert assembled["weights"]["members"] == dict(zip(pooled["members"], used["weights"], strict=True))
@@ -75,8 +86,39 @@ def test_equal_runs_have_equal_reports_without_timing(assembled: dict[str, Any])
     for row in other["rows"]:
         row["latency_ms_p50"], row["throughput_per_s"] = 1.0, 2.0
     other["export"] = {**other["export"], "served_latency_ms_p50": 7.0}
-    other["search"]["trials"][0]["seconds"] = 5.0
+    for key in ("search", "baseline_search"):
+        other[key]["trials"][0]["seconds"] = 5.0
+        other[key]["trials"][0]["latency_ms_p50"] = 6.0
+    other["compression"]["latency"], other["advice"] = 3.0, {"choice": "another"}
+    other["promotion"]["gates"][0] = {**SLOW, "text": "latency ms p50: expected at most 1, got 0.2"}
+    other["promotion"]["reasons"][0] = "passed latency ms p50: expected at most 1, got 0.2"
     assert report.without_timing(other) == report.without_timing(assembled) != assembled
     assert "seconds" in assembled and "latency_ms_p50" in assembled["rows"][0]
     other["rows"][0]["nll"] += 0.1
     assert report.without_timing(other) != report.without_timing(assembled)
+
+
+@pytest.mark.parametrize("change", ["reasons", "gates", "seeds", "gains", "baseline_search"])
+def test_unequal_runs_have_unequal_reports(assembled: dict[str, Any], change: str) -> None:
+    """property: a judgement that differs shows."""
+    other = copy.deepcopy(assembled)
+    if change == "reasons":
+        other["promotion"]["reasons"][1] = "FAILED"
+    elif change == "gates":
+        other["promotion"]["gates"][1]["passed"] = False
+    elif change == "seeds":
+        other["seeds"][0]["students_nll"] += 0.1
+    elif change == "gains":
+        other["gains"]["ensemble"]["nll"]["low"] -= 1
+    else:
+        other["baseline_search"]["trials"][0]["nll"] += 0.1
+    assert report.without_timing(other) != report.without_timing(assembled)
+
+
+def test_the_advice_keeps_the_budget_of_the_search(finished: SimpleNamespace, assembled: dict[str, Any]) -> None:
+    """reference: the advice about this very report, for the latency that the config allows."""
+    assert assembled["advice"] == advise(assembled, None)
+    search = finished.config.search.model_copy(update={"max_latency_ms": 1e-6})
+    config = finished.config.model_copy(update={"search": search})
+    parts = (finished.data, finished.ensemble, finished.search, finished.alone, finished.evaluation, EXPORT)
+    assert report.assemble(config, *parts, PROMOTION, [], 1.0)["advice"]["choice"] == "none"

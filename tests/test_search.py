@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
-from distillery import search, trials
-from distillery.config import Search
-from distillery.config_file import parse
+from distillery import search
 from distillery.dataset import Dataset
 from distillery.errors import InputError
-from distillery.search import feasible, objective, open_study, profile_capacity, run_search
+from distillery.search import best_settings, feasible, profile_capacity, select
+from distillery.space import Search, Setting
 from distillery.store import Handle, Store
+from distillery.study import objective, open_study
 
-TRIALS = 11  # the last round is not full, and the sampler has begun to model
-
-
-@pytest.fixture
-def run(chain: SimpleNamespace, tree: dict[str, Any]) -> Callable[..., Handle]:
-    """`run_search` on the tiny chain, with changes of the config's search section."""
-
-    def run(store: Store, changes: dict[str, Any] | None = None, **more: Any) -> Handle:
-        tree["search"] |= {"trials": TRIALS, "epochs": 1, **(changes or {})}
-        on_train = chain.logits["train"]
-        return run_search(parse(tree), chain.data, chain.ensemble, on_train, chain.profiles, store, **more)
-
-    return run
+TRIALS = 11  # the last round is not full
+BASIC = {"trials": TRIALS, "epochs": 1}
 
 
 def facts(handle: Handle) -> list[tuple[Any, ...]]:
@@ -37,52 +31,62 @@ def facts(handle: Handle) -> list[tuple[Any, ...]]:
     return [tuple(str(record.get(k)) for k in keys) for record in handle.json("search.json")["trials"]]
 
 
+@pytest.fixture
+def run(search_with: Callable[..., Handle]) -> Callable[..., Handle]:
+    """A search of one epoch per trial."""
+
+    def run(store: Store, changes: dict[str, Any] | None = None, **more: Any) -> Handle:
+        return search_with(store, {**BASIC, **(changes or {})}, **more)
+
+    return run
+
+
 @pytest.fixture(scope="module")
-def undisturbed(chain: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """A search in one go: its handle, and the records that `on_trial` was given."""
-    config = chain.config.model_copy(update={"search": Search(trials=TRIALS, epochs=1)})
+def undisturbed(search_with: Callable[..., Handle], tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """A search in one go: its handle, its store, and the records that `on_trial` was given."""
     records: list[dict[str, Any]] = []
-    store, on_train = Store(tmp_path_factory.mktemp("search")), chain.logits["train"]
-    handle = run_search(config, chain.data, chain.ensemble, on_train, chain.profiles, store, on_trial=records.append)
-    return SimpleNamespace(handle=handle, records=records, config=config)
+    store = Store(tmp_path_factory.mktemp("search"))
+    handle = search_with(store, BASIC, on_trial=records.append)
+    return SimpleNamespace(handle=handle, records=records, store=store)
 
 
 def test_every_capacity_gets_its_share(undisturbed: SimpleNamespace) -> None:
     """property: as many trials as asked for, capacities in turn, all knobs in their range, every one reported."""
-    trials = undisturbed.handle.json("search.json")["trials"]
-    assert trials == undisturbed.records
-    assert [t["number"] for t in trials] == list(range(TRIALS))
-    assert [t["capacity"] for t in trials] == ["small", "large"] * 5 + ["small"]
-    for trial in trials:
+    found = undisturbed.handle.json("search.json")["trials"]
+    assert found == undisturbed.records
+    assert [t["number"] for t in found] == list(range(TRIALS))
+    assert [t["capacity"] for t in found] == ["small", "large"] * 5 + ["small"]
+    for trial in found:
         assert 1 <= trial["setting"]["temperature"] <= 8 and 0.3 <= trial["setting"]["alpha"] <= 1
-        assert trial["setting"]["lr"] is None and trial["state"] == "complete"
-    assert len({str(t["setting"]) for t in trials}) > TRIALS / 2
+        assert trial["setting"]["lr"] is trial["setting"]["loss"] is None and trial["state"] == "complete"
+    assert len({str(t["setting"]) for t in found}) > TRIALS / 2
 
 
 def test_settings_known_to_be_good_come_first(undisturbed: SimpleNamespace) -> None:
     """golden: each capacity begins with the config's known_good."""
-    trials = undisturbed.handle.json("search.json")["trials"]
+    found = undisturbed.handle.json("search.json")["trials"]
     for position, known in enumerate(Search().known_good):
-        for trial in trials[2 * position : 2 * position + 2]:
+        for trial in found[2 * position : 2 * position + 2]:
             assert {k: trial["setting"][k] for k in known} == pytest.approx(known)
 
 
 def test_the_result_is_read_off_the_trials(undisturbed: SimpleNamespace) -> None:
-    """reference: best settings, choice and front by brute force over the records."""
+    """reference: ranking, choice and front by brute force over the records."""
     found = undisturbed.handle.json("search.json")
-    trials = found["trials"]
-    for capacity, number in found["best"].items():
-        mine = [t for t in trials if t["capacity"] == capacity]
-        assert trials[number]["nll"] == min(t["nll"] for t in mine) and trials[number] in mine
-    assert found["chosen"] == min(trials, key=lambda t: t["nll"])["capacity"]
-    assert undisturbed.handle.metrics["nll"] == min(t["nll"] for t in trials)
+    records = found["trials"]
+    for capacity, numbers in found["ranked"].items():
+        assert set(numbers) == {t["number"] for t in records if t["capacity"] == capacity}
+        values = [records[number]["nll"] for number in numbers]
+        assert values == sorted(values)
+    assert found["chosen"] == min(records, key=lambda t: t["nll"])["capacity"]
+    assert undisturbed.handle.metrics["nll"] == min(t["nll"] for t in records)
 
     def beaten(a: dict[str, Any]) -> bool:
-        costs = {t["number"]: [objective(t, o) for o in ("nll", "latency_ms", "params")] for t in trials}
+        costs = {t["number"]: [objective(t, o) for o in ("nll", "latency_ms", "params")] for t in records}
         mine = costs.pop(a["number"])
         return any(all(x <= y for x, y in zip(c, mine, strict=True)) and c != mine for c in costs.values())
 
-    assert sorted(found["front"]) == [t["number"] for t in trials if not beaten(t)]
+    assert sorted(found["front"]) == [t["number"] for t in records if not beaten(t)]
 
 
 def test_a_killed_search_goes_on_as_if_nothing_happened(
@@ -112,19 +116,15 @@ def test_a_killed_search_goes_on_as_if_nothing_happened(
 
 
 def test_a_trial_that_was_only_planned_is_planned_again(
-    undisturbed: SimpleNamespace, run: Callable[..., Handle], store: Store, monkeypatch: pytest.MonkeyPatch
+    undisturbed: SimpleNamespace, run: Callable[..., Handle], store: Store
 ) -> None:
     """resume: a kill between planning a trial and beginning it leaves nothing that counts."""
-    planned: list[Any] = []
-
-    def stop(config: Search, digest: str, *rest: Any) -> Any:
-        study = open_study(config, digest, *rest)
-        study.enqueue_trial({"capacity": "small", "temperature": 3.3, "alpha": 0.5})
-        planned.append(study)
-        return study
-
-    monkeypatch.setattr(search, "open_study", stop)
-    assert facts(run(store)) == facts(undisturbed.handle) and planned
+    name = undisturbed.handle.json("search.json")["study"]
+    study = open_study(store, name, ("nll", "latency_ms", "params"))
+    study.enqueue_trial({"capacity": "small", "temperature": 3.3, "alpha": 0.5})
+    handle = run(store)
+    assert facts(handle) == facts(undisturbed.handle) and handle.json("search.json")["study"] == name
+    assert len(study.trials) == TRIALS + 1
 
 
 def test_the_order_of_work_does_not_matter(
@@ -139,33 +139,27 @@ def test_the_order_of_work_does_not_matter(
     assert facts(run(store, run_many=backwards)) == facts(undisturbed.handle)
 
 
-def test_test_rows_are_never_read(run: Callable[..., Handle], store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """property: the search finishes where test rows and labels cannot be had."""
-    labels = Dataset.labels
-
-    class Sealed(dict[str, Any]):
-        def __getitem__(self, name: str) -> Any:
-            assert name != "test"
-            return super().__getitem__(name)
-
-    def not_test(self: Dataset, split: str) -> Any:
-        assert split != "test"
-        return labels(self, split)
-
-    splits = Dataset.splits.func  # type: ignore[attr-defined]
-    monkeypatch.setattr(Dataset, "labels", not_test)
-    monkeypatch.setattr(Dataset, "splits", property(lambda self: Sealed(splits(self))))
-    monkeypatch.setattr(trials, "_memory", {})
-    assert run(store, {"trials": 3}).metrics["trials"] == 3
-
-
-def test_budgets_leave_capacities_out(
-    chain: SimpleNamespace, run: Callable[..., Handle], store: Store, tmp_path: Any
+def test_test_rows_are_never_read(
+    chain: SimpleNamespace, undisturbed: SimpleNamespace, run: Callable[..., Handle], store: Store, tmp_path: Path
 ) -> None:
+    """property: with nonsense in place of the test rows' inputs and labels the trials are the same, bit by bit."""
+    copy = tmp_path / "data"
+    shutil.copytree(chain.data.path, copy)
+    inputs, labels, test = np.load(copy / "inputs.npy"), np.load(copy / "labels.npy"), chain.dataset.splits["test"]
+    inputs[test], labels[test] = np.nan, 0
+    np.save(copy / "inputs.npy", inputs)
+    np.save(copy / "labels.npy", labels)
+    handle = run(store, data=replace(chain.data, path=str(copy)))
+    assert np.isnan(Dataset(replace(chain.data, path=str(copy))).inputs[test]).all()
+    assert facts(handle) == facts(undisturbed.handle)
+
+
+def test_budgets_leave_capacities_out(chain: SimpleNamespace, run: Callable[..., Handle], store: Store) -> None:
     """contract: capacities over the budget get no trial; where none is left, the message says what was measured."""
     params = {p.name: p.metrics["params"] for p in chain.profiles}
     handle = run(store, {"trials": 3, "max_params": params["small"]})
     assert {t["capacity"] for t in handle.json("search.json")["trials"]} == {"small"}
+    assert list(handle.json("search.json")["ranked"]) == ["small"]
     with pytest.raises(InputError, match=rf"within .*max_params=5, got small: .* ms, {params['small']} parameters"):
         run(store, {"max_params": 5})
     slow = [p.metrics["latency_ms_p50"] for p in chain.profiles]
@@ -174,31 +168,18 @@ def test_budgets_leave_capacities_out(
         feasible(Search(max_latency_ms=min(slow) / 2), chain.profiles)
 
 
-DIVERGES = {"lr": {"low": 1e-3, "high": 1e30, "log": True}, "trials": 6}
-
-
-def test_a_trial_that_diverges_is_noted(run: Callable[..., Handle], store: Store, tmp_path: Any) -> None:
+def test_a_trial_that_diverges_is_noted(run: Callable[..., Handle], store: Store, tmp_path: Path) -> None:
     """contract: it is recorded as failed with the reason, the others go on, and it is nobody's best."""
-    known = [
-        {"temperature": 2.0, "alpha": 0.5, "lr": 1e30},
-        *[{"temperature": t, "alpha": 0.5, "lr": 0.01} for t in (2.0, 3.0)],
-    ]
-    handle = run(store, {**DIVERGES, "known_good": known})
+    hot = {"temperature": 2.0, "alpha": 0.5, "lr": 1e30}
+    known = [hot, *[{**hot, "temperature": t, "lr": 0.01} for t in (2.0, 3.0)]]
+    handle = run(store, {"lr": {"low": 1e-3, "high": 1e30, "log": True}, "trials": 6, "known_good": known})
     found = handle.json("search.json")
     assert [t["state"] for t in found["trials"]] == ["fail"] * 2 + ["complete"] * 4
     assert all("loss became" in t["reason"] and "lr" in t["reason"] for t in found["trials"][:2])
-    assert set(found["best"].values()) <= set(range(2, 6)) and set(found["front"]) <= set(range(2, 6))
+    assert sorted(n for numbers in found["ranked"].values() for n in numbers) == [2, 3, 4, 5]
+    assert set(found["front"]) <= {2, 3, 4, 5}
     with pytest.raises(FloatingPointError, match=r"search: all 2 trials diverged: .*the loss became"):
         run(Store(tmp_path / "other"), {"lr": 1e30, "trials": 2})
-
-
-def test_a_number_fixes_a_knob(run: Callable[..., Handle], store: Store) -> None:
-    """contract: fixed knobs have their value in every trial, searched ones vary; all may be fixed."""
-    handle = run(store, {"trials": 4, "temperature": 2.5, "lr": {"low": 0.001, "high": 0.1, "log": True}})
-    settings = [t["setting"] for t in handle.json("search.json")["trials"]]
-    assert {s["temperature"] for s in settings} == {2.5} and len({s["lr"] for s in settings}) > 1
-    fixed = run(store, {"trials": 2, "temperature": 2.5, "alpha": 0.5, "lr": None})
-    assert [t["setting"]["alpha"] for t in fixed.json("search.json")["trials"]] == [0.5, 0.5]
 
 
 def test_a_smaller_one_may_be_chosen(run: Callable[..., Handle], store: Store, undisturbed: SimpleNamespace) -> None:
@@ -206,13 +187,26 @@ def test_a_smaller_one_may_be_chosen(run: Callable[..., Handle], store: Store, u
     handle = run(store, {"choose": "smallest_within_one_se"})
     found = handle.json("search.json")
     assert facts(handle) == facts(undisturbed.handle)
-    best = [found["trials"][number] for number in found["best"].values()]
+    best = [found["trials"][numbers[0]] for numbers in found["ranked"].values()]
     top = min(best, key=lambda t: t["nll"])
     near = [t for t in best if t["nll"] <= top["nll"] + top["nll_se"]]
     assert found["chosen"] == min(near, key=lambda t: t["params"])["capacity"]
 
 
-def test_a_search_is_found_again(run: Callable[..., Handle], store: Store, chain: SimpleNamespace) -> None:
+@pytest.mark.parametrize(("quality", "gap", "chosen"), [("nll", 0.9, "s"), ("nll", 1.1, "l"), ("error", 0.9, "s")])
+def test_within_one_standard_error(quality: str, gap: float, chosen: str) -> None:
+    """golden: a capacity `gap` standard errors behind the best; one standard error is the border for both figures."""
+    large = {"capacity": "l", "params": 9, "nll": 0.5, "nll_se": 0.02, "accuracy": 0.8, "accuracy_se": 0.01}
+    large |= {"latency_ms_p50": 2.0}
+    small = {**large, "capacity": "s", "params": 3, "nll": 0.5 + 0.02 * gap, "accuracy": 0.8 - 0.01 * gap}
+    config = Search(objectives=(quality, "params"), choose="smallest_within_one_se")
+    assert search._choose([large, small], config)["capacity"] == chosen
+    assert search._choose([large, small], Search(objectives=(quality, "params")))["capacity"] == "l"
+    far = {**small, "nll": 0.6, "accuracy": 0.75}
+    assert search._choose([large, far], config)["capacity"] == "l"
+
+
+def test_a_search_is_found_again(run: Callable[..., Handle], store: Store) -> None:
     """determinism: a finished search trains nothing; a damaged one is put together from the study's own records."""
     first = run(store, {"trials": 2})
     assert run(store, {"trials": 2}, run_many=None).cached
@@ -220,6 +214,41 @@ def test_a_search_is_found_again(run: Callable[..., Handle], store: Store, chain
     trained: list[int] = []
     again = run(store, {"trials": 2}, on_trial=trained.append)
     assert facts(again) and not trained and not again.cached
+
+
+def test_finalists_and_their_seeds_train_no_trial_again(
+    undisturbed: SimpleNamespace, run: Callable[..., Handle]
+) -> None:
+    """contract: other finalists, seeds or knobs of the baseline leave the study as it is; another range does not."""
+    for change in ({"finalists": 5}, {"seeds": 3}, {"baseline": {"lr": {"low": 0.1, "high": 0.2}}}):
+        assert run(undisturbed.store, change, run_many=None).fingerprint == undisturbed.handle.fingerprint
+    with pytest.raises(TypeError):
+        run(undisturbed.store, {"alpha": {"low": 0.4, "high": 1}}, run_many=None)
+
+
+def test_the_best_settings_are_distinct(tmp_path: Path) -> None:
+    """golden: in the order of the ranking, equal ones once, at most as many as asked for."""
+    temperatures = [5.0, 2.0, 5.0, 3.0]
+    found = {
+        "trials": [{"setting": Setting(temperature=t, alpha=0.5).model_dump()} for t in temperatures],
+        "ranked": {"net": [2, 0, 3, 1]},
+    }
+    (tmp_path / "search.json").write_text(json.dumps(found))
+    handle = Handle("search", "x", str(tmp_path), "0")
+    assert [s.temperature for s in best_settings(handle, "net", 3)] == [5.0, 3.0, 2.0]
+    assert [s.temperature for s in best_settings(handle, "net", 9)] == [5.0, 3.0, 2.0]
+    assert best_settings(handle, "net") == [Setting(temperature=5.0, alpha=0.5)]
+
+
+def test_the_mean_over_seeds_decides() -> None:
+    """golden: neither the luckiest seed nor the first one, but the mean; of errors where they are the objective."""
+    nll = [[0.1, 0.9], [0.4, 0.4], [0.3, 0.6]]
+    accuracy = [[0.9, 0.8], [0.7, 0.7], [0.99, 0.6]]
+    runs = [
+        [Handle("students", "x", "", "", {"nll": n, "accuracy": a}) for n, a in zip(*pair, strict=True)]
+        for pair in zip(nll, accuracy, strict=True)
+    ]
+    assert select(runs, "nll") == 1 and select(runs, "error") == 0
 
 
 def test_a_profile_is_of_the_capacity(chain: SimpleNamespace, store: Store) -> None:

@@ -2,31 +2,50 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from scipy.special import log_softmax
+import torch
+from pydantic import ValidationError
+from scipy.special import log_softmax, softmax
 from torch import nn
 
-from distillery.config import Loss, Recipe
+from distillery import dataset as data_stage
+from distillery.config import Capacity, Data, Recipe, Student, View, Views
 from distillery.dataset import Dataset
 from distillery.ensemble import teacher_logits
+from distillery.errors import InputError
+from distillery.logits import cache_logits
+from distillery.losses import LOSSES
 from distillery.metrics import quality
+from distillery.space import Loss, Setting
 from distillery.store import Handle, Store, checksum
-from distillery.students import Setting, distil, load_student, student_seed, train_baseline, train_student
+from distillery.students import (
+    Targets,
+    applied,
+    check_loss,
+    distil,
+    load_student,
+    student_seed,
+    train_baseline,
+    train_student,
+)
 from distillery.teachers import build_network
 from distillery.training.fit import predict
+from distillery.transfer import Transfer, show
 
 SETTING = Setting(temperature=2.0, alpha=0.7)
+NOISY = Views(count=3, transforms=(View(name="noise", size=0.5),))
 
 
 def student(chain: SimpleNamespace, store: Store, setting: Setting = SETTING, **more: Any) -> Handle:
-    """The smaller capacity, distilled."""
-    cfg, on_train = chain.config, chain.logits["train"]
-    capacity = cfg.student.capacities[0]
-    return train_student(capacity, setting, cfg.student, cfg.seed, chain.data, chain.ensemble, on_train, store, **more)
+    """The smaller capacity, distilled; `loss` changes the config's."""
+    cfg = chain.config.student.model_copy(update={"loss": more.pop("loss", Loss())})
+    upstream = (chain.data, chain.ensemble, chain.taught)
+    return train_student(cfg.capacities[0], setting, cfg, chain.config.seed, *upstream, store, **more)
 
 
 def baseline(chain: SimpleNamespace, store: Store, setting: Setting = SETTING) -> Handle:
@@ -41,34 +60,54 @@ def weights(handle: Handle) -> str:
 
 
 def test_without_soft_targets_the_student_is_the_baseline(chain: SimpleNamespace, store: Store) -> None:
-    """reference: alpha = 0 leaves the cross-entropy alone, so both have the same bits."""
-    setting = Setting(temperature=3.0, alpha=0.0, lr=0.02, weight_decay=0.1)
-    assert weights(student(chain, store, setting)) == weights(baseline(chain, store, setting))
+    """reference: alpha = 0 leaves the cross-entropy alone, so both have the same bits, smoothing and noise included."""
+    for more in ({}, {"lr": 0.02, "weight_decay": 0.1, "noise": 0.2, "label_smoothing": 0.1}):
+        setting = Setting(temperature=3.0, alpha=0.0, **more)
+        assert weights(student(chain, store, setting)) == weights(baseline(chain, store, setting))
+    assert weights(student(chain, store, setting.model_copy(update={"alpha": 0.1}))) != weights(
+        baseline(chain, store, setting)
+    )
 
 
 def test_the_same_setting_gives_the_same_bits(chain: SimpleNamespace, store: Store, tmp_path: Any) -> None:
-    """determinism: in another store the same weights; another temperature or alpha is another student."""
+    """determinism: in another store the same weights; another knob or loss is another student."""
     first, again = student(chain, store), student(chain, Store(tmp_path / "other"))
     assert weights(first) == weights(again) and first.fingerprint == again.fingerprint
-    others = [student(chain, store, SETTING.model_copy(update=c)) for c in ({"temperature": 4.0}, {"alpha": 0.3})]
-    assert len({weights(h) for h in (first, *others)}) == len({h.path for h in (first, *others)}) == 3
+    changes: list[dict[str, Any]] = [
+        {"temperature": 4.0},
+        {"alpha": 0.3},
+        {"noise": 0.1},
+        {"label_smoothing": 0.1},
+        {"loss": Loss(name="mse")},
+    ]
+    others = [student(chain, store, SETTING.model_copy(update=change)) for change in changes]
+    assert len({weights(h) for h in (first, *others)}) == len({h.path for h in (first, *others)}) == 6
 
 
-def test_the_baseline_knows_no_temperature(chain: SimpleNamespace, store: Store) -> None:
-    """property: only learning rate and weight decay of a setting reach the baseline."""
+def test_a_settings_loss_goes_before_the_configs(chain: SimpleNamespace, store: Store) -> None:
+    """reference: a loss in the setting teaches what the same loss in the config does."""
+    mse = Loss(name="mse", clip=5.0)
+    own = student(chain, store, SETTING.model_copy(update={"loss": mse}))
+    assert weights(own) == weights(student(chain, store, loss=mse)) != weights(student(chain, store))
+
+
+def test_the_baseline_knows_no_teacher(chain: SimpleNamespace, store: Store) -> None:
+    """property: temperature, alpha and loss of a setting do not reach the baseline, its recipe does."""
     first = baseline(chain, store)
-    assert baseline(chain, store, Setting(temperature=8.0, alpha=0.1)).cached
-    assert baseline(chain, store, Setting(temperature=2.0, alpha=0.7, lr=0.02)).path != first.path
+    assert baseline(chain, store, Setting(temperature=8.0, alpha=0.1, share=0.3, loss=Loss(name="dkd"))).cached
+    for knob in ("lr", "weight_decay", "noise", "label_smoothing"):
+        assert weights(baseline(chain, store, SETTING.model_copy(update={knob: 0.05}))) != weights(first), knob
 
 
 def distilled(
-    chain: SimpleNamespace, setting: Setting, recipe: Recipe, targets: np.ndarray | None = None
+    chain: SimpleNamespace, setting: Setting, recipe: Recipe, loss: Loss | None = None
 ) -> tuple[nn.Module, nn.Module]:
     """The smaller capacity before and after distillation on the ensemble's logits."""
     capacity, dataset = chain.config.student.capacities[0], Dataset(chain.data)
+    config = Student(capacities=(capacity,), loss=loss or Loss())
     before, after = (build_network(capacity, dataset.spec, 0) for _ in range(2))
-    logits = teacher_logits(chain.ensemble, chain.logits["train"]) if targets is None else targets
-    distil(after, dataset, logits, setting, recipe, Loss(), seed=0)
+    targets = Targets.load(chain.data, Views(), chain.ensemble, chain.taught)
+    distil(after, dataset, targets, setting, config, recipe, seed=0)
     return before, after
 
 
@@ -77,32 +116,118 @@ def test_soft_targets_alone_need_no_labels(chain: SimpleNamespace, monkeypatch: 
     setting, recipe = Setting(temperature=2.0, alpha=1.0), Recipe(epochs=20, batch_size=32, lr=0.01)
     before, after = distilled(chain, setting, recipe)
     inputs = chain.dataset.inputs[chain.dataset.splits["train"]]
-    target = log_softmax(teacher_logits(chain.ensemble, chain.logits["train"]), axis=-1)
+    target = log_softmax(teacher_logits(chain.ensemble, chain.taught), axis=-1)
 
     def divergence(network: nn.Module) -> float:
         return float((np.exp(target) * (target - log_softmax(predict(network, inputs), axis=-1))).sum(-1).mean())
 
     assert divergence(after) < 0.5 * divergence(before)
-    labels = Dataset.labels
-    monkeypatch.setattr(Dataset, "labels", lambda self, split: labels(self, split)[::-1].copy())
+    labels_of = Dataset.labels_of
+    monkeypatch.setattr(Dataset, "labels_of", lambda self, rows: labels_of(self, rows)[::-1].copy())
     _, without = distilled(chain, setting, recipe)
     assert np.array_equal(predict(without, inputs), predict(after, inputs))
+    _, half = distilled(chain, Setting(temperature=2.0, alpha=0.5), recipe)
+    monkeypatch.undo()
+    _, other = distilled(chain, Setting(temperature=2.0, alpha=0.5), recipe)
+    assert not np.array_equal(predict(half, inputs), predict(other, inputs))
 
 
-def test_the_objective_is_what_the_docs_say(chain: SimpleNamespace) -> None:
-    """reference: the first step's loss is alpha · T² · KL + (1 - alpha) · cross-entropy, by numpy."""
+@pytest.mark.parametrize("name", LOSSES.names())
+def test_every_loss_teaches(chain: SimpleNamespace, name: str) -> None:
+    """property: half a soft loss, half the labels: the student gets better on rows that it has not seen."""
+    setting, recipe = Setting(temperature=2.0, alpha=0.5), Recipe(epochs=12, batch_size=32, lr=0.01)
+    networks = distilled(chain, setting, recipe, Loss(name=name))
     dataset = chain.dataset
-    rows, labels = dataset.splits["train"], dataset.labels("train")
+    rows, labels = dataset.inputs[dataset.splits["val_search"]], dataset.labels("val_search")
+    before, after = (quality(predict(network, rows), labels) for network in networks)
+    assert after["nll"] < 0.9 * before["nll"] and after["accuracy"] > before["accuracy"]
+
+
+@pytest.fixture(scope="module")
+def partly(chain: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """The tiny table, every fifth row without a label."""
+    rows = replace(chain.rows, unlabeled=np.arange(len(chain.rows)) % 5 == 0)
+    return Dataset(data_stage.prepare(chain.config.data, rows, Store(tmp_path_factory.mktemp("partly"))))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("views", [Views(), NOISY], ids=["rows", "views"])
+def test_the_objective_is_what_the_docs_say(
+    chain: SimpleNamespace, partly: Dataset, views: Views, smoothing: float
+) -> None:
+    """reference: the first step's loss is alpha · T² · KL + (1 - alpha) · CE, by numpy, with the (smoothed) label where
+    it holds and with the ensemble's probabilities where there is none: unlabelled rows and changed views."""
+    rows = np.concatenate([partly.splits["train"], partly.splits["unlabeled"]])
+    count, labelled = len(rows), len(partly.splits["train"])
+    teacher_z = np.random.default_rng(0).normal(size=(views.count * count, 3)).astype(np.float32)
+    setting = Setting(temperature=3, alpha=0.6, label_smoothing=smoothing, share=0.4)
     capacity = chain.config.student.capacities[0]
-    network = build_network(capacity, dataset.spec, 0)
-    student_z = predict(network, dataset.inputs[rows]).astype(np.float64)
-    teacher_z = teacher_logits(chain.ensemble, chain.logits["train"])
-    p, q = (log_softmax(z.astype(np.float64) / 3, axis=-1) for z in (teacher_z, student_z))
+    network = build_network(capacity, partly.spec, 0)
+    items = Transfer(partly, views, 0.4).order(1, torch.Generator().manual_seed(0)).numpy()
+    places, numbers = items % count, items // count
+    student_z = predict(network, show(partly, views, rows[places], numbers)).astype(np.float64)
+    taught = teacher_z[items].astype(np.float64)
+    exact = np.eye(3)[partly.labels_of(rows)[places]] * (1 - smoothing) + smoothing / 3
+    holds = (places < labelled) & (numbers == 0)
+    assert 0 < holds.sum() < len(items)
+    goal = np.where(holds[:, None], exact, softmax(taught, axis=-1))
+    p, q = (log_softmax(z / 3, axis=-1) for z in (taught, student_z))
     soft = 9 * (np.exp(p) * (p - q)).sum(-1).mean()
-    hard = -log_softmax(student_z, axis=-1)[np.arange(len(rows)), labels].mean()
-    one_step = Recipe(epochs=1, batch_size=len(rows), lr=1e-9)
-    history = distil(network, dataset, teacher_z, Setting(temperature=3, alpha=0.6), one_step, Loss(), seed=0)
+    hard = -(goal * log_softmax(student_z, axis=-1)).sum(-1).mean()
+    one_step = Recipe(epochs=1, batch_size=labelled, lr=1e-9)
+    config = Student(capacities=(capacity,), views=views)
+    history = distil(network, partly, Targets(torch.from_numpy(teacher_z), None), setting, config, one_step, seed=0)
     assert history[0]["train_loss"] == pytest.approx(0.6 * soft + 0.4 * hard, rel=1e-5)
+
+
+def test_views_take_the_place_of_fresh_augmentation(tmp_path: Any) -> None:
+    """property: with several views the recipe's shift and flip are off, with one they are on; same seed, same bits."""
+    config = Data(source="digits", image_size=8)
+    rows = data_stage.read_source(config)
+    dataset = Dataset(data_stage.prepare(config, replace(rows, labels=rows.labels[:200]), Store(tmp_path)))
+    fresh = Recipe(epochs=2, augment={"shift": 0.25, "flip": True})
+    capacity = Capacity(name="net", family="timm", arch="resnet10t")
+
+    def trained(views: Views, recipe: Recipe) -> np.ndarray:
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Flatten(), nn.Linear(dataset.inputs[0].size, 10))
+        count = views.count * len(dataset.splits["train"])
+        targets = Targets(torch.randn(count, 10, generator=torch.Generator().manual_seed(1)), None)
+        student = Student(capacities=(capacity,), views=views)
+        distil(network, dataset, targets, SETTING, student, recipe, seed=0)
+        return predict(network, dataset.inputs[np.arange(20)])
+
+    several = Views(count=3, transforms=(View(name="shift", size=0.25),))
+    assert np.array_equal(trained(several, fresh), trained(several, Recipe(epochs=2)))
+    assert np.array_equal(trained(Views(), fresh), trained(Views(), fresh))
+    assert not np.array_equal(trained(Views(), fresh), trained(Views(), Recipe(epochs=2)))
+
+
+def test_logits_of_something_else_are_refused(chain: SimpleNamespace, store: Store) -> None:
+    """contract: logits of another split, of other views or of other data teach nobody; the message says which."""
+    chained, wrong = (chain.ensemble, chain.taught), chain.logits["val_search"][: len(chain.taught)]
+    with pytest.raises(InputError, match=r"logits 'mlp-0.-val_search': expected split transfer, got val_search"):
+        Targets.load(chain.data, Views(), chain.ensemble, wrong)
+    with pytest.raises(InputError, match=r"logits 'mlp-0.-transfer': expected views .*'count': 3.*, got .*'count': 1"):
+        Targets.load(chain.data, NOISY, *chained)
+    other = replace(chain.data, fingerprint="0" * 24)
+    with pytest.raises(InputError, match=r"expected data 0{24}, got " + chain.data.fingerprint):
+        student(SimpleNamespace(**{**vars(chain), "data": other}), store)
+    seen = [cache_logits(m, "transfer", chain.data, chain.config.logits, store, views=NOISY) for m in chain.members]
+    assert Targets.load(chain.data, NOISY, chain.ensemble, seen).logits.shape == (900, 3)
+
+
+def test_losses_that_teach_nothing_are_refused() -> None:
+    """contract: a loss that needs more classes is refused with the reason, and taken where there are enough."""
+    needy = {name: LOSSES.traits(name)["min_classes"] for name in LOSSES.names() if "dead" in LOSSES.traits(name)}
+    assert set(needy) == {"dist", "dkd", "lskd"}
+    for name, least in needy.items():
+        with pytest.raises(InputError) as caught:
+            check_loss(name, least - 1, "search.losses.1")
+        text = f"search.losses.1: loss {name!r} expects at least 3 classes, got 2: {LOSSES.traits(name)['dead']}"
+        assert str(caught.value) == text
+        check_loss(name, least, "student.loss")
+    check_loss("kd", 2, "student.loss")
 
 
 def test_figures_are_of_val_search(chain: SimpleNamespace, store: Store) -> None:
@@ -119,10 +244,16 @@ def test_figures_are_of_val_search(chain: SimpleNamespace, store: Store) -> None
 
 
 def test_a_setting_overrides_the_recipe() -> None:
-    """golden: only what the setting names is changed."""
-    recipe = Recipe(lr=0.1, weight_decay=0.2)
-    assert SETTING.applied(recipe) == recipe
-    assert Setting(temperature=1, alpha=1, lr=0.5).applied(recipe) == recipe.model_copy(update={"lr": 0.5})
+    """golden: only what the setting names is changed, each knob in its place; alpha may be 0 but not below."""
+    recipe = Recipe(lr=0.1, weight_decay=0.2, label_smoothing=0.1, augment={"noise": 0.3, "shift": 0.1})
+    assert applied(SETTING, recipe) == recipe
+    assert applied(Setting(lr=0.5), recipe) == recipe.model_copy(update={"lr": 0.5})
+    every = applied(Setting(lr=0.5, weight_decay=0.0, noise=0.0, label_smoothing=0.0), recipe)
+    assert (every.lr, every.weight_decay, every.label_smoothing, every.augment.noise) == (0.5, 0.0, 0.0, 0.0)
+    assert every.augment.shift == 0.1 and every.epochs == recipe.epochs
+    assert Setting().alpha == 0
+    with pytest.raises(ValidationError, match="greater than or equal to 0"):
+        Setting(alpha=-0.1)
 
 
 def test_capacities_have_seeds_of_their_own(chain: SimpleNamespace) -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from distillery.data import SOURCES
-from distillery.losses import LOSSES
+from distillery.gates import DEFAULT_GATES, Gate
 from distillery.models import MODELS
 from distillery.registry import closest
 from distillery.sections import Choice, Section
+from distillery.space import Loss, Range, Search
+from distillery.views import VIEWS
 from distillery.weightings import WEIGHTINGS
 
 Size = Annotated[float, Field(gt=0)]
@@ -29,13 +30,17 @@ class Split(Section):
 
 
 class Data(Choice):
-    """The rows. `image_size` is the side in pixels to which images are resized."""
+    """The rows. `image_size` is the side in pixels to which images are resized.
+
+    `scale` of a table's numbers: each column for itself, or shared by all, for columns in one unit such as pixels.
+    """
 
     registry = SOURCES
     selector = "source"
     source: str
     image_size: int = Field(32, ge=4, le=1024)
     image_fit: Literal["crop", "squash"] = "crop"
+    scale: Literal["column", "shared"] = "column"
     split: Split = Split()
 
 
@@ -122,79 +127,40 @@ class Weighting(Choice):
 
 
 class Ensemble(Section):
-    """Candidates for the ensemble; the choice among them is made on val_ensemble, cross-fitted."""
+    """Candidates for the ensemble; the choice among them is made on val_ensemble, cross-fitted.
 
-    weightings: tuple[Weighting, ...] = Field(
-        (Weighting(name="uniform"), Weighting(name="convex"), Weighting(name="greedy")), min_length=1
-    )
+    Without `weightings` these are uniform, convex, greedy and stacking, as far as the rows of val_ensemble suffice.
+    """
+
+    weightings: Annotated[tuple[Weighting, ...], Field(min_length=1)] | None = None
     pools: tuple[Literal["probs", "logits"], ...] = Field(("probs", "logits"), min_length=1)
     folds: int = Field(5, ge=2)
+    prune: bool = Field(False, description="leave out members that the ensemble does not miss")
+    prune_tolerance: float = Field(0.001, ge=0, description="nats of NLL that leaving members out may cost")
 
 
-class Loss(Choice):
-    """The soft loss. ``alpha`` is the weight of the soft term: ``alpha * soft + (1 - alpha) * CE``."""
+class View(Choice):
+    """One transform of the rows that the student is shown."""
 
-    registry = LOSSES
+    registry = VIEWS
     selector = "name"
-    name: str = "kd"
+    name: str
 
 
-class Range(Section):
-    """An interval to search."""
+class Views(Section):
+    """Changed versions of each training row, which the teachers label and the student is shown, exactly the same ones.
 
-    low: float
-    high: float
-    log: bool = False
+    View 0 is the row itself; the others go through `transforms` in their order.
+    """
 
-    @model_validator(mode="after")
-    def _ordered(self) -> Range:
-        if not self.low < self.high:
-            raise ValueError(f"expected low < high, got {self.low} and {self.high}")
-        if self.log and self.low <= 0:
-            raise ValueError(f"expected low > 0 on a log scale, got {self.low}")
-        return self
-
-
-Space = Range | float
-KNOBS = ("temperature", "alpha", "lr", "weight_decay")
-
-
-class Search(Section):
-    """One Optuna study. A number instead of a range fixes a knob. Every capacity gets its share of the trials."""
-
-    trials: int = Field(24, ge=1)
-    temperature: Space = Range(low=1, high=8, log=True)
-    alpha: Space = Range(low=0.3, high=1)
-    lr: Space | None = None
-    weight_decay: Space | None = None
-    epochs: int | None = Field(None, ge=1, description="epochs of a trial; None trains it as long as the final student")
-    objectives: tuple[Literal["nll", "error", "latency_ms", "params", "macs"], ...] = ("nll", "latency_ms", "params")
-    choose: Literal["best", "smallest_within_one_se"] = "best"
-    max_latency_ms: float | None = Field(None, gt=0)
-    max_params: int | None = Field(None, gt=0)
-    known_good: tuple[dict[str, float], ...] = (
-        {"temperature": 4.0, "alpha": 0.7},
-        {"temperature": 1.0, "alpha": 1.0},
-    )
+    count: int = Field(1, ge=1)
+    transforms: tuple[View, ...] = ()
+    seed: int = Field(0, ge=0, lt=1 << 32)
 
     @model_validator(mode="after")
-    def _in_bounds(self) -> Search:
-        for name, bounds, allowed in (
-            ("temperature", "> 0", lambda v: 0 < v < math.inf),
-            ("alpha", "in [0, 1]", lambda v: 0 <= v <= 1),
-            ("lr", "> 0", lambda v: 0 < v < math.inf),
-            ("weight_decay", ">= 0", lambda v: 0 <= v < math.inf),
-        ):
-            space = getattr(self, name)
-            for value in [space.low, space.high] if isinstance(space, Range) else [space]:
-                if value is not None and not allowed(value):
-                    raise ValueError(f"{name}: expected a value {bounds}, got {value}")
-        for point in self.known_good:
-            for knob in point:
-                if knob not in KNOBS:
-                    raise ValueError(f"known_good: {closest(knob, KNOBS)}")
-        if len(self.objectives) < 2 or self.objectives[0] not in ("nll", "error"):
-            raise ValueError(f"objectives: expected nll or error first and at least one cost, got {self.objectives}")
+    def _consistent(self) -> Views:
+        if (self.count > 1) != bool(self.transforms):
+            raise ValueError(f"expected transforms with a count above 1, got {self.count} and {len(self.transforms)}")
         return self
 
 
@@ -204,9 +170,7 @@ class Student(Section):
     capacities: tuple[Capacity, ...] = Field(min_length=1)
     recipe: Recipe = Recipe()
     loss: Loss = Loss()
-    views: int = Field(
-        1, ge=1, description="images only: augmented versions of each training row that the teachers label, too"
-    )
+    views: Views = Views()
 
     @model_validator(mode="after")
     def _names_differ(self) -> Student:
@@ -228,6 +192,8 @@ class Evaluation(Section):
     confidence: float = Field(0.95, gt=0, lt=1)
     latency_runs: int = Field(300, ge=10)
     batch_size: int = Field(256, ge=1)
+    groups: tuple[str, ...] = Field((), description="columns of a table whose values are reported one by one")
+    robustness_rows: int = Field(2000, ge=0, description="test rows that are disturbed to see what breaks; 0: none")
 
 
 class Experiment(Section):
@@ -242,6 +208,7 @@ class Experiment(Section):
     student: Student
     search: Search = Search()
     evaluation: Evaluation = Evaluation()
+    gates: tuple[Gate, ...] = DEFAULT_GATES
 
     @model_validator(mode="after")
     def _kinds_fit(self) -> Experiment:
@@ -257,8 +224,8 @@ class Experiment(Section):
         if self.search.trials < len(self.student.capacities):
             count = len(self.student.capacities)
             raise ValueError(f"search.trials: expected one for each of {count} capacities, got {self.search.trials}")
-        if self.student.views > 1:
-            self._check_views(kind)
+        self._check_views(kind)
+        self._check_search(kind)
         for path, models in (
             ("teachers.members", self.teachers.members),
             ("student.capacities", self.student.capacities),
@@ -270,14 +237,29 @@ class Experiment(Section):
         return self
 
     def _check_views(self, kind: str) -> None:
-        augment = self.student.recipe.augment
-        if kind != "image":
-            raise ValueError(f"student.views: for images only, got {self.student.views} for {kind} data")
-        if not (augment.shift or augment.flip):
-            raise ValueError("student.views: expected a shift or flip in student.recipe.augment, got none")
+        for index, view in enumerate(self.student.views.transforms):
+            if kind not in VIEWS.traits(view.name)["kinds"]:
+                fitting = [n for n in VIEWS.names() if kind in VIEWS.traits(n)["kinds"]]
+                raise ValueError(f"student.views.transforms.{index}: for {kind} data {closest(view.name, fitting)}")
         given = [m.name for m in self.teachers.members if m.family == "given"]
-        if given:
+        if given and self.student.views.count > 1:
             raise ValueError(f"student.views: teacher {given[0]!r} has given logits, which cannot label new views")
+
+    def _check_search(self, kind: str) -> None:
+        search = self.search
+        if kind == "image":
+            for path, knobs in (("search", search), ("search.baseline", search.baseline)):
+                if knobs is not None and knobs.noise is not None:
+                    raise ValueError(f"{path}.noise: not for image data")
+        unseen = self.student.views.count > 1 or self.data.options.get("unlabeled_path")
+        if search.share is not None and not unseen:
+            raise ValueError(
+                "search.share: expected student.views with a count above 1, or unlabelled rows; got neither"
+            )
+        spaces = list(search.ranges().values()) + [v for loss in search.losses for v in loss.options.values()]
+        free = len(search.losses) > 1 or any(isinstance(space, Range) for space in spaces)
+        if not free and search.trials > len(self.student.capacities):
+            raise ValueError(f"search: expected a range in at least one knob for {search.trials} trials, got none")
 
 
 def _distinct(names: list[str]) -> None:

@@ -15,11 +15,14 @@ from distillery import preprocess
 from distillery.config import Data
 from distillery.data import SOURCES, Rows
 from distillery.errors import InputError
+from distillery.landmarks import landmarks
 from distillery.models import InputSpec
 from distillery.splits import split_rows
 from distillery.store import Handle, Store, write_json
+from distillery.views import Pool
 
-VERSION = 1
+VERSION = 2
+LANDMARKS = 257  # of every number on train, among which networks place the edges of their bins
 
 log = logging.getLogger(__name__)
 
@@ -43,14 +46,21 @@ def prepare(config: Data, rows: Rows, store: Store) -> Handle:
     Raises:
         InputError: Rows cannot be split, or an image cannot be read and the config says to stop.
     """
-    shape = {"image_size": config.image_size, "image_fit": config.image_fit} if rows.kind == "image" else {}
+    shape = (
+        {"image_size": config.image_size, "image_fit": config.image_fit}
+        if rows.kind == "image"
+        else {"scale": config.scale}
+    )
     key = [VERSION, rows.digest, rows.on_error, shape, config.split]
     return store.stage("data", config.source, key, lambda work: _build(work, config, rows))
 
 
 def _build(work: Path, config: Data, rows: Rows) -> dict[str, Any]:
-    classes, labels = np.unique(rows.labels, return_inverse=True)
-    np.save(work / "labels.npy", labels.astype(np.int64))
+    known = np.ones(len(rows), bool) if rows.unlabeled is None else ~rows.unlabeled
+    classes, found = np.unique(rows.labels[known], return_inverse=True)
+    labels = np.full(len(rows), -1, np.int64)
+    labels[known] = found
+    np.save(work / "labels.npy", labels)
     if rows.kind == "image":
         # Fail on what the labels alone can tell before the long part, the decoding.
         _split(config, rows, None)
@@ -60,13 +70,18 @@ def _build(work: Path, config: Data, rows: Rows) -> dict[str, Any]:
     else:
         assert rows.frame is not None
         splits = _split(config, rows, None)
-        graph = preprocess.table_graph(rows.frame.iloc[splits["train"]])
+        graph = preprocess.table_graph(rows.frame.iloc[splits["train"]], config.scale)
         usable = _pack(work, graph, rows)
     onnx.save(graph, work / "preprocess.onnx")
     np.savez(work / "splits.npz", **splits)  # type: ignore[arg-type]
     inputs = np.load(work / "inputs.npy", mmap_mode="r")
-    mean, std = _moments(inputs, splits["train"]) if rows.kind == "image" else ((), ())
-    spec = InputSpec(rows.kind, inputs.shape[1:], len(classes), mean, std)
+    if rows.kind == "image":
+        spec = InputSpec(rows.kind, inputs.shape[1:], len(classes), *_moments(inputs, splits["train"]))
+    else:
+        sources = preprocess.feature_sources(graph)
+        numbers = _numbers(inputs[splits["train"]], sources)
+        spec = InputSpec(rows.kind, inputs.shape[1:], len(classes), numbers=numbers)
+        write_json(work / "features.json", sources)
     skipped = [rows.names[i] if rows.names else str(i) for i in np.flatnonzero(~usable)]
     write_json(work / "dataset.json", {"classes": classes.tolist(), "spec": spec.to_json(), "skipped": skipped})
     counts = {f"rows_{name}": len(ids) for name, ids in splits.items()}
@@ -76,7 +91,12 @@ def _build(work: Path, config: Data, rows: Rows) -> dict[str, Any]:
 def _split(config: Data, rows: Rows, usable: np.ndarray | None) -> dict[str, np.ndarray]:
     settings = config.split.model_dump()
     ordered, seed = settings.pop("order") == "ordered", settings.pop("seed")
-    return split_rows(rows.labels, settings, ordered=ordered, seed=seed, given_test=rows.given_test, usable=usable)
+    if rows.unlabeled is not None:
+        usable = ~rows.unlabeled if usable is None else usable & ~rows.unlabeled
+    parts = split_rows(rows.labels, settings, ordered=ordered, seed=seed, given_test=rows.given_test, usable=usable)
+    if rows.unlabeled is not None:
+        parts["unlabeled"] = np.flatnonzero(rows.unlabeled)
+    return parts
 
 
 def _pack(work: Path, graph: onnx.ModelProto, rows: Rows) -> np.ndarray:
@@ -117,6 +137,20 @@ def _moments(inputs: np.ndarray, train: np.ndarray) -> tuple[tuple[float, ...], 
     return tuple(mean.tolist()), tuple(std.tolist())
 
 
+def _numbers(train: np.ndarray, sources: list[tuple[str, str]]) -> tuple[tuple[tuple[float, int], ...], ...]:
+    """Landmarks of every feature that holds a number, each with the rows from it up to the next one."""
+    return tuple(
+        _landmarks(column) if kind == "number" else () for column, (_, kind) in zip(train.T, sources, strict=True)
+    )
+
+
+def _landmarks(column: np.ndarray) -> tuple[tuple[float, int], ...]:
+    values, counts = np.unique(column, return_counts=True)
+    places = landmarks(values, counts, LANDMARKS)
+    mass = np.add.reduceat(counts, places)
+    return tuple((float(v), int(m)) for v, m in zip(values[places], mass, strict=True))
+
+
 @dataclass(frozen=True)
 class Dataset:
     """A finished `data` stage, opened. Inputs stay on disk until rows are taken."""
@@ -148,6 +182,15 @@ class Dataset:
         """What a model is fed."""
         return InputSpec.from_json(self._facts["spec"])
 
+    @cached_property
+    def pool(self) -> Pool:
+        """The training rows, for views."""
+        features: list[tuple[str, str]] = self.handle.json("features.json") if self.spec.kind == "table" else []
+        names = {name: number for number, name in enumerate(dict.fromkeys(name for name, _ in features))}
+        columns = np.array([names[name] for name, _ in features], np.int64)
+        numeric = np.array([kind == "number" for _, kind in features], bool)
+        return Pool(self.inputs, self.splits["train"], columns, numeric)
+
     @property
     def classes(self) -> list[str]:
         """Class names, in the order of the logits' columns."""
@@ -158,6 +201,20 @@ class Dataset:
         """Names of rows that could not be read."""
         return list(self._facts["skipped"])
 
+    @property
+    def unlabeled(self) -> np.ndarray:
+        """Ids of the rows without a label, ascending; perhaps none."""
+        return self.splits.get("unlabeled", np.empty(0, np.int64))
+
     def labels(self, split: str) -> np.ndarray:
         """Class ids of a split, int64 [rows]."""
         return self._labels[self.splits[split]]
+
+    def labels_of(self, rows: np.ndarray) -> np.ndarray:
+        """Class ids of rows of the source, int64 [rows]; -1 for rows without a label.
+
+        Raises:
+            AssertionError: A row is of the test split.
+        """
+        assert not np.isin(rows, self.splits["test"]).any()
+        return self._labels[rows]

@@ -12,7 +12,14 @@ from distillery.metrics import reliability
 
 matplotlib.use("Agg")
 
-COLOURS = {"teacher": "#8a8a8a", "ensemble": "#222222", "baseline": "#d98c3f", "student": "#2f7ab8", "trial": "#a9c9e2"}
+COLOURS = {
+    "teacher": "#8a8a8a",
+    "ensemble": "#222222",
+    "plain baseline": "#d98c3f",
+    "tuned baseline": "#b5533c",
+    "student": "#2f7ab8",
+    "trial": "#a9c9e2",
+}
 
 
 def front_figure(rows: list[dict[str, Any]]) -> Figure:
@@ -20,7 +27,7 @@ def front_figure(rows: list[dict[str, Any]]) -> Figure:
     figure = Figure(figsize=(8, 5.5), layout="constrained")
     axes = figure.add_subplot()
     shown = [r for r in rows if r["latency_ms_p50"] and r["params"]]
-    for role in ("ensemble", "teacher", "baseline", "student"):
+    for role in ("ensemble", "teacher", "plain baseline", "tuned baseline", "student"):
         mine = [r for r in shown if r["role"] == role]
         if mine:
             area = [40 + 60 * max(0.0, np.log10(r["params"]) - 2) for r in mine]
@@ -118,17 +125,24 @@ def confusion_figure(counts: np.ndarray, classes: list[str], title: str) -> Figu
 
 
 def search_figure(trials: list[dict[str, Any]]) -> Figure:
-    """Validation NLL of every trial against temperature and against alpha, by capacity."""
-    figure = Figure(figsize=(10, 4.5), layout="constrained")
-    complete = [t for t in trials if t["state"] == "complete"]
-    for position, knob in enumerate(("temperature", "alpha")):
-        axes = figure.add_subplot(1, 2, position + 1)
-        for capacity in dict.fromkeys(t["capacity"] for t in complete):
-            mine = [t for t in complete if t["capacity"] == capacity]
-            axes.scatter([t["setting"][knob] for t in mine], [t["nll"] for t in mine], label=capacity, alpha=0.8)
-        axes.set(xlabel=knob, ylabel="val_search NLL", title=f"Trials by {knob}")
+    """Validation NLL of every finished trial against each searched knob, by capacity; crosses were stopped early."""
+    shown = [t for t in trials if t["state"] != "fail"]
+    knobs = list(dict.fromkeys(k for t in shown for k in t["proposal"])) or ["number"]
+    columns = min(4, len(knobs))
+    lines = -(-len(knobs) // columns)
+    figure = Figure(figsize=(1 + 3.6 * columns, 0.5 + 3.2 * lines), layout="constrained")
+    for position, knob in enumerate(knobs):
+        axes = figure.add_subplot(lines, columns, position + 1)
+        for index, capacity in enumerate(dict.fromkeys(t["capacity"] for t in shown)):
+            for state, marker in (("complete", "o"), ("stopped", "x")):
+                mine = [t for t in shown if t["capacity"] == capacity and t["state"] == state]
+                points = [(t["proposal"].get(knob, t["number"]), t["nll"]) for t in mine]
+                if points:
+                    label = capacity if state == "complete" else None
+                    axes.scatter(*zip(*points, strict=True), label=label, marker=marker, color=f"C{index}", alpha=0.8)
+        axes.set(xlabel=knob, ylabel="val_search NLL")
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
+    axes.legend(fontsize=8)
     return figure
 
 

@@ -115,13 +115,16 @@ def gap_recovery(
     Where the interval of the gap itself contains zero, the ratio means nothing: value None, note "gap not significant".
     """
     gap = paired_difference(ensemble_N, baseline_N, resamples=resamples, confidence=confidence, seed=seed)
-    assert gap.low is not None and gap.high is not None
+    assert gap.value is not None and gap.low is not None and gap.high is not None
+    sliver = np.copysign(1e-12, gap.value)
     if gap.low <= 0 <= gap.high:
         return Interval(None, None, None, f"gap not significant: [{gap.low:.4g}, {gap.high:.4g}]")
 
     def ratio(student: np.ndarray, baseline: np.ndarray, ensemble: np.ndarray, axis: int = -1) -> np.ndarray:
         low = baseline.mean(axis)
-        return (student.mean(axis) - low) / (ensemble.mean(axis) - low)
+        apart = ensemble.mean(axis) - low
+        # A resample may hold no gap at all; without a number there, the whole interval would be none.
+        return (student.mean(axis) - low) / np.where(apart == 0, sliver, apart)
 
     found = stats.bootstrap(
         (student_N, baseline_N, ensemble_N),

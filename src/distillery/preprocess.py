@@ -5,6 +5,7 @@ Because there is only one implementation, the exported student cannot see other 
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ OPSET = 20
 IR_VERSION = 10
 RARE = 10  # a category seen fewer times than this in training is treated like one never seen
 MAX_CATEGORIES = 100
+FEATURES = "distillery.features"  # what every feature was made from, kept with the graph
 
 
 def image_graph(channels: int, size: int, fit: str) -> onnx.ModelProto:
@@ -57,18 +59,19 @@ def image_graph(channels: int, size: int, fit: str) -> onnx.ModelProto:
     return parser.parse_model(text)
 
 
-def table_graph(train: pd.DataFrame) -> onnx.ModelProto:
+def table_graph(train: pd.DataFrame, scale: str = "column") -> onnx.ModelProto:
     """One input per column (float64 or text [N]) -> float32 [N, features], fitted on the training rows.
 
     Numbers: missing values become the median, then zero mean and unit variance; a column that has missing values gets
     a second feature that marks them. Text: one feature per category, all zero for one that training did not show.
+    With the scale ``shared``, all numbers have one mean and one variance, for columns in the same unit such as pixels.
     """
     builder = _Builder()
     numbers = [str(c) for c in train.columns if is_number(train[c])]
     texts = [str(c) for c in train.columns if not is_number(train[c])]
     feeds = table_feeds(train)
     if numbers:
-        _number_nodes(builder, numbers, np.stack([feeds[n] for n in numbers], axis=1))
+        _number_nodes(builder, numbers, np.stack([feeds[n] for n in numbers], axis=1), scale == "shared")
     for index, name in enumerate(texts):
         _text_nodes(builder, index, name, feeds[name])
     builder.node("Concat", builder.parts, "distillery.inputs", axis=1)
@@ -80,8 +83,15 @@ def table_graph(train: pd.DataFrame) -> onnx.ModelProto:
     graph = helper.make_graph(builder.nodes, "preprocess", inputs, [output], builder.constants)
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("ai.onnx.ml", 4)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
+    helper.set_model_props(model, {FEATURES: json.dumps(builder.sources)})
     onnx.checker.check_model(model)
     return model
+
+
+def feature_sources(graph: onnx.ModelProto) -> list[tuple[str, str]]:
+    """(source column, kind) of every feature that a table's graph makes: `number`, `missing` or `category`."""
+    found = {p.key: p.value for p in graph.metadata_props}
+    return [(column, kind) for column, kind in json.loads(found[FEATURES])]
 
 
 class _Builder:
@@ -92,6 +102,7 @@ class _Builder:
         self.constants: list[onnx.TensorProto] = []
         self.parts: list[str] = []
         self.width = 0
+        self.sources: list[tuple[str, str]] = []
 
     def node(self, op: str, inputs: list[str], output: str, domain: str = "", **attributes: Any) -> str:
         self.nodes.append(helper.make_node(op, inputs, [output], domain=domain, **attributes))
@@ -101,29 +112,33 @@ class _Builder:
         self.constants.append(numpy_helper.from_array(value, name))
         return name
 
-    def features(self, name: str, width: int) -> None:
+    def features(self, name: str, columns: list[str], kind: str) -> None:
         self.parts.append(name)
-        self.width += width
+        self.width += len(columns)
+        self.sources += [(column, kind) for column in columns]
 
 
-def _number_nodes(builder: _Builder, names: list[str], values: np.ndarray) -> None:
+def _number_nodes(builder: _Builder, names: list[str], values: np.ndarray, shared: bool) -> None:
     imputer = SimpleImputer(strategy="median", keep_empty_features=True).fit(values)
-    scaler = StandardScaler().fit(imputer.transform(values))
+    complete = imputer.transform(values)
+    scaler = StandardScaler().fit(complete.reshape(-1, 1) if shared else complete)
+    mean, spread = (np.broadcast_to(v, len(names)).astype(np.float64) for v in (scaler.mean_, scaler.scale_))
     one = builder.constant("distillery.axis1", np.array([1], np.int64))
     columns = [builder.node("Unsqueeze", [name, one], f"distillery.column_{i}") for i, name in enumerate(names)]
     raw = builder.node("Concat", columns, "distillery.numbers", axis=1)
     gone = builder.node("IsNaN", [raw], "distillery.missing")
     median = builder.constant("distillery.median", imputer.statistics_.astype(np.float64))
     filled = builder.node("Where", [gone, median, raw], "distillery.filled")
-    centred = builder.node("Sub", [filled, builder.constant("distillery.mean", scaler.mean_)], "distillery.centred")
-    scaled = builder.node("Div", [centred, builder.constant("distillery.scale", scaler.scale_)], "distillery.scaled")
-    builder.features(builder.node("Cast", [scaled], "distillery.scaled32", to=TensorProto.FLOAT), len(names))
+    centred = builder.node("Sub", [filled, builder.constant("distillery.mean", mean)], "distillery.centred")
+    scaled = builder.node("Div", [centred, builder.constant("distillery.scale", spread)], "distillery.scaled")
+    builder.features(builder.node("Cast", [scaled], "distillery.scaled32", to=TensorProto.FLOAT), names, "number")
     marked = np.flatnonzero(np.isnan(values).any(0))
     if len(marked):
         chosen = builder.node(
             "Gather", [gone, builder.constant("distillery.marked", marked)], "distillery.marks", axis=1
         )
-        builder.features(builder.node("Cast", [chosen], "distillery.marks32", to=TensorProto.FLOAT), len(marked))
+        marks = builder.node("Cast", [chosen], "distillery.marks32", to=TensorProto.FLOAT)
+        builder.features(marks, [names[i] for i in marked], "missing")
 
 
 def _text_nodes(builder: _Builder, index: int, name: str, values: np.ndarray) -> None:
@@ -144,7 +159,7 @@ def _text_nodes(builder: _Builder, index: int, name: str, values: np.ndarray) ->
     one_hot = builder.node(
         "Gather", [builder.constant(f"distillery.table_{index}", table), code], f"distillery.hot_{index}", axis=0
     )
-    builder.features(one_hot, len(known))
+    builder.features(one_hot, [name] * len(known), "category")
 
 
 def session(model: onnx.ModelProto | str, threads: int | None = None) -> ort.InferenceSession:

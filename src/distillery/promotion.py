@@ -1,20 +1,25 @@
-"""Whether a student may become the champion: a pure function of per-row figures, so that it can be checked by hand."""
+"""Whether a student may become the champion: a pure function of measured figures, so that it can be checked by hand."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from distillery.metrics import paired_difference
+from distillery.gates import Gate, Verdict, judge
+from distillery.metrics import Interval, paired_difference
+
+SERVED = {"latency_ms_p50": "served_latency_ms_p50", "latency_ms_p95": "served_latency_ms_p95", "size_mb": "onnx_mb"}
 
 
 @dataclass(frozen=True)
 class Decision:
-    """The verdict and every reason for it."""
+    """The verdict, every reason for it, and what each gate found."""
 
     promoted: bool
     reasons: list[str]
+    gates: list[Verdict] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -26,30 +31,70 @@ class Outcome:
     correct: np.ndarray
 
 
-def decide(
-    student: Outcome, baseline: Outcome, champion: Outcome | None, *, resamples: int, confidence: float
-) -> Decision:
-    """Promoted only if the student beats its own baseline and the reigning champion, all on the same test rows.
+def gate_figures(evaluation: dict[str, Any], exported: dict[str, Any]) -> dict[str, Interval]:
+    """Every figure that a gate may name.
 
-    To beat the baseline: lower NLL and no lower accuracy; whether the gain may be chance is said in the reason. To
-    replace a champion the NLL gain must be beyond chance: its lower bound (paired bootstrap over rows) above zero.
+    Args:
+        evaluation: The content of stage `evaluation`.
+        exported: The metrics of stage `export`.
     """
-    settings = {"resamples": resamples, "confidence": confidence}
-    verdicts = [_beats(student, baseline, beyond_chance=False, **settings)]  # type: ignore[arg-type]
-    if champion is not None:
-        verdicts.append(_beats(student, champion, beyond_chance=True, **settings))  # type: ignore[arg-type]
-    else:
-        verdicts.append((True, "there is no champion yet"))
-    return Decision(all(passed for passed, _ in verdicts), [text for _, text in verdicts])
+    found: dict[str, Interval] = {}
+    for other, pair in evaluation["gains"].items():
+        found |= {f"{k}_gain_over_{other}": Interval(**v) for k, v in pair.items()}
+    recovery = {k: Interval(**v) for k, v in evaluation["gap_recovery"].get("tuned", {}).items()}
+    found |= {f"{k}_recovery": v for k, v in recovery.items()}
+    known = [v for v in recovery.values() if v.value is not None]
+    if recovery:
+        found["recovery"] = max(known, key=lambda v: v.value or 0.0) if known else next(iter(recovery.values()))
+    student = next(r for r in evaluation["rows"] if r["role"] == "student" and r["chosen"])
+    whole = next(r for r in evaluation["rows"] if f"{r['role']} {r['name']}" == evaluation["ensemble"])
+    numbers = {k: student[k] for k in ("accuracy", "nll", "ece", "agreement", "params")}
+    numbers |= {"ece_over_ensemble": student["ece"] - whole["ece"], "parity": exported["parity"]}
+    numbers |= {k: exported[v] for k, v in SERVED.items()}
+    found |= {k: Interval(v, v, v) for k, v in numbers.items()}
+    found["worst_class_drop"] = Interval(**evaluation["worst_class_drop"])
+    found["worst_group_drop"] = Interval(
+        **evaluation["groups"].get("worst", {"value": None, "low": None, "high": None, "note": "no groups declared"})
+    )
+    disturbed = [(r["disturbance"], r["beyond_ensemble"]) for r in evaluation["robustness"]]
+    if disturbed:
+        name, worst = max(disturbed, key=lambda pair: pair[1]["value"])
+        found["robustness_drop"] = Interval(**{**worst, "note": name})
+    return found
 
 
-def _beats(
-    student: Outcome, rival: Outcome, *, beyond_chance: bool, resamples: int, confidence: float
-) -> tuple[bool, str]:
+def decide(
+    gates: tuple[Gate, ...],
+    figures: dict[str, Interval],
+    student: Outcome,
+    champion: Outcome | None,
+    *,
+    resamples: int,
+    confidence: float,
+) -> Decision:
+    """Promoted only if no gate is failed and the student beats the reigning champion on the same test rows.
+
+    To replace a champion the NLL gain must be beyond chance: its lower bound (paired bootstrap over rows) above zero.
+    """
+    verdicts = judge(gates, figures)
+    reasons = [f"{_word(v.passed)} {v.text}" for v in verdicts]
+    passed = all(v.passed is not False for v in verdicts)
+    if champion is None:
+        reasons.append("there is no champion yet")
+        return Decision(passed, reasons, verdicts)
+    better, text = _beats(student, champion, resamples=resamples, confidence=confidence)
+    return Decision(passed and better, [*reasons, text], verdicts)
+
+
+def _word(passed: bool | None) -> str:
+    return {True: "passed", False: "FAILED", None: "open"}[passed]
+
+
+def _beats(student: Outcome, rival: Outcome, *, resamples: int, confidence: float) -> tuple[bool, str]:
     gain = paired_difference(rival.nll, student.nll, resamples=resamples, confidence=confidence)
     accuracy = float(student.correct.mean() - rival.correct.mean())
     assert gain.value is not None and gain.low is not None
-    passed = (gain.low if beyond_chance else gain.value) > 0 and accuracy >= 0
+    passed = gain.low > 0 and accuracy >= 0
     chance = "" if gain.low > 0 or gain.value <= 0 else ", which may be chance"
     return passed, (
         f"{'beats' if passed else 'does not beat'} {rival.name}: NLL gain {gain.value:+.4f} "

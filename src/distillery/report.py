@@ -5,9 +5,21 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+from distillery.advice import advise
 from distillery.config import Experiment
 from distillery.dataset import Dataset
 from distillery.store import Handle
+
+JUDGED = (
+    "gains",
+    "gap_recovery",
+    "seeds",
+    "worst_class_drop",
+    "groups",
+    "robustness",
+    "optimism",
+    "compression",
+)
 
 
 def assemble(
@@ -15,6 +27,7 @@ def assemble(
     data: Handle,
     ensemble: Handle,
     search: Handle,
+    baseline_search: Handle,
     evaluation: Handle,
     export: Handle,
     promotion: dict[str, Any],
@@ -28,6 +41,7 @@ def assemble(
         data: Stage `data`.
         ensemble: Stage `ensemble`.
         search: Stage `search`.
+        baseline_search: The same without a teacher.
         evaluation: Stage `evaluation`.
         export: Stage `export`.
         promotion: `promoted`, `version`, `reasons`.
@@ -36,13 +50,13 @@ def assemble(
     """
     judged = evaluation.json("evaluation.json")
     pooled = ensemble.json("ensemble.json")
-    found = search.json("search.json")
+    found, alone = search.json("search.json"), baseline_search.json("search.json")
     used = pooled["table"][pooled["chosen"]]
     rows = judged["rows"]
     for row in rows:
         if row["role"] == "student" and row["chosen"]:
             row.update({k: v for k, v in export.metrics.items() if k != "parity"})
-    return {
+    tree = {
         "name": config.name,
         "classes": judged["classes"],
         "rows": rows,
@@ -52,23 +66,21 @@ def assemble(
             "members": dict(zip(pooled["members"], used["weights"], strict=True)),
             "reason": pooled["reason"],
             "candidates": pooled["table"],
+            "diversity": pooled["diversity"],
+            "pruning": pooled["pruning"],
         },
-        "search": {
-            "study": found["study"],
-            "trials": found["trials"],
-            "front": found["front"],
-            "best": found["best"],
-            "chosen": found["chosen"],
-        },
-        "gap_recovery": judged["gap_recovery"],
-        "compression": judged["compression"],
+        "search": {k: found[k] for k in ("study", "trials", "front", "ranked", "chosen")},
+        "baseline_search": {k: alone[k] for k in ("study", "trials", "ranked")},
+        **{k: judged[k] for k in JUDGED},
         "export": export.metrics,
         "promotion": promotion,
         "data": {**data.metrics, "skipped_rows": Dataset(data).skipped, "test_rows_digest": judged["test_rows_digest"]},
         "config": config.model_dump(mode="json"),
+        "store": {handle.stage: handle.path for handle in (data, ensemble, search, evaluation, export)},
         "seconds": {**_seconds(handles), "total": total_seconds},
         "cached": sorted({h.stage for h in handles} - {h.stage for h in handles if not h.cached}),
     }
+    return {**tree, "advice": advise(tree, config.search.max_latency_ms)}
 
 
 def _seconds(handles: list[Handle]) -> dict[str, float]:
@@ -82,10 +94,19 @@ def _seconds(handles: list[Handle]) -> dict[str, float]:
 def without_timing(report: dict[str, Any]) -> dict[str, Any]:
     """A copy of a report without what a clock decides and without where it was recorded: equal for equal runs."""
     tree: dict[str, Any] = copy.deepcopy(report)
-    for key in ("seconds", "cached", "mlflow_run"):
+    for key in ("seconds", "cached", "mlflow_run", "advice", "store"):
         tree.pop(key, None)
-    for row in [*tree["rows"], tree["export"], tree["compression"], *tree["search"]["trials"]]:
+    for row in [
+        *tree["rows"],
+        tree["export"],
+        tree["compression"],
+        *tree["search"]["trials"],
+        *tree["baseline_search"]["trials"],
+    ]:
         for key in [k for k in row if "latency" in k or "throughput" in k or k == "seconds"]:
             row.pop(key)
     tree["search"].pop("front")  # latency may be one of its objectives
+    gates = tree["promotion"].get("gates", [])
+    tree["promotion"]["gates"] = [gate for gate in gates if "latency" not in gate["figure"]]
+    tree["promotion"]["reasons"] = [text for text in tree["promotion"]["reasons"] if "latency ms" not in text]
     return tree

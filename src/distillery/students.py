@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Container
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import nn
+from torch.nn.functional import cross_entropy, one_hot
 
-from distillery.config import Capacity, Loss, Recipe, Student
+from distillery.config import Capacity, Recipe, Student, Views
 from distillery.dataset import Dataset
 from distillery.ensemble import teacher_logits
+from distillery.errors import InputError
+from distillery.logits import check_belongs
 from distillery.losses import LOSSES
 from distillery.metrics import quality
 from distillery.models import InputSpec
-from distillery.sections import Section
+from distillery.space import Loss, Setting
 from distillery.store import Handle, Store, write_json
 from distillery.teachers import (
     build_network,
@@ -27,66 +31,115 @@ from distillery.teachers import (
     save_network,
     validator,
 )
-from distillery.training.fit import Inputs, OnEpoch, fit, predict
+from distillery.training.fit import OnEpoch, fit, predict
+from distillery.transfer import Transfer
 
-VERSION = 1
+VERSION = 2
 
 
-class Setting(Section):
-    """What the search chose for a student. None keeps the recipe's own value."""
+def applied(setting: Setting, recipe: Recipe) -> Recipe:
+    """The recipe with the setting's own values in it."""
+    names = ("lr", "weight_decay", "label_smoothing", "epochs")
+    changes: dict[str, Any] = {k: getattr(setting, k) for k in names if getattr(setting, k) is not None}
+    if setting.noise is not None:
+        changes["augment"] = recipe.augment.model_copy(update={"noise": setting.noise})
+    return recipe.model_copy(update=changes)
 
-    temperature: float = Field(gt=0)
-    alpha: float = Field(ge=0, le=1)
-    lr: float | None = None
-    weight_decay: float | None = None
 
-    def applied(self, recipe: Recipe) -> Recipe:
-        """The recipe with the setting's learning rate and weight decay."""
-        changes = {k: getattr(self, k) for k in ("lr", "weight_decay") if getattr(self, k) is not None}
-        return recipe.model_copy(update=changes)
+def check_loss(name: str, classes: int, where: str) -> None:
+    """Refuses a loss that teaches nothing about so few classes.
+
+    Raises:
+        InputError: It does.
+    """
+    traits = LOSSES.traits(name)
+    if classes < traits.get("min_classes", 2):
+        raise InputError(
+            f"{where}: loss {name!r} expects at least {traits['min_classes']} classes, got {classes}: {traits['dead']}"
+        )
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What students of one ensemble learn from.
+
+    Attributes:
+        logits: The ensemble's, float32 [V · N, C], of the whole transfer set.
+        shown: The transfer set's inputs [V · N, ...], where they fit into memory.
+    """
+
+    logits: torch.Tensor
+    shown: torch.Tensor | None
+
+    @classmethod
+    def load(cls, data: Handle, views: Views, ensemble: Handle, logits: list[Handle], device: str = "cpu") -> Targets:
+        """Reads and pools the members' logits on the transfer set.
+
+        Raises:
+            InputError: They were made for other data or views.
+        """
+        check_belongs(logits, data, views)
+        pooled = torch.from_numpy(teacher_logits(ensemble, logits)).to(device)
+        return cls(pooled, Transfer(Dataset(data), views, device=device).load())
 
 
 def distil(
     network: nn.Module,
     dataset: Dataset,
-    targets_NC: np.ndarray,
+    targets: Targets,
     setting: Setting,
+    config: Student,
     recipe: Recipe,
-    loss: Loss,
     *,
     seed: int,
     device: str = "cpu",
+    validate_at: Container[int] | None = (),
     on_epoch: OnEpoch | None = None,
     what: str = "student",
 ) -> list[dict[str, float]]:
-    """Trains `network` on ``alpha · soft + (1 - alpha) · CE`` against the ensemble's logits on train.
+    """Trains `network` on ``alpha · soft + (1 - alpha) · CE`` over the items of the transfer set.
 
-    With logits [views · N, C] for several views, every epoch shows one view and its own targets.
+    The cross-entropy is with the row's label; where an item has none, with the ensemble's probabilities.
     """
-    labels = torch.from_numpy(dataset.labels("train")).to(device)
-    targets = torch.from_numpy(targets_NC).to(device)
-    soft, hard = LOSSES[loss.name], nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
-    alpha, temperature, options = setting.alpha, setting.temperature, loss.options
-    views = len(targets) // len(labels)
-    inputs = Inputs(dataset.inputs, dataset.splits["train"], device, views, recipe.augment)
-
-    def objective(logits: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        positions = positions.to(labels.device)
-        y = labels[positions]
-        value = alpha * soft(logits, targets[inputs.view * len(labels) + positions], y, temperature, **options)
-        return value + (1 - alpha) * hard(logits, y) if alpha < 1 else value
-
+    transfer = Transfer(dataset, config.views, setting.share, device)
+    transfer.load(targets.shown)
+    recipe = applied(setting, recipe)
+    if config.views.count > 1:  # the views are the augmentation: the student sees what the teachers saw
+        recipe = recipe.model_copy(update={"augment": recipe.augment.model_copy(update={"shift": 0.0, "flip": False})})
     return fit(
         network,
-        inputs,
-        objective,
-        setting.applied(recipe),
+        transfer,
+        _objective(transfer, targets.logits, setting, setting.chosen_loss(config.loss), recipe.label_smoothing),
+        recipe,
         seed=seed,
         device=device,
-        validate=validator(network, dataset, "val_search", device) if on_epoch is not None else None,
+        validate=validator(network, dataset, "val_search", device),
+        validate_at=validate_at,
         on_epoch=on_epoch,
         what=what,
     )
+
+
+def _objective(
+    transfer: Transfer, targets: torch.Tensor, setting: Setting, loss: Loss, smoothing: float
+) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    soft, alpha, options = LOSSES[loss.name], setting.alpha, loss.options
+    answers, known = transfer.answers(targets)
+    all_known, classes = bool(known.all()), targets.shape[1]
+
+    def objective(logits: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+        items = items.to(targets.device)
+        taught, y = targets[items], answers[items]
+        value = alpha * soft(logits, taught, y, setting.temperature, **options)
+        if alpha == 1:
+            return value
+        if all_known:
+            return value + (1 - alpha) * cross_entropy(logits, y, label_smoothing=smoothing)
+        exact = one_hot(y, classes) * (1 - smoothing) + smoothing / classes
+        hard = torch.where(known[items][:, None], exact, taught.softmax(-1))
+        return value + (1 - alpha) * cross_entropy(logits, hard)
+
+    return objective
 
 
 def train_student(
@@ -96,28 +149,31 @@ def train_student(
     seed: int,
     data: Handle,
     ensemble: Handle,
-    train_logits: list[Handle],
+    logits: list[Handle],
     store: Store,
     *,
     device: str = "cpu",
     on_epoch: OnEpoch | None = None,
 ) -> Handle:
     """The distilled student: ``model.safetensors``, ``student.json``, ``history.json``."""
-    key = ["distilled", setting, config.loss, ensemble.fingerprint, [h.fingerprint for h in train_logits]]
+    loss = setting.chosen_loss(config.loss)
+    key = ["distilled", setting, loss, config.views, ensemble.fingerprint, [h.fingerprint for h in logits]]
 
     def train(network: nn.Module, dataset: Dataset, own_seed: int, record: OnEpoch) -> None:
-        targets = teacher_logits(ensemble, train_logits)
+        targets = Targets.load(data, config.views, ensemble, logits, device)
+        what = f"student {capacity.name!r}"
         distil(
             network,
             dataset,
             targets,
             setting,
+            config,
             config.recipe,
-            config.loss,
             seed=own_seed,
             device=device,
+            validate_at=None,
             on_epoch=record,
-            what=f"student {capacity.name!r}",
+            what=what,
         )
 
     return _stage("student", capacity, setting, config.recipe, key, seed, data, store, device, on_epoch, train)
@@ -134,16 +190,18 @@ def train_baseline(
     device: str = "cpu",
     on_epoch: OnEpoch | None = None,
 ) -> Handle:
-    """The plain baseline: same network, initial weights, batches, learning rate and weight decay; labels only."""
-    recipe = setting.applied(config.recipe)
+    """The same network with the same initial weights, on labels alone, augmented anew in every epoch.
+
+    With the student's setting it is the plain baseline (its learning rate, weight decay and noise count); with a
+    setting that was searched without a teacher, the tuned one.
+    """
+    recipe = applied(setting, config.recipe)
 
     def train(network: nn.Module, dataset: Dataset, own_seed: int, record: OnEpoch) -> None:
         what = f"baseline {capacity.name!r}"
-        fit_classifier(network, dataset, recipe, own_seed, device, record, what, "val_search", config.views)
+        fit_classifier(network, dataset, recipe, own_seed, device, record, what, "val_search")
 
-    return _stage(
-        "baseline", capacity, None, recipe, ["plain", config.views], seed, data, store, device, on_epoch, train
-    )
+    return _stage("baseline", capacity, None, recipe, ["labels"], seed, data, store, device, on_epoch, train)
 
 
 def _stage(
@@ -157,7 +215,7 @@ def _stage(
     store: Store,
     device: str,
     on_epoch: OnEpoch | None,
-    train: Any,
+    train: Callable[[nn.Module, Dataset, int, OnEpoch], None],
 ) -> Handle:
     own_seed = student_seed(seed, capacity)
 
@@ -191,3 +249,8 @@ def student_seed(seed: int, capacity: Capacity) -> int:
 def load_student(handle: Handle, spec: InputSpec) -> nn.Module:
     """The network of a `students` stage directory, in evaluation mode."""
     return load_network(handle.json("student.json")["model"], spec, handle.file("model.safetensors"))
+
+
+def evaluate_on(handle: Handle, dataset: Dataset, split: str, batch_size: int = 1024) -> np.ndarray:
+    """Logits float32 [N, C] of a student on a split."""
+    return predict(load_student(handle, dataset.spec), dataset.inputs[dataset.splits[split]], batch_size=batch_size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,7 +23,7 @@ from distillery.models import MODELS, GivenLogits, InputSpec
 from distillery.store import Handle, Store, checksum, fingerprint, write_json
 from distillery.training.fit import Inputs, OnEpoch, fit, predict, seeded
 
-VERSION = 1
+VERSION = 2
 
 
 class Member(Protocol):
@@ -177,19 +178,20 @@ def fit_classifier(
     on_epoch: OnEpoch | None,
     what: str,
     validation: str = "val_ensemble",
-    views: int = 1,
+    validate_at: Container[int] | None = None,
 ) -> list[dict[str, float]]:
-    """Trains `network` on the labels of train by cross-entropy, with figures on `validation` after every epoch."""
+    """Trains `network` on the labels of train by cross-entropy, with figures on `validation` after epochs."""
     labels = torch.from_numpy(dataset.labels("train")).to(device)
     loss = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
     return fit(
         network,
-        Inputs(dataset.inputs, dataset.splits["train"], device, views, recipe.augment),
-        lambda logits, positions: loss(logits, labels[positions.to(labels.device)]),
+        Inputs(dataset.inputs, dataset.splits["train"], device),
+        lambda logits, places: loss(logits, labels[places.to(labels.device)]),
         recipe,
         seed=seed,
         device=device,
         validate=validator(network, dataset, validation, device),
+        validate_at=validate_at,
         on_epoch=on_epoch,
         what=what,
     )

@@ -44,6 +44,7 @@ def _config(folder: Path, tiny: Path, **data: object) -> str:
         ("data.source=digit", ["digits", "'digit'"]),
         ("teachers.members.mlp.family=timm", ["teachers.members.0", "timm"]),
         ("search.max_params=1", ["max_params=1", "small"]),
+        ("gates=[{figure: acuracy, at_least: 1}]", ["gates.0", "did you mean 'accuracy'"]),
         ("data.split.test=5000", ["data.split", "1600"]),
     ],
 )
@@ -103,6 +104,23 @@ def test_given_logits_and_checkpoints_must_fit(
         assert words in _fails(["run", str(tiny), member], capsys)
 
 
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("student.loss.name=dist", ["student.loss", "'dist'", "3 classes, got 2"]),
+        ("search.losses=[{name: kd}, {name: dist}]", ["search.losses.1", "'dist'", "3 classes, got 2"]),
+        ("evaluation.groups=[x01, x1]", ["evaluation.groups", "got 'x1'", "did you mean 'x"]),
+    ],
+)
+def test_what_only_the_rows_can_tell_is_said_before_training(
+    override: str, words: list[str], home: Path, tiny: Path, prefect_server: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Contract of error messages: a loss that two classes leave dead, a group that is no column; nothing is trained."""
+    error = _fails(["run", str(tiny), override], capsys)
+    assert all(word in error for word in words), error
+    assert {p.name for p in (home / ".distillery").iterdir()} == {"data"}
+
+
 def test_an_unreachable_mlflow_is_said_at_once(
     home: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch, prefect_server: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -140,7 +158,7 @@ def test_run_report_predict_promote_rollback(
             main(arguments)
         assert stopped.value.code == 0
     shown = capsys.readouterr().out
-    assert "gap recovery, nll" in shown and "student" in shown
+    assert "gap recovery against the tuned baseline: accuracy" in shown and "to use: " in shown
     rows = pd.DataFrame(np.random.default_rng(0).normal(size=(7, 20)), columns=[f"x{i:02d}" for i in range(20)])
     rows.to_csv(home / "new.csv", index=False)
     with pytest.raises(SystemExit):

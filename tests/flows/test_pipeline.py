@@ -11,10 +11,12 @@ from mlflow.tracking import MlflowClient
 
 from distillery.config_file import load
 from distillery.dataset import read_source
+from distillery.gates import DEFAULT_GATES
+from distillery.promotion import Decision
 from distillery.report import without_timing
 from flows.pipeline import pipeline
 from flows.places import Places
-from flows.registry import by_alias, find_version, open_model, rollback
+from flows.registry import by_alias, find_version, open_model, promote, reject, rollback, verdict_of
 from flows.tracking import connect
 
 COMPARED = {"val_search/accuracy", "val_search/nll", "params", "macs", "latency_ms_p50", "throughput_per_s"}
@@ -36,47 +38,84 @@ def test_report_has_every_model_and_figure(finished: tuple[Path, dict[str, Any]]
     home, report = finished
     assert json.loads((home / "runs" / "tiny" / "report.json").read_text())["rows"] == report["rows"]
     roles = [row["role"] for row in report["rows"]]
-    assert [roles.count(role) for role in ("teacher", "ensemble", "baseline", "student")] == [3, 2, 2, 2]
+    expected = {"teacher": 3, "ensemble": 2, "plain baseline": 2, "tuned baseline": 1, "student": 2}
+    assert {role: roles.count(role) for role in roles} == expected
     for row in report["rows"]:
         assert {"accuracy", "nll", "brier", "ece", "params", "macs", "size_mb"} <= set(row)
         assert row["latency_ms_p50"] > 0 and row["latency_ms_p95"] > 0 and row["throughput_per_s"] > 0
-    assert set(report["gap_recovery"]) == {"accuracy", "nll"}
-    assert set(report["gap_recovery"]["nll"]) >= {"value", "low", "high"}
-    assert {"promoted", "version", "reasons"} == set(report["promotion"])
-    assert len(report["search"]["trials"]) == 5
+    assert set(report["gap_recovery"]) == {"plain", "tuned"} and len(report["seeds"]) == 2
+    assert set(report["gap_recovery"]["tuned"]["nll"]) >= {"value", "low", "high"}
+    assert {"promoted", "version", "reasons", "gates"} == set(report["promotion"])
+    assert len(report["promotion"]["gates"]) == len(DEFAULT_GATES)
+    assert {"choice", "why", "options"} == set(report["advice"]) and len(report["robustness"]) == 4
+    trials = report["search"]["trials"]
+    assert len(trials) == 5
+    mine = [t for t in trials if t["capacity"] == report["search"]["chosen"]]
+    assert len(report["baseline_search"]["trials"]) == len(mine)
+    assert {t["capacity"] for t in report["baseline_search"]["trials"]} == {report["search"]["chosen"]}
     assert sum(report["weights"]["members"].values()) == pytest.approx(1)
+
+
+def _by_role(client: MlflowClient) -> dict[str, list[Any]]:
+    """All runs of the experiment by their role."""
+    found: dict[str, list[Any]] = {}
+    for run in client.search_runs([client.get_experiment_by_name("tiny").experiment_id], max_results=200):
+        assert run.info.status == "FINISHED"
+        found.setdefault(run.data.params["role"], []).append(run)
+    return found
 
 
 def test_runs_are_nested_and_share_metric_names(finished: tuple[Path, dict[str, Any]]) -> None:
     """Contract of the tracking layout: selecting any runs and pressing Compare gives a full table."""
+    _, report = finished
     client = connect(Places.from_environment())
-    runs = client.search_runs([client.get_experiment_by_name("tiny").experiment_id], max_results=100)
-    by_role: dict[str, list[Any]] = {}
-    for run in runs:
-        assert run.info.status == "FINISHED"
-        by_role.setdefault(run.data.params["role"], []).append(run)
+    by_role = _by_role(client)
     assert {role: len(found) for role, found in by_role.items()} == {
         "pipeline": 1,
         "teacher": 3,
         "ensemble": 2,
-        "study": 1,
-        "trial": 5,
-        "student": 2,
-        "baseline": 2,
+        "study": 2,
+        "trial": 5 + len(report["baseline_search"]["trials"]),
+        "student": 3,
+        "plain baseline": 3,
+        "tuned baseline": 2,
         "release": 1,
     }
-    (parent,), (study,) = by_role["pipeline"], by_role["study"]
+    (parent,), studies = by_role["pipeline"], {run.info.run_name: run for run in by_role["study"]}
     for role, found in by_role.items():
-        above = {"trial": study, "pipeline": None}.get(role, parent)
-        for run in found:
-            assert run.data.tags.get("mlflow.parentRunId") == (above.info.run_id if above else None)
-    for role in ("pipeline", "student", "baseline", "trial"):
+        if role not in ("pipeline", "trial"):
+            assert {run.data.tags["mlflow.parentRunId"] for run in found} == {parent.info.run_id}
+    above = [run.data.tags["mlflow.parentRunId"] for run in by_role["trial"]]
+    for name, key in (("search", "search"), ("baseline search", "baseline_search")):
+        assert above.count(studies[name].info.run_id) == len(report[key]["trials"])
+    for role in ("pipeline", "trial"):
         for run in by_role[role]:
             assert set(run.data.metrics) >= COMPARED, role
-    for role in ("pipeline", "teacher", "ensemble", "student", "baseline"):
+    for role in ("pipeline", "teacher", "ensemble"):
         assert all({"test/accuracy", "test/nll", "test/ece"} <= set(run.data.metrics) for run in by_role[role])
     artifacts = {f.path for f in client.list_artifacts(parent.info.run_id)}
     assert artifacts >= {"front.png", "reliability.png", "confusion.png", "training_curves.png", "report.json"}
+
+
+@pytest.mark.parametrize(("role", "seeds"), [("student", "students"), ("plain baseline", "plain")])
+def test_each_seed_is_a_run_and_the_judged_one_has_the_test_figures(
+    finished: tuple[Path, dict[str, Any]], role: str, seeds: str
+) -> None:
+    """Reference: the rows of the report, each on the run of the very network that was judged, and on no other."""
+    _, report = finished
+    chosen = report["search"]["chosen"]
+    runs = _by_role(connect(Places.from_environment()))[role]
+    mine = [run for run in runs if run.data.params["model"] == chosen]
+    assert len(mine) == len({run.data.params["seed"] for run in mine}) == len(report["seeds"]) == 2
+    assert all({"val_search/nll", "train_seconds"} <= set(run.data.metrics) for run in runs)
+    for run in runs:
+        row = next(r for r in report["rows"] if (r["role"], r["name"]) == (role, run.data.params["model"]))
+        if run.data.params["seed"] == "0":
+            assert set(run.data.metrics) >= COMPARED | {"test/ece"}
+            assert run.data.metrics["test/nll"] == pytest.approx(row["nll"])
+            assert run.data.metrics["val_search/nll"] == pytest.approx(row["val_search_nll"], rel=1e-5)
+        else:
+            assert "test/nll" not in run.data.metrics
 
 
 def test_an_unchanged_run_computes_and_logs_nothing_again(finished: tuple[Path, dict[str, Any]], tiny: Path) -> None:
@@ -84,9 +123,9 @@ def test_an_unchanged_run_computes_and_logs_nothing_again(finished: tuple[Path, 
     _, first = finished
     client = connect(Places.from_environment())
     experiment = client.get_experiment_by_name("tiny").experiment_id
-    before = {run.info.run_id for run in client.search_runs([experiment], max_results=100)}
+    before = {run.info.run_id for run in client.search_runs([experiment], max_results=200)}
     second = pipeline(load(tiny))
-    after = {run.info.run_id for run in client.search_runs([experiment], max_results=100)}
+    after = {run.info.run_id for run in client.search_runs([experiment], max_results=200)}
     assert second["rows"] == first["rows"] and second["search"] == first["search"]
     assert second["promotion"] == first["promotion"]
     assert set(second["cached"]) == {h for h in second["seconds"] if h != "total"}
@@ -97,7 +136,7 @@ def test_an_unchanged_run_computes_and_logs_nothing_again(finished: tuple[Path, 
 def test_a_lost_stage_is_computed_again_and_nothing_else(finished: tuple[Path, dict[str, Any]], tiny: Path) -> None:
     """Resume: the store is the truth, part by part."""
     home, first = finished
-    (one, *_) = sorted((home / ".distillery" / "students").glob("*[!k]"))
+    (one, *_) = sorted(p for p in (home / ".distillery" / "students").iterdir() if p.is_dir())
     shutil.rmtree(one)
     again = pipeline(load(tiny))
     assert "students" not in again["cached"] and {"teachers", "search", "logits"} <= set(again["cached"])
@@ -121,11 +160,69 @@ def test_the_version_answers_for_raw_rows_as_the_evaluation_did(
     assert (names == rows.labels[ids]).mean() == pytest.approx(row["accuracy"], abs=1e-9)
 
 
-def _promote_both(client: MlflowClient) -> None:
-    from flows.registry import promote
+def _tags(client: MlflowClient) -> dict[str, str]:
+    """Tags of the only version."""
+    (version,) = client.search_model_versions("name = 'tiny'")
+    return dict(client.get_model_version("tiny", version.version).tags)
 
+
+def test_changed_gates_lead_to_a_new_decision_without_training(
+    finished: tuple[Path, dict[str, Any]], tiny: Path
+) -> None:
+    """Contract of the registry: the verdict on the version is that of the gates in force, by which it says why."""
+    _, first = finished
+    client = connect(Places.from_environment())
+    before, roles = _tags(client), _by_role(client)
+    assert json.loads(before["reasons"]) == first["promotion"]["reasons"]
+    assert json.loads(before["gates"]) == first["promotion"]["gates"]
+    assert before["promoted"] == str(first["promotion"]["promoted"]).lower()
+    closed = pipeline(load(tiny, ["gates=[{figure: accuracy, at_least: 2}]"]))
+    assert set(closed["cached"]) == {h for h in closed["seconds"] if h != "total"}
+    accuracy = next(r["accuracy"] for r in closed["rows"] if r["role"] == "student" and r["chosen"])
+    blocked = f"FAILED accuracy: expected at least 2, got {accuracy:.4g}"
+    assert closed["promotion"]["reasons"] == [blocked, "there is no champion yet"]
+    assert not closed["promotion"]["promoted"] and by_alias(client, "tiny", "champion") is None
+    tags = _tags(client)
+    assert json.loads(tags["reasons"])[0] == blocked and json.loads(tags["gates"])[0]["passed"] is False
+    assert tags["promoted"] == "false" and tags["rules"] != before["rules"]
+    opened = pipeline(load(tiny, ["gates=[{figure: accuracy, at_least: 0.1}]"]))
+    champion = by_alias(client, "tiny", "champion")
+    assert opened["promotion"]["promoted"] and champion is not None and int(champion.version) == 1
+    assert _tags(client)["promoted"] == "true" and json.loads(_tags(client)["gates"])[0]["limit"] == 0.1
+    after = _by_role(client)
+    assert {role: len(runs) for role, runs in after.items()} == {
+        **{role: len(runs) for role, runs in roles.items()},
+        "pipeline": len(roles["pipeline"]) + 2,
+    }
+
+
+class _Killed(Exception):
+    """The process ended here."""
+
+
+def test_a_decision_that_was_half_stored_is_made_again(home: Path) -> None:
+    """Resume: whichever tag was the first not to be written, the old verdict is not taken for one by the new rules."""
+    client, write = connect(Places.from_environment()), MlflowClient.set_model_version_tag
+    client.create_registered_model("half")
+    for number, missing in enumerate(("gates", "promoted", "rules"), 1):
+        client.create_model_version("half", "file:///nowhere")
+        reject(client, "half", number, Decision(False, ["too slow"]), "old")
+        assert verdict_of(client, "half", number, "old") == Decision(False, ["too slow"], [])
+
+        def stops(client: MlflowClient, name: str, version: str, key: str, value: str, last: str = missing) -> None:
+            if key == last:
+                raise _Killed
+            write(client, name, version, key, value)
+
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(_Killed):
+            patch.setattr(MlflowClient, "set_model_version_tag", stops)
+            promote(client, "half", number, Decision(True, ["fast"]), "new")
+        assert verdict_of(client, "half", number, "new") is None
+
+
+def _promote_both(client: MlflowClient) -> None:
     for version in (1, 2):
-        promote(client, "rolling", version, ["by hand: test"])
+        promote(client, "rolling", version, Decision(True, ["by hand: test"]), "by hand")
 
 
 def test_rollback_restores_the_champion_before(home: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -156,5 +157,8 @@ def test_given_logits_that_do_not_fit_are_told(tmp_path: Path, message: str) -> 
 
 
 def test_a_spec_survives_json() -> None:
-    """property: to JSON and back is the same spec."""
-    assert [InputSpec.from_json(s.to_json()) for s in (IMAGE, TABLE)] == [IMAGE, TABLE]
+    """property: to JSON text and back is the same spec, hashable as before, nested numbers included."""
+    binned = InputSpec("table", (2,), 3, numbers=(((-1.5, 3), (0.25, 4)), ()))
+    for spec in (IMAGE, TABLE, binned):
+        found = InputSpec.from_json(json.loads(json.dumps(spec.to_json())))
+        assert found == spec and hash(found) == hash(spec)

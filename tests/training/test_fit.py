@@ -152,6 +152,76 @@ def test_every_epoch_is_reported_and_can_stop() -> None:
     assert all(set(r) == {"train_loss", "seconds", "val/nll"} and r["val/nll"] == 0.5 for _, r in seen)
 
 
+@pytest.mark.parametrize(("chosen", "expected"), [(None, [1, 2, 3, 4]), (range(3, 9), [3, 4]), ({2}, [2]), ((), [])])
+def test_validation_runs_where_it_is_asked_for(chosen: Any, expected: list[int]) -> None:
+    """contract: figures are made after the given epochs alone and change no step; all epochs are recorded."""
+    calls: list[int] = []
+
+    def validate() -> dict[str, float]:
+        calls.append(1)
+        return {"val/nll": float(len(calls))}
+
+    inputs, recipe = Inputs(TABLE, np.arange(12), "cpu"), Recipe(epochs=4, batch_size=4)
+    networks = [Counter(), Counter()]
+    history = fit(networks[0], inputs, lambda z, _: z.sum(), recipe, seed=0, validate=validate, validate_at=chosen)
+    fit(networks[1], inputs, lambda z, _: z.sum(), recipe, seed=0)
+    assert [epoch for epoch, record in enumerate(history, 1) if "val/nll" in record] == expected
+    assert len(history) == 4 and len(calls) == len(expected)
+    assert torch.equal(networks[0].place, networks[1].place)
+
+
+class Dealt:
+    """Seven items per epoch out of a hundred, in an order of its own, each with its number as its input."""
+
+    def __init__(self) -> None:
+        self.epochs: list[int] = []
+        self.taken: list[torch.Tensor] = []
+
+    def __len__(self) -> int:
+        return 7
+
+    def order(self, epoch: int, generator: torch.Generator) -> torch.Tensor:
+        """Items that tell the epoch."""
+        self.epochs.append(epoch)
+        return 10 * epoch + torch.tensor([3, 0, 6, 2, 5, 1, 4])
+
+    def take(self, items: torch.Tensor) -> torch.Tensor:
+        """Their numbers."""
+        self.taken.append(items)
+        return items[:, None].float()
+
+
+@pytest.mark.parametrize(("batch_size", "batches"), [(3, [[3, 0, 6], [2, 5, 1]]), (64, [[3, 0, 6, 2, 5, 1, 4]])])
+def test_batches_decide_what_is_shown(batch_size: int, batches: list[list[int]]) -> None:
+    """contract: epochs count from 1, items come in the given order and reach `take`, network and objective alike."""
+    dealt, network, seen = Dealt(), nn.Linear(1, 2), []
+    handed: list[torch.Tensor] = []
+    network.register_forward_pre_hook(lambda _module, arguments: handed.append(arguments[0]))
+
+    def objective(logits: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+        seen.append(items.tolist())
+        return logits.square().mean()
+
+    fit(network, dealt, objective, Recipe(epochs=2, batch_size=batch_size), seed=0)
+    assert dealt.epochs == [1, 2]
+    assert seen == [[10 * epoch + item for item in batch] for epoch in (1, 2) for batch in batches]
+    assert [items.tolist() for items in dealt.taken] == [h[:, 0].long().tolist() for h in handed] == seen
+
+
+@pytest.mark.parametrize("limit", [0, 2 << 30])
+def test_inputs_are_the_rows_of_a_split(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """reference: numpy's own indexing, in memory or by the batch; every epoch is a shuffle of all places."""
+    monkeypatch.setattr(loop, "RESIDENT_BYTES", limit)
+    rows, places = np.array([7, 3, 40, 11]), torch.tensor([2, 0, 2])
+    for source in (TABLE, IMAGES):
+        inputs = Inputs(source, rows, "cpu")
+        found = inputs.take(places)
+        assert len(inputs) == 4 and found.dtype == torch.float32
+        assert np.array_equal(found.numpy(), source[rows[places.numpy()]].astype(np.float32))
+        orders = [inputs.order(e, torch.Generator().manual_seed(e)).tolist() for e in range(20)]
+        assert all(sorted(o) == [0, 1, 2, 3] for o in orders) and len({tuple(o) for o in orders}) > 5
+
+
 def test_predictions_do_not_depend_on_the_batch() -> None:
     """reference: the network in evaluation mode, row by row."""
     network = nn.Sequential(nn.Linear(6, 4), nn.Dropout(0.5), nn.Linear(4, 3))

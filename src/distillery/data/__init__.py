@@ -22,9 +22,10 @@ class Rows:
 
     Attributes:
         kind: What one row is.
-        labels: Class of each row [N], as the source names it.
+        labels: Class of each row [N], as the source names it; anything for rows without a label.
         digest: Changes whenever any row, label or the order changes.
         given_test: True for rows of a test set that came with the data [N]; None if there is none.
+        unlabeled: True for rows without a label [N], which only the teachers answer; None if there is none.
         frame: Table rows [N, columns], label excluded; None for images.
         read: Pixels of one image, uint8 [H, W, channels]; None for tables.
         names: A name per row for messages (file names); empty if rows have none.
@@ -36,6 +37,7 @@ class Rows:
     labels: np.ndarray
     digest: str
     given_test: np.ndarray | None = None
+    unlabeled: np.ndarray | None = None
     frame: pd.DataFrame | None = None
     read: Callable[[int], np.ndarray] | None = None
     names: tuple[str, ...] = field(default=(), repr=False)

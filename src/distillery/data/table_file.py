@@ -18,6 +18,7 @@ def table_file(
     path: str,
     label: str,
     test_path: str | None = None,
+    unlabeled_path: str | None = None,
     drop: list[str] | None = None,
     categories: list[str] | None = None,
     missing: list[str] | None = None,
@@ -28,38 +29,47 @@ def table_file(
     Args:
         path: The training file.
         label: Name of the column that holds the class.
-        test_path: A file with the same columns that is kept as the test split.
+        test_path: A file with the columns that are not left out, kept as the test split.
+        unlabeled_path: Likewise, without the label: the teachers label its rows for the student.
         drop: Columns to leave out (ids, leaks).
         categories: Columns of numbers that are codes, not quantities.
         missing: Further spellings of a missing cell, for instance "?".
         separator: Of the columns in a CSV.
 
     Raises:
-        InputError: A file cannot be read, a column is not there, or a label is missing.
+        InputError: A file cannot be read, a column is not there or holds text in one file and numbers in another, or a
+            label is missing.
     """
     frame = _read(path, missing, separator)
-    test = None if test_path is None else _read(test_path, missing, separator)
     named = [label, *(drop or []), *(categories or [])]
     _check_columns(frame, path, named)
-    if test is not None:
-        assert test_path is not None
-        _check_columns(test, test_path, [str(c) for c in frame.columns])
-        whole = pd.concat([frame, test[frame.columns]], ignore_index=True)
-        given_test = np.arange(len(whole)) >= len(frame)
-    else:
-        whole, given_test = frame, None
-    for column in categories or []:
+    frame = frame[[c for c in frame.columns if c == label or c not in (drop or [])]]
+    parts = [frame]
+    for other, needed in ((test_path, list(frame.columns)), (unlabeled_path, [c for c in frame.columns if c != label])):
+        if other is not None:
+            part = _read(other, missing, separator)
+            _check_columns(part, other, needed)
+            _check_types(frame, part[[c for c in needed if c != label]], path, other)
+            parts.append(part[needed])
+    whole = pd.concat(parts, ignore_index=True)
+    origin = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    given_test = None if test_path is None else origin == 1
+    unlabeled = None if unlabeled_path is None else origin == len(parts) - 1
+    for column in set(categories or []) & set(whole.columns):
         whole[column] = whole[column].astype(object).where(whole[column].isna(), whole[column].astype(str))
     labels = whole.pop(label)
-    _check_labels(labels, label, len(frame), path, test_path)
-    whole = whole.drop(columns=[name for name in drop or [] if name != label])
+    known = np.ones(len(whole), bool) if unlabeled is None else ~unlabeled
+    _check_labels(labels[known], label, len(frame), path, test_path)
     _check_cells(whole, path)
-    text = _label_text(labels)
-    unknown = set(text[len(frame) :]) - set(text[: len(frame)])
-    if unknown:
-        raise InputError(f"data: {test_path!r} holds classes that {path!r} lacks: {', '.join(sorted(unknown))}")
-    digest = f"{table_digest(whole, text)}-{len(frame)}"
-    return Rows("table", text, digest, given_test=given_test, frame=whole)
+    text = np.full(len(whole), "", dtype=object)
+    text[known] = _label_text(labels[known])
+    text = text.astype(str)
+    if given_test is not None:
+        unknown = set(text[given_test]) - set(text[origin == 0])
+        if unknown:
+            raise InputError(f"data: {test_path!r} holds classes that {path!r} lacks: {', '.join(sorted(unknown))}")
+    digest = f"{table_digest(whole, text)}-{'-'.join(str(len(part)) for part in parts[:-1] or parts)}"
+    return Rows("table", text, digest, given_test=given_test, unlabeled=unlabeled, frame=whole)
 
 
 def _read(path: str, missing: list[str] | None, separator: str) -> pd.DataFrame:
@@ -86,6 +96,21 @@ def _check_columns(frame: pd.DataFrame, path: str, needed: list[str]) -> None:
     for name in needed:
         if name not in frame.columns:
             raise InputError(f"data: expected a column {name!r} in {path!r}, got {', '.join(frame.columns)}")
+
+
+def _check_types(frame: pd.DataFrame, other: pd.DataFrame, path: str, other_path: str) -> None:
+    for name in other.columns:
+        kinds = [_kind(column) for column in (frame[name], other[name])]
+        if kinds[0] != kinds[1] and other[name].notna().any():
+            raise InputError(
+                f"data: column {name!r}: expected {kinds[0]} as in {path!r}, got {kinds[1]} in {other_path!r}"
+            )
+
+
+def _kind(column: pd.Series) -> str:
+    if pd.api.types.is_bool_dtype(column):
+        return "truth values"
+    return "numbers" if is_number(column) else "text"
 
 
 def _check_labels(labels: pd.Series, label: str, n_train: int, path: str, test_path: str | None) -> None:

@@ -27,6 +27,8 @@ class InputSpec:
         classes: Number of classes C.
         mean: Of the training pixels per channel, on the scale 0-255; empty for tables.
         std: Likewise.
+        numbers: Tables: of every feature that holds a number, values on train that stand for it, ascending, each with
+            the rows from it up to the next one; empty for marks and categories.
     """
 
     kind: Literal["image", "table"]
@@ -34,16 +36,20 @@ class InputSpec:
     classes: int
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    numbers: tuple[tuple[tuple[float, int], ...], ...] = ()
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> InputSpec:
         """The spec that `to_json` described."""
-        known: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-        return cls(**known)
+        return cls(**{k: _frozen(v) for k, v in fields.items()})
 
     def to_json(self) -> dict[str, Any]:
         """Fields as JSON-able values."""
         return asdict(self)
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(v) for v in value) if isinstance(value, list) else value
 
 
 @dataclass(frozen=True)

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import nn
 
-from distillery.config import Augment, Recipe
+from distillery.config import Recipe
 from distillery.training import augment
-from distillery.views import view
 
 Objective = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""(logits [B, C], positions in the training split [B]) -> scalar loss."""
+"""(logits [B, C], items [B]) -> scalar loss."""
 
 OnEpoch = Callable[[int, dict[str, float]], None]
 
@@ -33,51 +32,51 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
+class Batches(Protocol):
+    """What a network is trained on. An item is whatever the objective can look up by its number."""
+
+    def __len__(self) -> int:
+        """Items in an epoch."""
+
+    def order(self, epoch: int, generator: torch.Generator) -> torch.Tensor:
+        """Items of an epoch, in the order of training."""
+
+    def take(self, items: torch.Tensor) -> torch.Tensor:
+        """Their inputs, float [B, ...]."""
+
+
 class Inputs:
-    """Rows of one split as float batches: kept on the device where they fit, else read batch by batch.
+    """The rows of one split; item = place in the split. Kept on the device where they fit, else read by the batch."""
 
-    With `views`, epoch after epoch shows another view of every row; `view` is the number of the current one.
-    """
-
-    def __init__(
-        self, inputs: np.ndarray, rows: np.ndarray, device: str, views: int = 1, augment: Augment | None = None
-    ) -> None:
-        self._device = device
-        self._source, self._rows = inputs, rows
-        self.views, self.view, self._augment = views, 0, augment or Augment()
+    def __init__(self, inputs: np.ndarray, rows: np.ndarray, device: str) -> None:
+        self._device, self._source, self._rows = device, inputs, rows
         size = len(rows) * inputs[:1].nbytes
         self._resident = torch.from_numpy(inputs[rows]).to(device) if size <= RESIDENT_BYTES else None
-
-    def begin_epoch(self, epoch: int) -> None:
-        """Shows the view of this epoch (counted from 1)."""
-        number = (epoch - 1) % self.views
-        if number != self.view:
-            self.view = number
-            if self._resident is not None:
-                shown = view(self._source[self._rows], self._rows, number, self._augment)
-                self._resident = torch.from_numpy(shown).to(self._device)
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def take(self, positions: torch.Tensor) -> torch.Tensor:
-        """Float batch [B, ...] of the given positions within the split."""
+    def order(self, epoch: int, generator: torch.Generator) -> torch.Tensor:
+        """All places, shuffled."""
+        return torch.randperm(len(self), generator=generator)
+
+    def take(self, items: torch.Tensor) -> torch.Tensor:
+        """Float batch [B, ...] of the given places."""
         if self._resident is not None:
-            return self._resident[positions.to(self._device)].float()
-        rows = self._rows[positions.cpu().numpy()]
-        shown = view(self._source[rows], rows, self.view, self._augment)
-        return torch.from_numpy(shown).to(self._device).float()
+            return self._resident[items.to(self._device)].float()
+        return torch.from_numpy(self._source[self._rows[items.cpu().numpy()]]).to(self._device).float()
 
 
 def fit(
     network: nn.Module,
-    inputs: Inputs,
+    inputs: Batches,
     objective: Objective,
     recipe: Recipe,
     *,
     seed: int,
     device: str = "cpu",
     validate: Callable[[], dict[str, float]] | None = None,
+    validate_at: Container[int] | None = None,
     on_epoch: OnEpoch | None = None,
     what: str = "training",
 ) -> list[dict[str, float]]:
@@ -88,12 +87,13 @@ def fit(
 
     Args:
         network: Float inputs [B, ...] -> logits [B, C].
-        inputs: The training rows.
+        inputs: What to train on, and in which order.
         objective: The loss of a batch.
         recipe: Epochs, batch size, learning rate, ...
         seed: Of the order of rows, the augmentation and dropout.
         device: Where to train.
         validate: Figures to record after an epoch.
+        validate_at: The epochs after which to do so; None for all.
         on_epoch: Called after every epoch with its number and record; an exception from it stops the training.
         what: Opens error messages.
 
@@ -111,13 +111,9 @@ def fit(
         for epoch in range(1, recipe.epochs + 1):
             began = time.perf_counter()
             network.train()
-            inputs.begin_epoch(epoch)
             losses = []
-            for positions in torch.randperm(len(inputs), generator=generator)[: steps * batch].split(batch):
-                batch_inputs = inputs.take(positions)
-                if inputs.views == 1:
-                    batch_inputs = _augmented(batch_inputs, recipe, generator)
-                loss = objective(network(batch_inputs), positions)
+            for items in inputs.order(epoch, generator)[: steps * batch].split(batch):
+                loss = objective(network(_augmented(inputs.take(items), recipe, generator)), items)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 if recipe.clip_norm is not None:
@@ -126,7 +122,7 @@ def fit(
                 schedule.step()
                 losses.append(loss.detach())
             record = {"train_loss": _mean(losses, what, epoch), "seconds": time.perf_counter() - began}
-            if validate is not None:
+            if validate is not None and (validate_at is None or epoch in validate_at):
                 record |= validate()
             history.append(record)
             if on_epoch is not None:

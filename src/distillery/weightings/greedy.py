@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from distillery.pooling import FLOOR
 from distillery.weightings import WEIGHTINGS
 
 
-@WEIGHTINGS.register("greedy")
+# Ten rows for each member, as for convex weights, of which these are a coarse form.
+@WEIGHTINGS.register("greedy", min_rows=lambda members, classes: 10 * members)
 def greedy(
     probs_MNC: np.ndarray, labels_N: np.ndarray, pool: str, *, rounds: int = 50, bags: int = 10, seed: int = 0
 ) -> np.ndarray:
@@ -22,29 +24,33 @@ def greedy(
         seed: Of the bootstrap.
     """
     generator = np.random.default_rng(seed)
-    scores_MNC = np.log(np.maximum(probs_MNC, 1e-12)) if pool == "logits" else probs_MNC
-    samples = [generator.integers(0, len(labels_N), len(labels_N)) for _ in range(bags)]
-    weights = [_select(scores_MNC[:, rows], labels_N[rows], pool, rounds) for rows in samples]
+    n_rows = len(labels_N)
+    # a linear pool's NLL needs only what the members give the label; scores are [M, C or 1, N], sums then run fast
+    at_label_MN = probs_MNC[:, np.arange(n_rows), labels_N]
+    scores = np.log(np.maximum(probs_MNC, FLOOR)).transpose(0, 2, 1) if pool == "logits" else at_label_MN[:, None]
+    weights = []
+    for _ in range(bags):
+        rows = generator.integers(0, n_rows, n_rows)
+        weights.append(_select(np.ascontiguousarray(scores[:, :, rows]), labels_N[rows], pool, rounds))
     return np.asarray(np.mean(weights, axis=0))
 
 
-def _select(scores_MNC: np.ndarray, labels_N: np.ndarray, pool: str, rounds: int) -> np.ndarray:
-    n_members, n_rows, _ = scores_MNC.shape
-    rows = np.arange(n_rows)
-    total_NC = np.zeros(scores_MNC.shape[1:])
+def _select(scores: np.ndarray, labels_N: np.ndarray, pool: str, rounds: int) -> np.ndarray:
+    total = np.zeros(scores.shape[1:])
     picks: list[int] = []
     best, best_length = np.inf, 1
     for size in range(1, rounds + 1):
-        losses = [_nll((total_NC + scores_MNC[m]) / size, rows, labels_N, pool) for m in range(n_members)]
+        losses = _nll((total + scores) / size, labels_N, pool)
         picks.append(int(np.argmin(losses)))
-        total_NC += scores_MNC[picks[-1]]
+        total += scores[picks[-1]]
         if losses[picks[-1]] < best - 1e-9:
             best, best_length = losses[picks[-1]], size
-    return np.bincount(picks[:best_length], minlength=n_members) / best_length
+    return np.bincount(picks[:best_length], minlength=len(scores)) / best_length
 
 
-def _nll(pooled_NC: np.ndarray, rows: np.ndarray, labels_N: np.ndarray, pool: str) -> float:
+def _nll(pooled: np.ndarray, labels_N: np.ndarray, pool: str) -> np.ndarray:
+    """NLL [M] of the pool that each member would make, from [M, C or 1, N]."""
     if pool == "logits":
-        top = pooled_NC.max(-1, keepdims=True)
-        return float((np.log(np.exp(pooled_NC - top).sum(-1)) + top[:, 0] - pooled_NC[rows, labels_N]).mean())
-    return float(-np.log(np.maximum(pooled_NC[rows, labels_N], 1e-12)).mean())
+        at_label_MN = pooled[:, labels_N, np.arange(len(labels_N))]
+        return np.asarray((np.log(np.exp(pooled).sum(1)) - at_label_MN).mean(1))
+    return np.asarray(-np.log(np.maximum(pooled[:, 0], FLOOR)).mean(1))

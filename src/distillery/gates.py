@@ -1,0 +1,114 @@
+"""Promotion gates: what a student must show before it may become the champion, as a list in the config."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from pydantic import model_validator
+
+from distillery.metrics import Interval
+from distillery.registry import closest
+from distillery.sections import Section
+
+FIGURES = {
+    "nll_gain_over_tuned_baseline": "tuned baseline's NLL minus the student's",
+    "accuracy_gain_over_tuned_baseline": "student's accuracy minus the tuned baseline's",
+    "nll_gain_over_plain_baseline": "plain baseline's NLL minus the student's",
+    "accuracy_gain_over_plain_baseline": "student's accuracy minus the plain baseline's",
+    "accuracy_gain_over_ensemble": "student's accuracy minus the ensemble's",
+    "nll_gain_over_ensemble": "ensemble's NLL minus the student's",
+    "recovery": "gap recovery against the tuned baseline, the better one of accuracy and NLL",
+    "accuracy_recovery": "gap recovery in accuracy against the tuned baseline",
+    "nll_recovery": "gap recovery in NLL against the tuned baseline",
+    "accuracy": "of the student",
+    "nll": "of the student",
+    "ece": "expected calibration error of the student",
+    "ece_over_ensemble": "student's expected calibration error minus the ensemble's",
+    "agreement": "share of rows on which student and ensemble have the same top class",
+    "worst_class_drop": "largest drop of a class's recall below the tuned baseline's",
+    "worst_group_drop": "largest drop of a declared group's accuracy below the tuned baseline's",
+    "robustness_drop": "largest loss of accuracy under a disturbance beyond the ensemble's own loss",
+    "latency_ms_p50": "as served, from a raw row",
+    "latency_ms_p95": "as served, from a raw row",
+    "params": "parameters of the student",
+    "size_mb": "size of the exported model in 10^6 bytes",
+    "parity": "largest difference of a probability between the exported model and the network",
+}
+
+
+class Gate(Section):
+    """One figure of the test split and its limit. `bound` takes an end of its confidence interval."""
+
+    figure: str
+    bound: Literal["value", "low", "high"] = "value"
+    at_least: float | None = None
+    at_most: float | None = None
+
+    @model_validator(mode="after")
+    def _known(self) -> Gate:
+        if self.figure not in FIGURES:
+            raise ValueError(f"unknown figure: {closest(self.figure, FIGURES)}")
+        if (self.at_least is None) == (self.at_most is None):
+            raise ValueError(f"expected either at_least or at_most for {self.figure!r}, got both or none")
+        return self
+
+
+DEFAULT_GATES = (
+    Gate(figure="nll_gain_over_tuned_baseline", bound="low", at_least=0.0),
+    Gate(figure="accuracy_gain_over_tuned_baseline", at_least=0.0),
+    Gate(figure="recovery", at_least=0.8),
+    Gate(figure="accuracy_gain_over_ensemble", bound="low", at_least=-0.01),
+    Gate(figure="worst_class_drop", bound="low", at_most=0.03),
+    Gate(figure="worst_group_drop", bound="low", at_most=0.03),
+    Gate(figure="ece_over_ensemble", at_most=0.03),
+    Gate(figure="agreement", at_least=0.85),
+    Gate(figure="robustness_drop", at_most=0.03),
+    Gate(figure="parity", at_most=1e-4),
+)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one gate found. `passed` is None where the figure is not defined, which does not block."""
+
+    text: str
+    passed: bool | None
+    figure: str
+    value: float | None
+    low: float | None
+    high: float | None
+    limit: float
+
+
+def judge(gates: tuple[Gate, ...], figures: dict[str, Interval]) -> list[Verdict]:
+    """One verdict per gate.
+
+    Args:
+        gates: The list of the config.
+        figures: What was measured, by the names in `FIGURES`; one that is missing was not measured.
+    """
+    return [_judge(gate, figures.get(gate.figure, Interval(None, None, None, "not measured"))) for gate in gates]
+
+
+def _judge(gate: Gate, found: Interval) -> Verdict:
+    least = gate.at_least is not None
+    limit = gate.at_least if gate.at_least is not None else gate.at_most
+    assert limit is not None
+    number = getattr(found, gate.bound)
+    name = gate.figure.replace("_", " ") + {"value": "", "low": ", lower bound", "high": ", upper bound"}[gate.bound]
+    wanted = f"{name}: expected {'at least' if least else 'at most'} {limit:g}"
+    if number is None:
+        return Verdict(f"{wanted}, not judged: {found.note}", None, gate.figure, None, None, None, limit)
+    passed = number >= limit if least else number <= limit
+    return Verdict(f"{wanted}, got {_shown(found)}", passed, gate.figure, found.value, found.low, found.high, limit)
+
+
+def _shown(found: Interval) -> str:
+    ends = "" if found.low is None or found.low == found.high else f" [{found.low:.4g}, {found.high:.4g}]"
+    return f"{found.value:.4g}{ends}" + (f" ({found.note})" if found.note else "")
+
+
+def to_json(verdicts: list[Verdict]) -> list[dict[str, Any]]:
+    """Verdicts as plain values."""
+    return [asdict(verdict) for verdict in verdicts]

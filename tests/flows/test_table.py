@@ -1,0 +1,91 @@
+"""The report as a table: what a reader must find in it."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from distillery import report
+from distillery.store import Handle
+from flows.table import show
+
+SERVED = {"parity": 1e-7, "onnx_mb": 0.5, "served_latency_ms_p50": 0.1, "served_latency_ms_p95": 0.2}
+PROMOTION = {"promoted": False, "version": 3, "reasons": ["FAILED recovery: expected at least 0.8, got 0.5"]}
+
+
+@pytest.fixture
+def tree(finished: SimpleNamespace) -> dict[str, Any]:
+    """The report of the tiny chain."""
+    exported = Handle("export", "student", "/no/where", "0", SERVED)
+    stages = (finished.data, finished.ensemble, finished.search, finished.alone, finished.evaluation, exported)
+    handles = [replace(finished.data, cached=True), replace(exported, cached=False)]
+    return report.assemble(finished.config, *stages, PROMOTION, handles, 12.5)
+
+
+def printed(tree: dict[str, Any]) -> str:
+    """What a reader sees, in one line."""
+    stream = io.StringIO()
+    show(tree, Console(file=stream, width=200))
+    return " ".join(stream.getvalue().split())
+
+
+def test_every_model_is_in_the_table(tree: dict[str, Any]) -> None:
+    """property: role, name and figures of each row; a dash where there is none."""
+    tree["rows"][0]["params"] = None
+    text = printed(tree)
+    for row in tree["rows"]:
+        name = f"{row['name']} *" if row.get("chosen") else row["name"]
+        quality = " │ ".join(f"{row[k]:.4f}" for k in ("accuracy", "nll", "brier", "ece"))
+        params = "-" if row["params"] is None else f"{row['params']:,}"
+        assert f"{row['role']} │ {name} │ {quality} │ {params} │" in text
+
+
+def test_the_judgement_is_printed(tree: dict[str, Any]) -> None:
+    """golden: recovery against both baselines, seeds, the ensemble's reason, advice, decision and what was cached."""
+    found = {"value": 0.5, "low": 0.25, "high": 0.75, "note": ""}
+    none = {"value": None, "low": None, "high": None, "note": "gap not significant: [-1, 1]"}
+    tree["gap_recovery"] = {"plain": {"accuracy": found, "nll": none}, "tuned": {"accuracy": none, "nll": found}}
+    tree["seeds"] = [{"students_accuracy": 0.5, "plain_accuracy": 0.25}, {"students_accuracy": 0.7}]
+    text = printed(tree)
+    assert "against the plain baseline: accuracy 50 % [25, 75], nll gap not significant: [-1, 1]" in text
+    assert "against the tuned baseline: accuracy gap not significant: [-1, 1], nll 50 % [25, 75]" in text
+    assert "accuracy over 2 seeds: student 0.6000 ± 0.1000, plain baseline 0.2500 ± 0.0000" in text
+    assert f"ensemble: {tree['weights']['reason']}" in text
+    assert f"to use: {tree['advice']['choice']}. {' '.join(tree['advice']['why'])}" in text
+    assert f"tiny version 3: not promoted - {PROMOTION['reasons'][0]}" in text
+    assert text.endswith("12 s; found finished: data")
+    tree["promotion"] = {**PROMOTION, "promoted": True}
+    assert "tiny version 3: promoted to @champion" in printed(tree)
+
+
+def test_seeds_of_all_networks_are_summed_up(tree: dict[str, Any]) -> None:
+    """reference: mean and standard deviation by numpy."""
+    values = [record["tuned_accuracy"] for record in tree["seeds"]]
+    assert f"tuned baseline {np.mean(values):.4f} ± {np.std(values):.4f}" in printed(tree)
+
+
+def test_the_winners_curse_is_printed_where_it_struck(tree: dict[str, Any]) -> None:
+    """golden: both gains; nothing where the gain held."""
+    tree["optimism"] = {"val_search": 0.25, "test": {"value": 0.125, "low": 0.1, "high": 0.2}, "shrank": True}
+    assert (
+        "winner's curse: the NLL gain over the baseline was 0.2500 on the rows that chose the setting, 0.1250 on test"
+        in printed(tree)
+    )
+    tree["optimism"]["shrank"] = False
+    assert "curse" not in printed(tree)
+
+
+def test_candidate_ensembles_are_printed_with_their_gains(tree: dict[str, Any]) -> None:
+    """property: a row for each, the one in use is marked."""
+    text, used = printed(tree), tree["weights"]
+    for row in used["candidates"]:
+        name = f"{row['weighting']} *" if row["weighting"] == used["weighting"] else row["weighting"]
+        name = name if row["pool"] == used["pool"] else row["weighting"]
+        gain = f"{row['nll_gain']:+.4f} [{row['nll_gain_low']:+.4f}, {row['nll_gain_high']:+.4f}]"
+        assert f"{name} │ {row['pool']} │ {row['accuracy']:.4f} │ {row['nll']:.4f} │ {gain} │" in text

@@ -1,0 +1,105 @@
+"""Pooling against plain loops, and the one temperature after it. M members, N rows, C classes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.special import log_softmax, softmax
+
+from distillery.metrics import row_nll
+from distillery.pooling import Pooling, fit_temperature, influence, pool_logits
+
+SEEDS = st.integers(0, 999)
+POOL = pytest.mark.parametrize("pool", ["probs", "logits"])
+
+
+def votes(seed: int, rows: int = 10) -> np.ndarray:
+    """Logits [3, N, 3]."""
+    return np.random.default_rng(seed).normal(0, 2, (3, rows, 3)).astype(np.float32)
+
+
+def pooled_by_loops(logits: np.ndarray, weights: np.ndarray, pool: str) -> np.ndarray:
+    """Probabilities of the ensemble, one cell at a time."""
+    result = np.zeros(logits.shape[1:])
+    for row in range(logits.shape[1]):
+        for member, weight in enumerate(weights):
+            probs = np.exp(logits[member, row]) / np.exp(logits[member, row]).sum()
+            result[row] += weight * (probs if pool == "probs" else np.log(probs))
+        if pool == "logits":
+            result[row] = np.exp(result[row]) / np.exp(result[row]).sum()
+    return result
+
+
+@POOL
+@given(seed=SEEDS)
+def test_pools_are_means(pool: str, seed: int) -> None:
+    """reference: the weighted mean of probabilities, or of log-probabilities made to sum to one, by loops."""
+    logits, weights = votes(seed), np.random.default_rng(seed).dirichlet([1, 1, 1])
+    found = softmax(pool_logits(logits, weights, pool), axis=-1)
+    np.testing.assert_allclose(found, pooled_by_loops(logits.astype(np.float64), weights, pool), atol=1e-12)
+
+
+@given(seed=SEEDS)
+def test_a_linear_map_sees_the_members_side_by_side(seed: int) -> None:
+    """reference: each logit as a sum over members and classes, by loops; the last row of the map is the bias."""
+    logits, linear_map = votes(seed), np.random.default_rng(seed).normal(size=(10, 3))
+    logs = log_softmax(logits.astype(np.float64), axis=-1)
+    found = pool_logits(logits, linear_map, "logits")
+    for row in range(10):
+        for c in range(3):
+            expected = sum(logs[m, row, k] * linear_map[3 * m + k, c] for m in range(3) for k in range(3))
+            assert found[row, c] == pytest.approx(expected + linear_map[-1, c])
+
+
+@POOL
+def test_members_of_weight_zero_do_not_count(pool: str) -> None:
+    """property: not even where their logits are no numbers; the probability pool's logits are log-probabilities."""
+    logits = votes(0)
+    expected = pool_logits(logits[:2], np.array([0.3, 0.7]), pool)
+    logits[2] = np.nan
+    assert np.array_equal(pool_logits(logits, np.array([0.3, 0.7, 0.0]), pool), expected)
+    if pool == "probs":
+        np.testing.assert_allclose(np.exp(expected).sum(-1), 1)
+
+
+@POOL
+def test_a_pooling_narrowed_to_its_active_members_is_the_same(pool: str) -> None:
+    """property: logits of the active members alone give what logits of all members give; temperature divides."""
+    logits, pooling = votes(1), Pooling(np.array([0.4, 0.0, 0.6]), pool, 2.0)
+    assert pooling.active.tolist() == [0, 2]
+    assert np.array_equal(pooling.narrowed().apply(logits[[0, 2]]), pooling.apply(logits))
+    np.testing.assert_allclose(pooling.apply(logits), pool_logits(logits, pooling.weights, pool) / 2)
+
+
+def test_a_linear_map_needs_every_member() -> None:
+    """property: all members of a map are active, whatever its coefficients."""
+    pooling = Pooling(np.zeros((3 * 4 + 1, 4)), "logits")
+    assert pooling.active.tolist() == [0, 1, 2] and pooling.narrowed() is pooling
+
+
+def test_influence_is_the_size_of_a_members_block() -> None:
+    """golden: blocks of size 1 and 3 share the whole as 1 to 3, the bias does not count, and nothing is uniform."""
+    linear_map = np.vstack([np.full((2, 2), -1.0), np.full((2, 2), 3.0), np.full((1, 2), 9.0)])
+    assert influence(linear_map).tolist() == [0.25, 0.75]
+    assert influence(np.zeros((5, 2))).tolist() == [0.5, 0.5]
+
+
+@given(seed=SEEDS, scale=st.floats(0.1, 20))
+def test_a_temperature_never_worsens_the_rows_it_is_fitted_on(seed: int, scale: float) -> None:
+    """property: in-sample, the NLL with the temperature is at most the NLL without; it stays within its bounds."""
+    generator = np.random.default_rng(seed)
+    logits, labels = scale * generator.normal(size=(30, 4)), generator.integers(0, 4, 30)
+    temperature = fit_temperature(logits, labels)
+    assert 0.2 <= temperature <= 5
+    assert row_nll(logits / temperature, labels).mean() <= row_nll(logits, labels).mean()
+
+
+@pytest.mark.parametrize("true", [0.5, 1.0, 3.0])
+def test_the_temperature_that_made_the_logits_too_sharp_is_found(true: float) -> None:
+    """reference: labels drawn from softmax(z), logits told as T z: the fitted temperature is T."""
+    generator = np.random.default_rng(0)
+    logits = generator.normal(0, 1.5, (20_000, 3))
+    labels = (generator.random((20_000, 1)) > softmax(logits, axis=-1).cumsum(-1)).sum(-1)
+    assert fit_temperature(true * logits, labels) == pytest.approx(true, rel=0.03)
