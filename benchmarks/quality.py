@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 from scipy import stats
+from tables import show
 
 from distillery import config_file, dataset, ensemble, logits, metrics, teachers
 from distillery.data import Rows
@@ -273,24 +273,6 @@ PARTS: dict[str, Callable[[Results, argparse.Namespace], None]] = {
 }
 
 
-def show(content: dict[str, Any]) -> None:
-    """Prints both tables."""
-    table = Table(title="quality: mean over seeds")
-    for column in ("dataset", "method", "figure", "mean", "low", "high"):
-        table.add_column(column, justify="left" if column in ("dataset", "method", "figure") else "right")
-    for row in content["rows"]:
-        numbers = ["" if row[k] is None else f"{row[k]:.4f}" for k in ("mean", "low", "high")]
-        table.add_row(row["dataset"], row["method"], f"{row['figure']} {row['unit']}", *numbers)
-    console.print(table)
-    goals = Table(title="goals")
-    for column in ("goal", "what", "reached", "expected", ""):
-        goals.add_column(column)
-    for goal in content["goals"]:
-        verdict = "[green]met[/]" if goal["met"] else "[red]missed[/]"
-        goals.add_row(goal["goal"], goal["text"], f"{goal['value']:.4f}", f"{goal['limit']:g}", verdict)
-    console.print(goals)
-
-
 def main() -> None:
     """Runs the parts whose data are there, and merges them with those that ran before."""
     parser = argparse.ArgumentParser(description="quality benchmark")
@@ -310,7 +292,7 @@ def main() -> None:
         given.out.parent.mkdir(parents=True, exist_ok=True)
         merged = {k: [x for part in parts.values() for x in part[k]] for k in ("rows", "goals")}
         write_json(given.out, {**merged, "parts": parts})
-    show(json.loads(given.out.read_text()))
+    show(json.loads(given.out.read_text()), console)
 
 
 if __name__ == "__main__":
