@@ -54,7 +54,7 @@ def test_a_verdict_can_be_read_alone() -> None:
     """golden: figure, bound, limit, what was found and its note, in words."""
     gate = Gate(figure="worst_class_drop", bound="low", at_most=0.03)
     (found,) = judge((gate,), {"worst_class_drop": Interval(0.1, 0.04, 0.16, "cat")})
-    assert found.text == "worst class drop, lower bound: expected at most 0.03, got 0.1 [0.04, 0.16] (cat)"
+    assert found.text == "worst class drop, lower bound: expected at most 0.03, got 0.1 [0.04, 0.16], cat"
     (exact,) = judge((Gate(figure="parity", at_most=1e-4),), {"parity": Interval(1e-7, 1e-7, 1e-7)})
     assert exact.text == "parity: expected at most 0.0001, got 1e-07"
 

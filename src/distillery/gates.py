@@ -106,7 +106,7 @@ def _judge(gate: Gate, found: Interval) -> Verdict:
 
 def _shown(found: Interval) -> str:
     ends = "" if found.low is None or found.low == found.high else f" [{found.low:.4g}, {found.high:.4g}]"
-    return f"{found.value:.4g}{ends}" + (f" ({found.note})" if found.note else "")
+    return f"{found.value:.4g}{ends}" + (f", {found.note}" if found.note else "")
 
 
 def to_json(verdicts: list[Verdict]) -> list[dict[str, Any]]:
