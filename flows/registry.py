@@ -193,6 +193,15 @@ def rollback(client: MlflowClient, name: str) -> tuple[int, int]:
         raise InputError(f"rollback: expected a champion of {name!r} before version {reigning.version}, got none")
     client.set_registered_model_alias(name, PREVIOUS, str(reigning.version))
     client.set_registered_model_alias(name, CHAMPION, str(previous.version))
+    # What was withdrawn by hand stays withdrawn: the next run of the same config finds this verdict, not the old one.
+    reasons = [*reasons_of(reigning), f"rolled back to version {previous.version}"]
+    reject(
+        client,
+        name,
+        int(reigning.version),
+        Decision(False, reasons, gates_of(reigning)),
+        reigning.tags.get("rules", ""),
+    )
     return int(reigning.version), int(previous.version)
 
 

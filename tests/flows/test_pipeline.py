@@ -239,4 +239,6 @@ def test_rollback_restores_the_champion_before(home: Path) -> None:
     assert rollback(client, "rolling") == (2, 1)
     champion = by_alias(client, "rolling", "champion")
     assert champion is not None and int(champion.version) == 1
+    withdrawn = verdict_of(client, "rolling", 2, "by hand")
+    assert withdrawn is not None and not withdrawn.promoted and "rolled back to version 1" in withdrawn.reasons[-1]
     assert find_version(client, "rolling", "no such fingerprint") is None
