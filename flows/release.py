@@ -15,6 +15,7 @@ from distillery.promotion import Decision, Outcome, decide, gate_figures
 from distillery.store import Handle, fingerprint, write_json
 from flows import registry
 from flows.stages import Context, stage
+from flows.summary import summary
 
 
 @stage(name="export")
@@ -115,24 +116,9 @@ def write_report(
         parent.metrics({f"gap_recovery/{k}_{rival}": v["value"] for k, v in pair.items()})
     parent.metrics({f"seconds/{k}": v for k, v in tree["seconds"].items()})
     parent.tags({"promoted": promotion["promoted"], "version": promotion["version"], "cached": len(tree["cached"])})
-    parent.tags({"mlflow.note.content": _summary(tree)})
+    parent.tags({"mlflow.note.content": summary(tree)})
     _artifacts(ctx.config.name, tree, url)
     return tree
-
-
-def _summary(tree: dict[str, Any]) -> str:
-    """The models, in Markdown, for the run's description."""
-    lines = ["| role | name | test accuracy | NLL | parameters | p50 ms |", "| --- | --- | --: | --: | --: | --: |"]
-    for row in tree["rows"]:
-        params = f"{row['params']:,}" if row["params"] else "-"
-        latency = f"{row['latency_ms_p50']:.3g}" if row["latency_ms_p50"] else "-"
-        name = f"**{row['name']}**" if row.get("chosen") else row["name"]
-        lines.append(f"| {row['role']} | {name} | {row['accuracy']:.4f} | {row['nll']:.4f} | {params} | {latency} |")
-    verdict = "promoted to champion" if tree["promotion"]["promoted"] else "not promoted"
-    reasons = "".join(f"\n- {reason}" for reason in tree["promotion"]["reasons"])
-    advice = tree["advice"]
-    lines += ["", f"**To use: {advice['choice']}.** {' '.join(advice['why'])}"]
-    return "\n".join(lines) + f"\n\nVersion {tree['promotion']['version']}: {verdict}.\n{reasons}\n"
 
 
 def _artifacts(name: str, tree: dict[str, Any], url: str) -> None:
@@ -141,7 +127,4 @@ def _artifacts(name: str, tree: dict[str, Any], url: str) -> None:
     table = [{c: round(r[c], 4) if isinstance(r[c], float) else r[c] for c in columns} for r in tree["rows"]]
     create_table_artifact(table, key=f"{slug}-results", description=f"Every model of {name} on its test split")
     create_link_artifact(url, link_text="MLflow run", key=f"{slug}-mlflow", description="Figures, curves and children")
-    verdict = "promoted to champion" if tree["promotion"]["promoted"] else "not promoted"
-    reasons = "\n".join(f"- {reason}" for reason in tree["promotion"]["reasons"])
-    text = f"**Version {tree['promotion']['version']} was {verdict}.**\n\n{reasons}\n"
-    create_markdown_artifact(text, key=f"{slug}-promotion", description="The decision and its reasons")
+    create_markdown_artifact(summary(tree), key=f"{slug}-report", description="The decision and what it rests on")

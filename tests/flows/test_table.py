@@ -13,6 +13,7 @@ from rich.console import Console
 
 from distillery import report
 from distillery.store import Handle
+from flows.summary import summary
 from flows.table import show
 
 SERVED = {"parity": 1e-7, "onnx_mb": 0.5, "served_latency_ms_p50": 0.1, "served_latency_ms_p95": 0.2}
@@ -89,3 +90,20 @@ def test_candidate_ensembles_are_printed_with_their_gains(tree: dict[str, Any]) 
         name = name if row["pool"] == used["pool"] else row["weighting"]
         gain = f"{row['nll_gain']:+.4f} [{row['nll_gain_low']:+.4f}, {row['nll_gain_high']:+.4f}]"
         assert f"{name} │ {row['pool']} │ {row['accuracy']:.4f} │ {row['nll']:.4f} │ {gain} │" in text
+
+
+def test_the_markdown_holds_verdict_tables_and_groups(tree: dict[str, Any]) -> None:
+    """golden: decision and advice first, gates as stored, a line per choice, model, disturbance and group."""
+    tree["groups"] = {"table": [{"column": "sex", "value": "f", "rows": 7, "student": 0.5, "ensemble": 0.75}]}
+    text = summary(tree)
+    assert text.startswith(f"**Version 3 was not promoted. To use: {tree['advice']['choice']}.** ")
+    assert "\n- FAILED recovery: expected at least 0.8, got 0.5\n" in text
+    for row in tree["rows"]:
+        assert f"| {row['role']} | " in text and f"| {row['accuracy']:.4g} | {row['nll']:.4g} |" in text
+    for row in tree["robustness"]:
+        assert f"| {row['disturbance']} | {row['student']:.4g} | {row['ensemble']:.4g} |" in text
+    assert all(f"\n| {name} | " in text for name in tree["advice"]["options"])
+    assert "| sex = f | 7 | 0.5 | 0.75 |" in text
+    assert tree["robustness"]
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert all(line.count("|") >= 4 for line in lines)

@@ -1,0 +1,63 @@
+"""The report in Markdown, for the run's description in MLflow and the flow run's page in Prefect."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def summary(report: dict[str, Any]) -> str:
+    """Verdict, advice, gates, and the tables behind them."""
+    promotion, advice = report["promotion"], report["advice"]
+    verdict = "was promoted to champion" if promotion["promoted"] else "was not promoted"
+    options = [_option(name, figures) for name, figures in advice["options"].items()]
+    parts = [
+        f"**Version {promotion['version']} {verdict}. To use: {advice['choice']}.** {' '.join(advice['why'])}",
+        _table(("choice", "accuracy", "NLL", "ms", "MB", "training s"), options),
+        "Gates:\n\n" + "\n".join(f"- {reason}" for reason in promotion["reasons"]),
+        _table(("role", "name", "accuracy", "NLL", "ECE", "parameters", "p50 ms"), [_model(r) for r in report["rows"]]),
+        *_recovery(report["gap_recovery"]),
+        f"Ensemble: {report['weights']['reason']}",
+    ]
+    if report["robustness"]:
+        rows = [[r["disturbance"], _number(r["student"]), _number(r["ensemble"])] for r in report["robustness"]]
+        parts.append(_table(("accuracy under", "student", "ensemble"), rows))
+    if report["groups"]:
+        rows = [_group(r) for r in report["groups"]["table"]]
+        parts.append(_table(("group", "rows", "student", "ensemble"), rows))
+    return "\n\n".join(parts) + "\n"
+
+
+def _option(name: str, figures: dict[str, Any]) -> list[str]:
+    return [name, *(_number(figures[k]) for k in ("accuracy", "nll", "latency_ms", "size_mb", "training_seconds"))]
+
+
+def _model(row: dict[str, Any]) -> list[str]:
+    name = f"**{row['name']}**" if row.get("chosen") else row["name"]
+    figures = [_number(row[k]) for k in ("accuracy", "nll", "ece")]
+    return [row["role"], name, *figures, f"{row['params']:,}" if row["params"] else "-", _number(row["latency_ms_p50"])]
+
+
+def _recovery(found: dict[str, Any]) -> list[str]:
+    lines = []
+    for rival, pair in found.items():
+        shown = [
+            f"{figure} {v['note']}"
+            if v["value"] is None
+            else f"{figure} {100 * v['value']:.0f} % ({100 * v['low']:.0f} to {100 * v['high']:.0f})"
+            for figure, v in pair.items()
+        ]
+        lines.append(f"Gap recovery against the {rival} baseline: {', '.join(shown)}")
+    return lines
+
+
+def _group(row: dict[str, Any]) -> list[str]:
+    return [f"{row['column']} = {row['value']}", str(row["rows"]), _number(row["student"]), _number(row["ensemble"])]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def _table(head: tuple[str, ...], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * 2 + ["--:"] * (len(head) - 2), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
