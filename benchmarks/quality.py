@@ -145,7 +145,9 @@ def recovery(reports: list[dict[str, Any]], capacity: str, baseline: str, figure
 
 def tabular(results: Results, given: argparse.Namespace) -> None:
     """The task of configs/tabular.yaml with five data seeds: goals 1 to 4."""
-    reports = [pipeline("configs/tabular.yaml", f"tabular-{s}", [f"data.random_state={s}"]) for s in SEEDS]
+    # Whichever rung validation prefers on a seed, the one that is compared has 3,490 parameters.
+    shipped = "search.choose=mlp-3490"
+    reports = [pipeline("configs/tabular.yaml", f"tabular-{s}", [f"data.random_state={s}", shipped]) for s in SEEDS]
     untuned = [pool("configs/tabular.yaml", [f"data.random_state={s}", *UNTUNED]) for s in SEEDS]
     students = {c: [models_of(r, "student", c) for r in reports] for c in ("mlp-3490", "mlp-1234", "mlp-490")}
     whole = [models_of(r, "ensemble") for r in reports]

@@ -247,6 +247,9 @@ class Experiment(Section):
 
     def _check_search(self, kind: str) -> None:
         search = self.search
+        choices = ["best", "smallest_within_one_se", *(c.name for c in self.student.capacities)]
+        if search.choose not in choices:
+            raise ValueError(f"search.choose: {closest(search.choose, choices)}")
         if kind == "image":
             for path, knobs in (("search", search), ("search.baseline", search.baseline)):
                 if knobs is not None and knobs.noise is not None:

@@ -40,7 +40,7 @@ def feasible(config: Search, profiles: list[Handle]) -> list[str]:
     """Names of the capacities within the budgets.
 
     Raises:
-        InputError: There is none.
+        InputError: There is none, or the one that `choose` names is not.
     """
     names = []
     for profile in profiles:
@@ -48,12 +48,13 @@ def feasible(config: Search, profiles: list[Handle]) -> list[str]:
         large = config.max_params is not None and profile.metrics["params"] > config.max_params
         if not slow and not large:
             names.append(profile.name)
-    if not names:
+    if not names or (config.choose in (p.name for p in profiles) and config.choose not in names):
         measured = ", ".join(
             f"{p.name}: {p.metrics['latency_ms_p50']:.3g} ms, {p.metrics['params']} parameters" for p in profiles
         )
+        wanted = repr(config.choose) if names else "a capacity"
         raise InputError(
-            f"search: expected a capacity within max_latency_ms={config.max_latency_ms} and "
+            f"search: expected {wanted} within max_latency_ms={config.max_latency_ms} and "
             f"max_params={config.max_params}, got {measured}"
         )
     return names
@@ -144,9 +145,9 @@ def study_settings(config: Experiment, role: str) -> list[Any]:
     How many finalists there are, and their seeds, changes nothing about the trials; a baseline knows no teacher.
     """
     if role == "student":
-        searched = config.search.model_dump(exclude={"finalists", "seeds", "baseline", "trials"})
+        searched = config.search.model_dump(exclude={"finalists", "seeds", "baseline", "trials", "choose"})
         return [role, searched, config.student, config.seed]
-    searched = config.search.model_dump(include={"epochs", "halving", "objectives", "choose"})
+    searched = config.search.model_dump(include={"epochs", "halving", "objectives"})
     return [role, searched, baseline_knobs(config), config.student.recipe, config.seed]
 
 
@@ -163,7 +164,7 @@ def _search(plan: Plan, store: Store, run_many: RunMany, on_trial: OnTrial | Non
         study = open_study(store, name, config.search.objectives)
         return _conclude(work, name, run_study(study, plan, run_many, on_trial), config.search)
 
-    return store.stage("search", f"{config.name}-{role}", key, build)
+    return store.stage("search", f"{config.name}-{role}", [key, config.search.choose], build)
 
 
 def _conclude(work: Path, name: str, records: list[dict[str, Any]], config: Search) -> dict[str, Any]:
@@ -196,6 +197,11 @@ def _choose(best: list[dict[str, Any]], config: Search) -> dict[str, Any]:
     top = min(best, key=lambda r: objective(r, quality))
     if config.choose == "best":
         return top
+    named = [r for r in best if r["capacity"] == config.choose]
+    if named:
+        return named[0]
+    if config.choose != "smallest_within_one_se":
+        raise FloatingPointError(f"search: all trials of {config.choose!r}, which search.choose names, diverged")
     spread = top["nll_se" if quality == "nll" else "accuracy_se"]
     near = [r for r in best if objective(r, quality) <= objective(top, quality) + spread]
     return min(near, key=lambda r: r["params"])

@@ -150,7 +150,7 @@ class Search(Knobs):
     finalists: int = Field(2, ge=1, description="settings of the chosen capacity that are trained at full length")
     seeds: int = Field(2, ge=1, description="seeds of each finalist; the mean decides")
     objectives: tuple[Literal["nll", "error", "latency_ms", "params", "macs"], ...] = ("nll", "latency_ms", "params")
-    choose: Literal["best", "smallest_within_one_se"] = "best"
+    choose: str = Field("best", description="what is shipped: best, smallest_within_one_se, or a capacity by name")
     max_latency_ms: float | None = Field(None, gt=0)
     max_params: int | None = Field(None, gt=0)
     baseline: Knobs | None = Field(
