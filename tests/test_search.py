@@ -257,3 +257,23 @@ def test_a_profile_is_of_the_capacity(chain: SimpleNamespace, store: Store) -> N
     handle = profile_capacity(small, chain.data, 10, store)
     assert (handle.metrics["params"], handle.metrics["macs"]) == (8 * 4 + 4 + 4 * 3 + 3, 8 * 4 + 4 * 3)
     assert profile_capacity(small, chain.data, 10, store).cached
+
+
+def test_the_capacity_to_ship_may_be_named(
+    chain: SimpleNamespace, undisturbed: SimpleNamespace, run: Callable[..., Handle], store: Store
+) -> None:
+    """contract: another choice keeps the study and its trials; a capacity over the budget is refused by its name."""
+    trained: list[Any] = []
+
+    def counted(function: Any, jobs: list[Any]) -> list[Any]:
+        trained.extend(jobs)
+        return [function(*job) for job in jobs]
+
+    for name in ("small", "large"):
+        handle = run(store, {"choose": name}, run_many=counted)
+        assert handle.json("search.json")["chosen"] == name
+        assert facts(handle) == facts(undisturbed.handle)
+    assert len(trained) == TRIALS
+    params = {p.name: p.metrics["params"] for p in chain.profiles}
+    with pytest.raises(InputError, match="search: expected 'large' within .*max_params"):
+        feasible(Search(max_params=params["small"], choose="large"), chain.profiles)
