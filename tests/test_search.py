@@ -275,5 +275,5 @@ def test_the_capacity_to_ship_may_be_named(
         assert facts(handle) == facts(undisturbed.handle)
     assert len(trained) == TRIALS
     params = {p.name: p.metrics["params"] for p in chain.profiles}
-    with pytest.raises(InputError, match="search: expected 'large' within .*max_params"):
+    with pytest.raises(InputError, match=r"search: expected 'large' within .*max_params"):
         feasible(Search(max_params=params["small"], choose="large"), chain.profiles)
