@@ -100,6 +100,18 @@ def test_bounds_widen_with_the_number_of_candidates() -> None:
         assert gain(a, b, labels, count) == (expected.value, expected.low, expected.high)
 
 
+def test_weights_are_compared_without_temperature_and_linear_maps_with_it() -> None:
+    """reference: the gain of weights is one of plain logits, that of a linear map one of what would be used."""
+    logits, labels = votes(2)
+    plain, sharp = logits[0], logits[1]
+    before = Judged(np.ones(2) / 2, np.ones(2) / 2, np.ones(2) / 2, 0.5, plain, sharp)
+    for weights, pairs in ((np.ones(2) / 2, (plain, logits[2])), (np.ones((5, 2)), (sharp, logits[2]))):
+        after = Judged(np.arange(2), weights, weights, 1.0, logits[2], sharp)
+        losses = [metrics.row_nll(z, labels) for z in pairs]
+        expected = metrics.paired_difference(*losses, resamples=2000, confidence=0.95)
+        assert gain(before, after, labels, 2)[0] == expected.value
+
+
 def test_a_useless_member_is_weighed_down() -> None:
     """golden: beside noise that is sure of itself, uniform weights lose beyond chance."""
     logits, labels = votes(3, skill=(2.0, 2.0, 0.0))

@@ -23,7 +23,7 @@ from distillery.weightings import WEIGHTINGS
 
 __all__ = ["active", "candidates", "choose", "chosen", "label", "optimize_weights", "pool_logits", "teacher_logits"]
 
-VERSION = 2
+VERSION = 3
 NEEDS_ALL = "stacking needs every member"
 SELECTED = "NLL of cross-fitted weights; the temperature and the members are chosen on the rows that judge them"
 DEFAULT = ("uniform", "convex", "greedy", "stacking")
@@ -61,9 +61,9 @@ def optimize_weights(
     """``ensemble.json``: the table of every weighting and pool, and the one that is used, with the reason.
 
     Each candidate is judged by its NLL on rows of val_ensemble that its weights, and its temperature where that pays,
-    were not fitted on (K folds). Uniform weights with probability pooling stay unless another one is better beyond
-    chance: its gain's lower bound, from a paired bootstrap, must be above zero. Beside it stand the members' diversity
-    and what pruning would do or has done; with stacking ``pruning`` is null.
+    were not fitted on (K folds). Uniform weights with probability pooling stay unless others are better beyond chance,
+    their gain's lower bound, from a paired bootstrap, above zero; of those the one with the lowest NLL is used. Beside it
+    stand the members' diversity and what pruning would do or has done; with stacking ``pruning`` is null.
 
     Raises:
         InputError: A weighting that the config names needs more rows.
@@ -114,16 +114,24 @@ def _reference(tried: list[Candidate]) -> int:
 
 
 def _pick(tried: list[Candidate], judged: list[Judged], labels_N: np.ndarray) -> tuple[int, str]:
-    """(position of the candidate to use, why)."""
+    """(position of the candidate to use, why): the lowest NLL among those that are better beyond chance."""
     reference = _reference(tried)
-    best = int(np.argmin([row_nll(j.pooled_NC, labels_N).mean() for j in judged]))
-    lower, bound, _ = gain(judged[reference], judged[best], labels_N, len(tried))
-    standing, other = tried[reference].name, tried[best].name
-    if lower <= ROUNDING:
+    nll = [row_nll(j.pooled_NC, labels_N).mean() for j in judged]
+    gains = [gain(judged[reference], j, labels_N, len(tried)) for j in judged]
+    better = [i for i, (_, bound, _) in enumerate(gains) if bound > ROUNDING and nll[i] < nll[reference]]
+    standing = tried[reference].name
+    if better:
+        best = min(better, key=lambda i: nll[i])
+        lower, bound, _ = gains[best]
+        return best, f"{tried[best].name}: NLL lower by {lower:.4f} than {standing} (at least {bound:.4f})"
+    best = int(np.argmin(nll))
+    if nll[best] >= nll[reference] - ROUNDING:
         return reference, f"{standing}: lowest cross-fitted NLL"
-    if bound > ROUNDING:
-        return best, f"{other}: lowest cross-fitted NLL, {lower:.4f} below {standing} (at least {bound:.4f})"
-    return reference, f"{standing}: {other} is lower by {lower:.4f}, which may be chance (lower bound {bound:.4f})"
+    lower, bound, _ = gains[best]
+    return (
+        reference,
+        f"{standing}: {tried[best].name} is lower by {lower:.4f}, which may be chance (lower bound {bound:.4f})",
+    )
 
 
 def _table(
