@@ -62,8 +62,8 @@ def optimize_weights(
 
     Each candidate is judged by its NLL on rows of val_ensemble that its weights, and its temperature where that pays,
     were not fitted on (K folds). Uniform weights with probability pooling stay unless others are better beyond chance,
-    their gain's lower bound, from a paired bootstrap, above zero; of those the one with the lowest NLL is used. Beside it
-    stand the members' diversity and what pruning would do or has done; with stacking ``pruning`` is null.
+    their gain's lower bound, from a paired bootstrap, above zero; of those the one with the lowest NLL is used. Beside
+    it stand the members' diversity and what pruning would do or has done; with stacking ``pruning`` is null.
 
     Raises:
         InputError: A weighting that the config names needs more rows.
