@@ -83,9 +83,8 @@ def models_of(report: dict[str, Any], role: str, name: str | None = None) -> dic
 
 @dataclass(frozen=True)
 class Pool:
-    """Members' logits on val_ensemble and test of one experiment."""
+    """Quality on test of one experiment's members under uniform weights and under those in use."""
 
-    content: dict[str, Any]
     uniform: dict[str, float]
     used: dict[str, float]
 
@@ -108,7 +107,7 @@ def pool(config: str, overrides: list[str]) -> Pool:
     labels = dataset.Dataset(data).labels("test")
     uniform = Pooling(np.full(len(members), 1 / len(members)), "probs")
     quality = [metrics.quality(p.apply(on_test), labels) for p in (uniform, ensemble.chosen(found))]
-    return Pool(found.json("ensemble.json"), *quality)
+    return Pool(*quality)
 
 
 def per_row(report: dict[str, Any], names: list[str]) -> dict[str, list[np.ndarray]]:

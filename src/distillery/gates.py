@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 from pydantic import model_validator
 
@@ -107,8 +107,3 @@ def _judge(gate: Gate, found: Interval) -> Verdict:
 def _shown(found: Interval) -> str:
     ends = "" if found.low is None or found.low == found.high else f" [{found.low:.4g}, {found.high:.4g}]"
     return f"{found.value:.4g}{ends}" + (f", {found.note}" if found.note else "")
-
-
-def to_json(verdicts: list[Verdict]) -> list[dict[str, Any]]:
-    """Verdicts as plain values."""
-    return [asdict(verdict) for verdict in verdicts]
