@@ -1,0 +1,203 @@
+"""Speed on the task of configs/tabular.yaml: trials, teachers, and the study's own cost as it grows."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import references
+import torch
+from ours import ours_teachers, ours_trials
+from pairs import Results, Side, paired
+from torch import nn
+
+from distillery import config_file, dataset, ensemble, logits, metrics, search, students, study
+from distillery.config import Experiment, Recipe
+from distillery.dataset import Dataset
+from distillery.space import Setting
+from distillery.store import Handle, Store
+from distillery.teachers import build_network, load_member, train_teacher
+from distillery.training.fit import predict
+
+ROOT = Path(__file__).resolve().parent.parent
+HOME = ROOT / ".distillery" / "bench"
+CAPACITY = "mlp-3490"
+TUTORIAL_EPOCHS = 35  # of a teacher
+TRIALS = 4  # of a measured study
+MEASURED_EPOCHS = 2  # of a reference loop
+GROWN = (50, 1000)
+
+
+@dataclass(frozen=True)
+class Task:
+    """Everything that trials start from. The teachers are the same ones for both sides."""
+
+    experiment: Experiment
+    data: Handle
+    members: list[Handle]
+    ensemble: Handle
+    taught: list[Handle]
+    profiles: list[Handle]
+
+    @property
+    def dataset(self) -> Dataset:
+        """The rows, opened."""
+        return Dataset(self.data)
+
+
+@cache
+def prepared() -> Task:
+    """The chain up to the search, kept in the benchmark's store; not measured."""
+    rungs = f"student.capacities=[{{name: {CAPACITY}, family: mlp, hidden: [64, 32]}}]"
+    study_alone = [rungs, f"search.trials={TRIALS}", "search.halving=null"]
+    experiment = config_file.load(ROOT / "configs/tabular.yaml", study_alone)
+    store = Store(HOME / ".distillery")
+    data = dataset.prepare(experiment.data, dataset.read_source(experiment.data), store)
+    members = [
+        train_teacher(name, m, experiment.teachers.recipe_of(m), experiment.seed, data, store)
+        for name, m, _ in experiment.teachers.each()
+    ]
+    on_val = [logits.cache_logits(m, "val_ensemble", data, experiment.logits, store) for m in members]
+    pooled = ensemble.optimize_weights(members, on_val, data, experiment.ensemble, store)
+    used = [m for m in members if m.name in ensemble.active(pooled)]
+    views = experiment.student.views
+    taught = [logits.cache_logits(m, "transfer", data, experiment.logits, store, views=views) for m in used]
+    runs = experiment.evaluation.latency_runs
+    profiles = [search.profile_capacity(c, data, runs, store) for c in experiment.student.capacities]
+    return Task(experiment, data, members, pooled, taught, profiles)
+
+
+def trials(results: Results, pairs: int) -> None:
+    """Line 1: what a trial of as many epochs as the config's costs, its share of Optuna and the store included."""
+    task = prepared()
+    epochs = task.experiment.search.epochs or task.experiment.student.recipe.epochs
+    rows, labels = _train(task.dataset)
+    teachers: list[nn.Module] = [load_member(m, task.dataset.spec).network for m in task.members]  # type: ignore[attr-defined]
+    cached = references.TEMPERATURE * references.softened(teachers, rows).log()
+    plain = references.cached_student(rows, labels, cached, epochs)
+    quality = {"reference": _quality(task.dataset, plain), "candidate": _quality(task.dataset, _ours(task, epochs))}
+
+    def mine() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            ours_trials(
+                task.experiment, task.data, task.ensemble, task.taught, task.profiles, Path(folder) / ".distillery"
+            )
+
+    share = MEASURED_EPOCHS / epochs
+    loops = {
+        "the tutorial's loop": partial(references.tutorial_student, rows, labels, teachers, MEASURED_EPOCHS),
+        "the cached-logit DataLoader loop": partial(references.cached_student, rows, labels, cached, MEASURED_EPOCHS),
+    }
+    theirs = [Side(name, loop, share) for name, loop in loops.items()]
+    found = paired(theirs, Side(f"a study of {TRIALS} trials", mine, TRIALS), pairs)
+    for measured, goal in zip(found, (120, 45), strict=True):
+        title = f"trials of {epochs} epochs per CPU second, against {measured.names[0]}"
+        results.row("1", title, measured, goal, "times as many", quality=quality)
+
+
+def _train(opened: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
+    rows = torch.from_numpy(opened.inputs[opened.splits["train"]])
+    return rows, torch.from_numpy(opened.labels("train"))
+
+
+def _ours(task: Task, epochs: int) -> nn.Module:
+    """The student of the first known good setting, with as many epochs as a trial."""
+    experiment, capacity = task.experiment, task.experiment.student.capacities[0]
+    seed = students.student_seed(experiment.seed, capacity)
+    network = build_network(capacity, task.dataset.spec, seed)
+    targets = students.Targets.load(task.data, experiment.student.views, task.ensemble, task.taught)
+    setting = Setting(**experiment.search.known_good[0])
+    recipe = experiment.student.recipe.model_copy(update={"epochs": epochs})
+    students.distil(network, task.dataset, targets, setting, experiment.student, recipe, seed=seed)
+    return network
+
+
+def _quality(opened: Dataset, *networks: nn.Module) -> dict[str, float]:
+    """On the test rows: mean accuracy of the networks, and accuracy and NLL of their simple average."""
+    labels, rows = opened.labels("test"), opened.inputs[opened.splits["test"]]
+    found = [torch.from_numpy(predict(network, rows)) for network in networks]
+    together = torch.stack(found).log_softmax(-1).logsumexp(0).numpy()
+    whole = metrics.quality(together, labels)
+    mean = float(np.mean([(z.argmax(-1).numpy() == labels).mean() for z in found]))
+    return {"mean_accuracy": mean, "accuracy": whole["accuracy"], "nll": whole["nll"]}
+
+
+def teachers(results: Results, pairs: int) -> None:
+    """Line 2: twelve teachers, for as many epochs as the tutorial's."""
+    task = prepared()
+    rows, labels = _train(task.dataset)
+    member = task.experiment.teachers.members[0]
+    configured = task.experiment.teachers.recipe_of(member)
+    seeds = list(range(member.copies))
+    theirs = _quality(task.dataset, *references.tutorial_teachers(rows, labels, TUTORIAL_EPOCHS))
+    reference = Side(
+        "the tutorial's loop",
+        partial(references.tutorial_teachers, rows, labels, MEASURED_EPOCHS),
+        MEASURED_EPOCHS / TUTORIAL_EPOCHS,
+    )
+    alike = {"batch_size": references.BATCH, "lr": references.LR, "weight_decay": 0.01, "augment": {}}
+    for name, goal, change in (
+        ("with the config's recipe", 10, {}),
+        ("with the tutorial's batch size and learning rate", None, alike),
+    ):
+        recipe = Recipe(**{**configured.model_dump(), **change, "epochs": TUTORIAL_EPOCHS})
+        short = recipe.model_copy(update={"epochs": 2 * MEASURED_EPOCHS})
+        mine = _quality(task.dataset, *ours_teachers(member, recipe, task.dataset, seeds))
+        work = partial(ours_teachers, member, short, task.dataset, seeds)
+        candidate = Side("twelve teachers " + name, work, short.epochs / TUTORIAL_EPOCHS)
+        title = f"twelve teachers, {TUTORIAL_EPOCHS} epochs, {name}, against the tutorial's loop"
+        quality = {"reference": theirs, "candidate": mine}
+        results.row("2", title, paired([reference], candidate, pairs)[0], goal, "times as fast", quality=quality)
+
+
+def growth(results: Results, pairs: int) -> None:
+    """Line 7: what the study itself costs per trial when it is short and when it is long, training left out.
+
+    A trial is replaced by figures drawn at random: this is about the bookkeeping alone.
+    """
+    few, many = GROWN
+    with tempfile.TemporaryDirectory() as folder:
+        grown = Path(folder) / "grown"
+        _stubbed_study(grown, many - few)
+        fresh = Side(f"trials 1-{few} of a new study", partial(_on_a_copy, None, few), few)
+        late = Side(f"trials {many - few + 1}-{many} of a study", partial(_on_a_copy, grown, many), few)
+        [measured] = paired([fresh], late, pairs, warm=False)
+    title = f"study bookkeeping per trial (training left out), trial {many:,} against trial {few}"
+    results.row("7", title, measured, 0.9, "times as fast")
+
+
+def _on_a_copy(grown: Path | None, count: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "study"
+        if grown is not None:
+            shutil.copytree(grown, place)
+        _stubbed_study(place, count)
+
+
+def _stubbed_study(folder: Path, count: int) -> None:
+    """A study, new or continued, whose trials do not train."""
+    generator = np.random.default_rng(0)
+
+    def stub(function: Callable[..., Any], jobs: list[tuple[Any, ...]]) -> list[dict[str, Any]]:
+        drawn = generator.uniform(0.3, 0.5, len(jobs))
+        return [{"state": "complete", "nll": n, "accuracy": 1 - n / 2, "curve": {}, "seconds": 0.0} for n in drawn]
+
+    task = prepared()
+    plan = study.Plan(
+        task.experiment,
+        task.experiment.search,
+        count,
+        task.data,
+        task.ensemble,
+        tuple(task.taught),
+        list(task.experiment.student.capacities),
+        {p.name: p.metrics for p in task.profiles},
+        "cpu",
+    )
+    study.run_study(study.open_study(Store(folder), "stub", task.experiment.search.objectives), plan, stub, None)
