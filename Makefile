@@ -5,13 +5,14 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint ui lock bench-quality
+.PHONY: help demo test lint ui lock bench bench-quality
 
 help:
 	@echo "make demo [CONFIG=configs/tabular.yaml]   run a whole pipeline and print its report"
 	@echo "make test                                 lint, types, import rules and tests"
 	@echo "make ui                                   MLflow and Prefect pages on loopback"
 	@echo "make lint                                 lint, types and import rules alone"
+	@echo "make bench                                what the work costs, each figure paired with a reference"
 	@echo "make bench-quality                        what ensembles and students reach, over several seeds"
 
 $(READY): requirements.lock pyproject.toml
@@ -39,6 +40,10 @@ ui: $(READY)
 # For maintainers: resolve the newest set of versions that pyproject.toml allows.
 lock:
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-header --no-annotate -o requirements.lock
+
+# benchmarks/results/speed.json, in some twenty minutes; ARGS="--only trials teachers" runs parts of it.
+bench: $(READY)
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/speed.py $(ARGS)
 
 # benchmarks/results/quality.json; ARGS="--adult TRAIN.csv TEST.csv --images FOLDER" adds what the project does not ship.
 bench-quality: $(READY)
