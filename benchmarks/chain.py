@@ -99,8 +99,8 @@ class Chain:
         outcome = Outcome("student", row_nll(found, labels), row_correct(found, labels))
         kept = self.config.evaluation
         figures = gate_figures(content, exported.metrics)
-        drawn = {"resamples": kept.resamples, "confidence": kept.confidence}
-        return decide(self.config.gates, figures, outcome, None, **drawn)
+        rules = self.config.gates
+        return decide(rules, figures, outcome, None, resamples=kept.resamples, confidence=kept.confidence)
 
 
 def main() -> None:

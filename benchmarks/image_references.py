@@ -112,7 +112,7 @@ def timm_task(student: nn.Module, teacher: nn.Module, lesson: Lesson, epochs: in
         scale=(0.9, 1.0),
         ratio=(1.0, 1.0),
         hflip=0.0,
-        color_jitter=None,
+        color_jitter=None,  # type: ignore[arg-type]
         mean=lesson.mean,
         std=lesson.std,
         num_workers=0,
@@ -163,7 +163,7 @@ def torchdistill_box(student: nn.Module, teacher: nn.Module, lesson: Lesson, epo
 
 
 def _box_config(lesson: Lesson, epochs: int) -> dict[str, Any]:
-    loss = {"student_module_path": ".", "student_module_io": "output", "teacher_module_path": "."}
+    loss: dict[str, Any] = {"student_module_path": ".", "student_module_io": "output", "teacher_module_path": "."}
     # Its alpha is the weight of the cross-entropy.
     loss |= {"teacher_module_io": "output", "temperature": lesson.temperature, "alpha": 1 - lesson.alpha}
     sampler = {"class_or_func": torch.utils.data.RandomSampler}

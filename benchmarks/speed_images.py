@@ -67,11 +67,11 @@ class Task:
 def prepared(folder: Path) -> Task:
     """The chain of configs/digits.yaml up to the students, on files; what is trained stays in the benchmark's store."""
     write_digits(folder / "all")
-    source = f"{{source: folder, path: {folder / 'all'}, image_size: 32, split: {{val_ensemble: 90, val_search: 90}}}}"
+    given = f"{{source: folder, path: {folder / 'all'}, image_size: 32, split: {{val_ensemble: 90, val_search: 90}}}}"
     experiment = config_file.load(
         ROOT / "configs/digits.yaml",
         [
-            f"data={source}",
+            f"data={given}",
             "ensemble={weightings: [{name: uniform}], pools: [probs]}",  # what the peers' one teacher gives
             *(f"teachers.members.{number}.recipe.epochs={epochs}" for number, epochs in enumerate(TEACHER_EPOCHS)),
             "student.views.count=6",
@@ -167,19 +167,19 @@ def _in_the_loop(task: Task, epochs: int) -> nn.Module:
 
 def _timm(task: Task, epochs: int) -> nn.Module:
     network = task.student()
-    references.timm_task(network.backbone, _backbones(task), task.lesson, epochs)
+    references.timm_task(network.get_submodule("backbone"), _backbones(task), task.lesson, epochs)
     return network
 
 
 def _torchdistill(task: Task, epochs: int) -> nn.Module:
     network = task.student()
-    references.torchdistill_box(network.backbone, _backbones(task), task.lesson, epochs)
+    references.torchdistill_box(network.get_submodule("backbone"), _backbones(task), task.lesson, epochs)
     return network
 
 
 def _backbones(task: Task) -> nn.Module:
     """The ensemble for images that the loader has normalised."""
-    return Together([member.backbone for member in task.members])
+    return Together([member.get_submodule("backbone") for member in task.members])
 
 
 def images_input(results: Results, pairs: int) -> None:
