@@ -8,6 +8,7 @@ The same stages as flows/pipeline.py, up to the decision about promotion, for wh
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ import numpy as np
 from distillery import config_file, dataset, ensemble, evaluate, export, logits, search, students, teachers
 from distillery.config import Capacity, Experiment
 from distillery.data import Rows
+from distillery.finals import Promise, train_finals
 from distillery.metrics import row_correct, row_nll
 from distillery.promotion import Decision, Outcome, decide, gate_figures
-from distillery.space import Setting
 from distillery.store import Handle, Store
+from distillery.students import Wanted
 
 
 class Chain:
@@ -35,17 +37,25 @@ class Chain:
         config, store = self.config, self.store
         runs = config.evaluation.latency_runs
         profiles = [search.profile_capacity(c, self.data, runs, store) for c in config.student.capacities]
-        members = [
-            teachers.train_teacher(name, m, config.teachers.recipe_of(m), config.seed, self.data, store)
-            for name, m, _ in config.teachers.each()
-        ]
+        members: list[Handle] = []
+        for names, member in teachers.in_one_go(config.teachers, self.data):
+            recipe = config.teachers.recipe_of(member)
+            members += teachers.train_teachers(names, member, recipe, config.seed, self.data, store)
         pooled = ensemble.optimize_weights(
             members, self.logits("val_ensemble", members), self.data, config.ensemble, store
         )
         taught = self.logits("transfer", [m for m in members if m.name in ensemble.active(pooled)])
         found = search.run_search(config, self.data, pooled, taught, profiles, store)
         alone = search.run_baseline_search(config, self.data, found, profiles, store)
-        finals = self.finals(pooled, taught, found, alone)
+
+        def students_of(capacity: Capacity, wanted: list[Wanted]) -> Promise:
+            given = (capacity, wanted, config.student, self.data, pooled, taught, store)
+            return partial(students.train_students, *given)
+
+        def baselines_of(role: str, capacity: Capacity, wanted: list[Wanted]) -> Promise:
+            return partial(students.train_baselines, capacity, wanted, config.student, self.data, store)
+
+        finals = train_finals(config, self.data, found, alone, students_of, baselines_of)
         on_val, on_test = self.logits("val_search", members), self.logits("test", members)
         chosen = found.json("search.json")["chosen"]
         judged = evaluate.Inputs(members, on_val, on_test, pooled, finals, chosen, self.data)
@@ -58,38 +68,6 @@ class Chain:
         """The members' logits on a split."""
         views: dict[str, Any] = {"views": self.config.student.views} if split == "transfer" else {}
         return [logits.cache_logits(m, split, self.data, self.config.logits, self.store, **views) for m in members]
-
-    def finals(self, pooled: Handle, taught: list[Handle], found: Handle, alone: Handle) -> list[evaluate.Finals]:
-        """The networks that flows/finals.py trains."""
-        config, content = self.config, found.json("search.json")
-        seeds = [config.seed, *(teachers.derive_seed(config.seed, "repeat", n) for n in range(1, config.search.seeds))]
-
-        def student(capacity: Capacity, setting: Setting, seed: int) -> Handle:
-            given = (capacity, setting, config.student, seed, self.data, pooled, taught, self.store)
-            return students.train_student(*given)
-
-        def baseline(capacity: Capacity, setting: Setting, seed: int) -> Handle:
-            return students.train_baseline(capacity, setting, config.student, seed, self.data, self.store)
-
-        finals = []
-        for capacity in (c for c in config.student.capacities if c.name in content["ranked"]):
-            if capacity.name != content["chosen"]:
-                setting = search.best_settings(found, capacity.name)[0]
-                own = (student(capacity, setting, seeds[0]),), (baseline(capacity, setting, seeds[0]),)
-                finals.append(evaluate.Finals(capacity.name, *own))
-                continue
-            settings, labels_only = (
-                search.best_settings(h, capacity.name, config.search.finalists) for h in (found, alone)
-            )
-            if config.search.epochs is not None:
-                labels_only += [s.model_copy(update={"epochs": config.search.epochs}) for s in labels_only]
-            taught_ones = [[student(capacity, setting, seed) for seed in seeds] for setting in settings]
-            best = search.select(taught_ones, config.search.objectives[0])
-            rivals = [[baseline(capacity, setting, seed) for seed in seeds] for setting in labels_only]
-            rival = rivals[search.select(rivals, config.search.objectives[0])]
-            plain = tuple(baseline(capacity, settings[best], seed) for seed in seeds)
-            finals.append(evaluate.Finals(capacity.name, tuple(taught_ones[best]), plain, tuple(rival)))
-        return finals
 
     def decision(self, evaluation: Handle, exported: Handle) -> Decision:
         """Whether the gates would let the student pass."""

@@ -15,7 +15,7 @@ from distillery.config import Experiment, Recipe, Teacher
 from distillery.dataset import Dataset
 from distillery.models import InputSpec
 from distillery.store import Handle, Store
-from distillery.teachers import build_network, fit_classifier
+from distillery.teachers import build_network, fit_classifiers
 from distillery.training import augment
 from distillery.training.fit import Inputs
 
@@ -23,8 +23,7 @@ from distillery.training.fit import Inputs
 def ours_teachers(member: Teacher, recipe: Recipe, dataset: Dataset, seeds: list[int]) -> list[nn.Module]:
     """One teacher for each seed, trained on the labels of train."""
     networks = [build_network(member, dataset.spec, seed) for seed in seeds]
-    for network, seed in zip(networks, seeds, strict=True):
-        fit_classifier(network, dataset, recipe, seed, "cpu", None, f"teacher {seed}", validate_at=())
+    fit_classifiers(networks, dataset, [recipe] * len(seeds), seeds)
     return networks
 
 

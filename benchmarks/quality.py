@@ -94,10 +94,10 @@ def pool(config: str, overrides: list[str]) -> Pool:
     experiment, store = config_file.load(ROOT / config, overrides), Store(HOME / ".distillery")
     rows: Rows = dataset.read_source(experiment.data)
     data = dataset.prepare(experiment.data, rows, store)
-    members = [
-        teachers.train_teacher(name, m, experiment.teachers.recipe_of(m), experiment.seed, data, store)
-        for name, m, _ in experiment.teachers.each()
-    ]
+    members: list[Handle] = []
+    for names, member in teachers.in_one_go(experiment.teachers, data):
+        recipe = experiment.teachers.recipe_of(member)
+        members += teachers.train_teachers(names, member, recipe, experiment.seed, data, store)
 
     def cached(split: str) -> list[Handle]:
         return [logits.cache_logits(m, split, data, experiment.logits, store) for m in members]

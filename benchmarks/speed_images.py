@@ -25,7 +25,7 @@ from distillery.dataset import Dataset
 from distillery.models import InputSpec
 from distillery.space import Setting
 from distillery.store import Handle, Store
-from distillery.training.fit import predict
+from distillery.training.alone import predict
 
 ROOT = Path(__file__).resolve().parent.parent
 HOME = ROOT / ".distillery" / "bench"
@@ -79,10 +79,10 @@ def prepared(folder: Path) -> Task:
     )
     store, rows = Store(HOME / ".distillery"), dataset.read_source(experiment.data)
     data = dataset.prepare(experiment.data, rows, store)
-    members = [
-        teachers.train_teacher(name, m, experiment.teachers.recipe_of(m), experiment.seed, data, store)
-        for name, m, _ in experiment.teachers.each()
-    ]
+    members: list[Handle] = []
+    for names, member in teachers.in_one_go(experiment.teachers, data):
+        recipe = experiment.teachers.recipe_of(member)
+        members += teachers.train_teachers(names, member, recipe, experiment.seed, data, store)
     views = experiment.student.views
     on_val = [logits.cache_logits(m, "val_ensemble", data, experiment.logits, store) for m in members]
     taught = [logits.cache_logits(m, "transfer", data, experiment.logits, store, views=views) for m in members]
@@ -140,7 +140,7 @@ def images(results: Results, pairs: int) -> None:
 def _ours(task: Task, epochs: int) -> nn.Module:
     network, config = task.student(), task.experiment.student
     recipe = config.recipe.model_copy(update={"epochs": epochs})
-    students.distil(network, task.dataset, task.targets, SETTING, config, recipe, seed=0)
+    students.distil([network], task.dataset, task.targets, [SETTING], [0], config, recipe)
     return network
 
 

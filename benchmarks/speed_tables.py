@@ -22,14 +22,14 @@ from distillery.config import Experiment, Recipe
 from distillery.dataset import Dataset
 from distillery.space import Setting
 from distillery.store import Handle, Store
-from distillery.teachers import build_network, load_member, train_teacher
-from distillery.training.fit import predict
+from distillery.teachers import build_network, in_one_go, load_member, train_teachers
+from distillery.training.alone import predict
 
 ROOT = Path(__file__).resolve().parent.parent
 HOME = ROOT / ".distillery" / "bench"
 CAPACITY = "mlp-3490"
 TUTORIAL_EPOCHS = 35  # of a teacher
-TRIALS = 4  # of a measured study
+TRIALS = 64  # of a measured study
 MEASURED_EPOCHS = 2  # of a reference loop
 GROWN = (50, 1000)
 
@@ -59,10 +59,10 @@ def prepared() -> Task:
     experiment = config_file.load(ROOT / "configs/tabular.yaml", study_alone)
     store = Store(HOME / ".distillery")
     data = dataset.prepare(experiment.data, dataset.read_source(experiment.data), store)
-    members = [
-        train_teacher(name, m, experiment.teachers.recipe_of(m), experiment.seed, data, store)
-        for name, m, _ in experiment.teachers.each()
-    ]
+    members: list[Handle] = []
+    for names, member in in_one_go(experiment.teachers, data):
+        recipe = experiment.teachers.recipe_of(member)
+        members += train_teachers(names, member, recipe, experiment.seed, data, store)
     on_val = [logits.cache_logits(m, "val_ensemble", data, experiment.logits, store) for m in members]
     pooled = ensemble.optimize_weights(members, on_val, data, experiment.ensemble, store)
     used = [m for m in members if m.name in ensemble.active(pooled)]
@@ -114,7 +114,7 @@ def _ours(task: Task, epochs: int) -> nn.Module:
     targets = students.Targets.load(task.data, experiment.student.views, task.ensemble, task.taught)
     setting = Setting(**experiment.search.known_good[0])
     recipe = experiment.student.recipe.model_copy(update={"epochs": epochs})
-    students.distil(network, task.dataset, targets, setting, experiment.student, recipe, seed=seed)
+    students.distil([network], task.dataset, targets, [setting], [seed], experiment.student, recipe)
     return network
 
 
@@ -184,9 +184,12 @@ def _stubbed_study(folder: Path, count: int) -> None:
     """A study, new or continued, whose trials do not train."""
     generator = np.random.default_rng(0)
 
-    def stub(function: Callable[..., Any], jobs: list[tuple[Any, ...]]) -> list[dict[str, Any]]:
-        drawn = generator.uniform(0.3, 0.5, len(jobs))
-        return [{"state": "complete", "nll": n, "accuracy": 1 - n / 2, "curve": {}, "seconds": 0.0} for n in drawn]
+    def stub(function: Callable[..., Any], jobs: list[tuple[Any, ...]]) -> list[list[dict[str, Any]]]:
+        return [[drawn() for _ in job.settings] for (job,) in jobs]
+
+    def drawn() -> dict[str, Any]:
+        nll = generator.uniform(0.3, 0.5)
+        return {"state": "complete", "nll": nll, "accuracy": 1 - nll / 2, "curve": {}, "seconds": 0.0}
 
     task = prepared()
     plan = study.Plan(
@@ -199,5 +202,6 @@ def _stubbed_study(folder: Path, count: int) -> None:
         list(task.experiment.student.capacities),
         {p.name: p.metrics for p in task.profiles},
         "cpu",
+        task.experiment.search.cohort,
     )
     study.run_study(study.open_study(Store(folder), "stub", task.experiment.search.objectives), plan, stub, None)

@@ -5,6 +5,7 @@ data -> teachers -> logits -> ensemble weights -> search (T, alpha, capacity) ->
 """
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from distillery.config_file import load
 from distillery.dataset import read_source
 from distillery.ensemble import active
 from distillery.evaluate import Inputs
+from distillery.finals import train_finals
 from distillery.store import Handle
+from distillery.teachers import in_one_go
 from flows import release, stages, studies
-from flows.finals import train_finals
 from flows.places import Places
 from flows.tracking import Tracker
 from flows.workers import Workers
@@ -37,8 +39,9 @@ def pipeline(config: Experiment) -> dict[str, Any]:
         data = stages.prepare_data.submit(ctx, rows).result()
         profiles = [stages.profile_capacity.submit(ctx, c, data).result() for c in config.student.capacities]
 
-        teachers = [stages.train_teacher.submit(ctx, name, m, data) for name, m, _ in config.teachers.each()]
-        members = [teacher.result() for teacher in teachers]
+        groups = in_one_go(config.teachers, data)
+        teachers = [stages.train_teachers.submit(ctx, names, member, data) for names, member in groups]
+        members = [member for trained in teachers for member in trained.result()]
 
         def member_logits(split: str, wanted: list[Handle]) -> list[Handle]:
             return [task.result() for task in [stages.cache_logits.submit(ctx, m, split, data) for m in wanted]]
@@ -49,7 +52,8 @@ def pipeline(config: Experiment) -> dict[str, Any]:
 
         search = studies.run_search.submit(ctx, data, ensemble, taught, profiles).result()
         alone = studies.run_baseline_search.submit(ctx, data, search, profiles).result()
-        finals = train_finals(ctx, data, ensemble, taught, search, alone)
+        students = partial(stages.begin_students, ctx, data, ensemble, taught)
+        finals = train_finals(config, data, search, alone, students, partial(stages.begin_baselines, ctx, data))
 
         on_val_search, on_test = member_logits("val_search", members), member_logits("test", members)
         chosen = search.json("search.json")["chosen"]

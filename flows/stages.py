@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from prefect import task
@@ -17,7 +18,7 @@ from rich.progress import Progress
 from distillery import dataset, ensemble, evaluate, figures, logits, metrics, search, students, teachers, transfer
 from distillery.config import Capacity, Experiment, Teacher
 from distillery.data import Rows
-from distillery.space import Setting
+from distillery.finals import Promise
 from distillery.store import Handle, Store, fingerprint
 from flows.places import Places
 from flows.tracking import STORE_ERRORS, Run, Tracker
@@ -40,6 +41,14 @@ class Context:
         if handle.cached:
             return Completed(name="Cached", message=f"found in the store: {handle.path}", data=handle)
         return handle
+
+    def done_all(self, handles: list[Handle]) -> Any:
+        """The same for stages that were made in one go."""
+        self.handles += handles
+        if all(handle.cached for handle in handles):
+            found = ", ".join(handle.path for handle in handles)
+            return Completed(name="Cached", message=f"found in the store: {found}", data=handles)
+        return handles
 
     def bar(self, text: str, total: int) -> Callable[[int], None]:
         """A progress bar, as a function that moves it to a position."""
@@ -87,34 +96,36 @@ def profile_capacity(ctx: Context, capacity: Capacity, data: Handle) -> Handle:
     return ctx.done(search.profile_capacity(capacity, data, ctx.config.evaluation.latency_runs, ctx.store))
 
 
-@stage(name="teacher", task_run_name="teacher-{name}")
-def train_teacher(ctx: Context, name: str, member: Teacher, data: Handle) -> Handle:
-    """One trained teacher."""
+@stage(name="teachers", task_run_name="teachers-{member.name}")
+def train_teachers(ctx: Context, names: list[str], member: Teacher, data: Handle) -> list[Handle]:
+    """Trained copies of one member."""
     config, recipe = ctx.config, ctx.config.teachers.recipe_of(member)
-    key = f"teacher-{fingerprint(name, member, recipe, config.seed, data.fingerprint)}"
-    with ctx.tracker.child("teacher", f"teacher {name}", key) as run:
-        advance = ctx.bar(f"teacher {name}", recipe.epochs)
-        handle = ctx.workers.stage(
-            teachers.train_teacher,
-            name,
+    keys = [f"teacher-{fingerprint(n, member, recipe, config.seed, data.fingerprint)}" for n in names]
+    with ExitStack() as open_runs:
+        opened = zip(names, keys, strict=True)
+        runs = [open_runs.enter_context(ctx.tracker.child("teacher", f"teacher {n}", key)) for n, key in opened]
+        advance = ctx.bar(f"teacher {member.name}" + (f" x {len(names)}" if len(names) > 1 else ""), recipe.epochs)
+        handles = ctx.workers.stage(
+            teachers.train_teachers,
+            names,
             member,
             recipe,
             config.seed,
             data,
             store=ctx.store,
             device=ctx.places.device,
-            on_epoch=_reporter(run, advance),
+            on_epoch=_reporter(runs, advance),
         )
         advance(recipe.epochs)
-        if run.fresh:
-            # Few parameters, the same on all kinds of runs: the compare page shows them without being asked.
-            shown = (
-                {k: getattr(recipe, k) for k in ("lr", "weight_decay", "epochs")} if handle.json("history.json") else {}
-            )
-            run.params({"role": "teacher", "model": member.options.get("arch", member.name), **shown})
-            run.json({"model": member.model_dump(), "recipe": recipe.model_dump()}, "teacher.json")
-            _describe(run, handle, "val_ensemble")
-    return ctx.done(handle)
+        for run, handle in zip(runs, handles, strict=True):
+            if run.fresh:
+                # Few parameters, the same on all kinds of runs: the compare page shows them without being asked.
+                trained = bool(handle.json("history.json"))
+                shown = {k: getattr(recipe, k) for k in ("lr", "weight_decay", "epochs")} if trained else {}
+                run.params({"role": "teacher", "model": member.options.get("arch", member.name), **shown})
+                run.json({"model": member.model_dump(), "recipe": recipe.model_dump()}, "teacher.json")
+                _describe(run, handle, "val_ensemble")
+    return ctx.done_all(handles)
 
 
 @stage(name="logits", task_run_name="logits-{member.name}-{split}")
@@ -149,53 +160,77 @@ def optimize_weights(ctx: Context, members: list[Handle], val_logits: list[Handl
     return ctx.done(handle)
 
 
-@stage(name="student", task_run_name="student-{capacity.name}")
-def train_student(
+@stage(name="students", task_run_name="students-{capacity.name}")
+def train_students(
     ctx: Context,
     capacity: Capacity,
-    setting: Setting,
-    seed: int,
+    wanted: list[students.Wanted],
     data: Handle,
     pooled: Handle,
     transfer_logits: list[Handle],
-) -> Handle:
-    """One distilled student at full length."""
-    key = f"student-{fingerprint(capacity, setting, ctx.config.student, seed, pooled.fingerprint)}"
-    inputs = (capacity, setting, ctx.config.student, seed, data, pooled, transfer_logits)
-    return ctx.done(_final(ctx, "student", capacity, setting, key, students.train_student, inputs))
+) -> list[Handle]:
+    """Distilled students at full length."""
+    keys = [["student", capacity, w.setting, ctx.config.student, w.seed, pooled.fingerprint] for w in wanted]
+    inputs = (capacity, wanted, ctx.config.student, data, pooled, transfer_logits)
+    return ctx.done_all(_finals(ctx, "student", capacity, wanted, keys, students.train_students, inputs))
 
 
-@stage(name="baseline", task_run_name="{role}-baseline-{capacity.name}")
-def train_baseline(ctx: Context, role: str, capacity: Capacity, setting: Setting, seed: int, data: Handle) -> Handle:
-    """The same network without a teacher: plain, with the student's own recipe, or tuned, with one of its own."""
-    key = f"{role}-baseline-{fingerprint(capacity, setting, ctx.config.student, seed, data.fingerprint)}"
-    inputs = (capacity, setting, ctx.config.student, seed, data)
-    return ctx.done(_final(ctx, f"{role} baseline", capacity, setting, key, students.train_baseline, inputs))
+@stage(name="baselines", task_run_name="{role}-baselines-{capacity.name}")
+def train_baselines(
+    ctx: Context, role: str, capacity: Capacity, wanted: list[students.Wanted], data: Handle
+) -> list[Handle]:
+    """The same networks without a teacher: plain, with the student's own recipe, or tuned, with one of their own."""
+    keys = [[role, capacity, w.setting, ctx.config.student, w.seed, data.fingerprint] for w in wanted]
+    inputs = (capacity, wanted, ctx.config.student, data)
+    return ctx.done_all(_finals(ctx, f"{role} baseline", capacity, wanted, keys, students.train_baselines, inputs))
 
 
-def _final(
+def begin_students(
+    ctx: Context, data: Handle, pooled: Handle, logits: list[Handle], capacity: Capacity, wanted: list[students.Wanted]
+) -> Promise:
+    """Submits `train_students`."""
+    task: Any = train_students.submit(ctx, capacity, wanted, data, pooled, logits)
+    return cast(Promise, task.result)
+
+
+def begin_baselines(
+    ctx: Context, data: Handle, role: str, capacity: Capacity, wanted: list[students.Wanted]
+) -> Promise:
+    """Submits `train_baselines`."""
+    task: Any = train_baselines.submit(ctx, role, capacity, wanted, data)
+    return cast(Promise, task.result)
+
+
+def _finals(
     ctx: Context,
     role: str,
     capacity: Capacity,
-    setting: Setting,
-    key: str,
-    train: Callable[..., Handle],
+    wanted: list[students.Wanted],
+    keys: list[list[Any]],
+    train: Callable[..., list[Handle]],
     inputs: tuple[Any, ...],
-) -> Handle:
-    recipe = students.applied(setting, ctx.config.student.recipe)
-    with ctx.tracker.child(role, f"{role} {capacity.name}", key) as run:
-        advance = ctx.bar(f"{role} {capacity.name}", recipe.epochs)
-        report = _reporter(run, advance)
-        handle = ctx.workers.stage(train, *inputs, store=ctx.store, device=ctx.places.device, on_epoch=report)
-        advance(recipe.epochs)
-        ctx.tracker.describes(run, f"{role} {handle.fingerprint}")
-        if run.fresh:
-            loss = setting.chosen_loss(ctx.config.student.loss).name
-            soft = {"temperature": setting.temperature, "alpha": setting.alpha, "loss": loss}
-            shown = {k: getattr(recipe, k) for k in ("lr", "weight_decay", "epochs")} | {"seed": inputs[3]}
-            run.params({"role": role, "model": capacity.name, **shown, **(soft if role == "student" else {"alpha": 0})})
-            _describe(run, handle, "val_search")
-    return handle
+) -> list[Handle]:
+    recipes = [students.applied(w.setting, ctx.config.student.recipe) for w in wanted]
+    name, epochs = f"{role} {capacity.name}", max(recipe.epochs for recipe in recipes)
+    with ExitStack() as open_runs:
+        runs = [
+            open_runs.enter_context(ctx.tracker.child(role, name, f"{role.split()[0]}-{fingerprint(*key)}"))
+            for key in keys
+        ]
+        advance = ctx.bar(name + (f" x {len(wanted)}" if len(wanted) > 1 else ""), epochs)
+        report = _reporter(runs, advance)
+        handles = ctx.workers.stage(train, *inputs, store=ctx.store, device=ctx.places.device, on_epoch=report)
+        advance(epochs)
+        for run, handle, own, recipe in zip(runs, handles, wanted, recipes, strict=True):
+            ctx.tracker.describes(run, f"{role} {handle.fingerprint}")
+            if run.fresh:
+                loss = own.setting.chosen_loss(ctx.config.student.loss).name
+                soft = {"temperature": own.setting.temperature, "alpha": own.setting.alpha, "loss": loss}
+                shown = {k: getattr(recipe, k) for k in ("lr", "weight_decay", "epochs")} | {"seed": own.seed}
+                taught = soft if role == "student" else {"alpha": 0}
+                run.params({"role": role, "model": capacity.name, **shown, **taught})
+                _describe(run, handle, "val_search")
+    return handles
 
 
 @stage(name="evaluation")
@@ -253,11 +288,11 @@ def _describe(run: Run, handle: Handle, split: str) -> None:
     run.tags({"store": handle.path})
 
 
-def _reporter(run: Run, advance: Callable[[int], None]) -> Callable[[int, dict[str, float]], None]:
-    def on_epoch(epoch: int, record: dict[str, float]) -> None:
+def _reporter(runs: list[Run], advance: Callable[[int], None]) -> teachers.OnEpochOf:
+    def on_epoch(place: int, epoch: int, record: dict[str, float]) -> None:
         advance(epoch)
-        if run.fresh:
-            run.epoch(epoch, record)
+        if runs[place].fresh:
+            runs[place].epoch(epoch, record)
 
     return on_epoch
 

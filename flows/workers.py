@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from distillery.store import Handle, Missing, Store
+from distillery.store import Missing, Store
 
-OnEpoch = Callable[[int, dict[str, float]], None]
+OnEpoch = Callable[..., None]
 
 _events: Any = None  # the queue back to the parent, in a worker process
 
@@ -58,8 +58,8 @@ class Workers:
             self._reader.join(5)
             self._pool = None
 
-    def stage(self, function: Callable[..., Handle], *args: Any, store: Store, **options: Any) -> Handle:
-        """The handle of ``function(*args, store, **options)``: found in the store at once, or computed in a worker."""
+    def stage(self, function: Callable[..., Any], *args: Any, store: Store, **options: Any) -> Any:
+        """The handles of ``function(*args, store, **options)``: found in the store at once, or computed in a worker."""
         quick = {k: v for k, v in options.items() if k != "on_epoch"}
         with suppress(Missing):
             return function(*args, store.looking(), **quick)
@@ -89,9 +89,9 @@ class Workers:
 
     def _listen(self) -> None:
         while (event := self._queue.get()) is not None:
-            number, epoch, record = event
+            number, *report = event
             if number in self._listeners:
-                self._listeners[number](epoch, record)
+                self._listeners[number](*report)
 
 
 def _begin(events: Any, threads: int) -> None:
@@ -103,7 +103,7 @@ def _begin(events: Any, threads: int) -> None:
 def _call(
     number: int, reports: bool, function: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]
 ) -> Any:
-    def on_epoch(epoch: int, record: dict[str, float]) -> None:
-        _events.put((number, epoch, record))
+    def on_epoch(*report: Any) -> None:
+        _events.put((number, *report))
 
     return function(*args, **options, **({"on_epoch": on_epoch} if reports else {}))

@@ -15,9 +15,11 @@ from hypothesis import settings
 
 from distillery import config_file, dataset, ensemble, evaluate, logits, search, students, teachers
 from distillery.config import Capacity
-from distillery.evaluate import Finals, Inputs
+from distillery.evaluate import Inputs
+from distillery.finals import Finals
 from distillery.space import Setting
 from distillery.store import Handle, Store
+from distillery.students import Wanted
 
 torch.set_num_threads(1)
 settings.register_profile("distillery", derandomize=True, deadline=None, max_examples=30)
@@ -77,12 +79,9 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]
     found.rows = dataset.read_source(found.config.data)
     found.data = dataset.prepare(found.config.data, found.rows, found.store)
     found.dataset = dataset.Dataset(found.data)
-    found.members = [
-        teachers.train_teacher(
-            name, member, found.config.teachers.recipe_of(member), found.config.seed, found.data, found.store
-        )
-        for name, member, _ in found.config.teachers.each()
-    ]
+    (member,), names = found.config.teachers.members, [name for name, _, _ in found.config.teachers.each()]
+    recipe = found.config.teachers.recipe_of(member)
+    found.members = teachers.train_teachers(names, member, recipe, found.config.seed, found.data, found.store)
     views = found.config.student.views
     found.logits = {
         split: [
@@ -154,21 +153,29 @@ def _finals(found: SimpleNamespace, capacity: Capacity) -> Finals:
     ours = capacity.name == found.chosen
     seeds = [cfg.seed, *(teachers.derive_seed(cfg.seed, "repeat", n) for n in range(1, cfg.search.seeds))]
 
-    def taught(setting: Setting, seed: int) -> Handle:
-        upstream = (found.data, found.ensemble, found.taught)
-        return students.train_student(capacity, setting, cfg.student, seed, *upstream, found.store)
+    def taught(settings: list[Setting], seeds: list[int]) -> list[tuple[Handle, ...]]:
+        upstream = (cfg.student, found.data, found.ensemble, found.taught, found.store)
+        return _by_setting(students.train_students(capacity, _wanted(settings, seeds), *upstream), len(seeds))
 
-    def untaught(setting: Setting, seed: int) -> Handle:
-        return students.train_baseline(capacity, setting, cfg.student, seed, found.data, found.store)
+    def untaught(settings: list[Setting], seeds: list[int]) -> list[tuple[Handle, ...]]:
+        upstream = (cfg.student, found.data, found.store)
+        return _by_setting(students.train_baselines(capacity, _wanted(settings, seeds), *upstream), len(seeds))
 
     if not ours:
-        setting = found.settings[capacity.name]
-        return Finals(capacity.name, (taught(setting, seeds[0]),), (untaught(setting, seeds[0]),))
+        setting = [found.settings[capacity.name]]
+        return Finals(capacity.name, taught(setting, seeds[:1])[0], untaught(setting, seeds[:1])[0])
     settings = search.best_settings(found.search, capacity.name, cfg.search.finalists)
     rivals = search.best_settings(found.alone, capacity.name, cfg.search.finalists)
-    runs = [tuple(taught(setting, seed) for seed in seeds) for setting in settings]
-    tuned = [tuple(untaught(setting, seed) for seed in seeds) for setting in rivals]
-    best = search.select([list(run) for run in runs], quality)
+    runs, tuned = taught(settings, seeds), untaught(rivals, seeds)
+    best = search.select(runs, quality)
     found.settings[capacity.name] = settings[best]
-    plain = tuple(untaught(settings[best], seed) for seed in seeds)
-    return Finals(capacity.name, runs[best], plain, tuned[search.select([list(run) for run in tuned], quality)])
+    (plain,) = untaught([settings[best]], seeds)
+    return Finals(capacity.name, runs[best], plain, tuned[search.select(tuned, quality)])
+
+
+def _wanted(settings: list[Setting], seeds: list[int]) -> list[Wanted]:
+    return [Wanted(setting, seed) for setting in settings for seed in seeds]
+
+
+def _by_setting(handles: list[Handle], seeds: int) -> list[tuple[Handle, ...]]:
+    return [tuple(handles[start : start + seeds]) for start in range(0, len(handles), seeds)]

@@ -19,8 +19,8 @@ from distillery.metrics import Interval
 from distillery.pooling import pool_logits
 from distillery.store import Handle, Store, fingerprint
 from distillery.students import evaluate_on, load_student
-from distillery.teachers import train_teacher
-from distillery.training.fit import predict
+from distillery.teachers import train_teachers
+from distillery.training.alone import predict
 
 SETTINGS: dict[str, Any] = {"resamples": 200, "confidence": 0.95}
 
@@ -273,7 +273,7 @@ def test_members_without_a_network_have_the_costs_they_can_have(
         Teacher(name="given", family="given", path=str(tmp_path / "x.npz")),
     )
     cfg, data = finished.config, finished.data
-    members = [train_teacher(t.name, t, Recipe(), 0, data, store) for t in teachers]
+    members = [train_teachers([t.name], t, Recipe(), 0, data, store)[0] for t in teachers]
     cached = {
         split: [cache_logits(m, split, data, cfg.logits, store) for m in members]
         for split in ("val_ensemble", "val_search", "test")

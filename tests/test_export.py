@@ -17,9 +17,10 @@ from scipy.special import softmax
 
 from distillery import config, dataset, export, preprocess
 from distillery.config import Capacity, Student
+from distillery.space import Setting
 from distillery.store import Handle, Store
-from distillery.students import Setting, load_student, train_baseline
-from distillery.training.fit import predict
+from distillery.students import Wanted, load_student, train_baselines
+from distillery.training.alone import predict
 
 NARROW = {"channels": [2, 4, 4, 8], "stem_width": 4}
 
@@ -62,7 +63,8 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     handle = dataset.prepare(data, rows, store)
     capacity = Capacity(**given["capacity"])
     trained = Student(capacities=(capacity,), recipe={"epochs": 1, "lr": 0.01})
-    student = train_baseline(capacity, Setting(temperature=1, alpha=0), trained, 0, handle, store)
+    wanted = [Wanted(Setting(temperature=1, alpha=0), 0)]
+    (student,) = train_baselines(capacity, wanted, trained, handle, store)
     exported = export.export_student(student, handle, rows, 10, store)
     found = SimpleNamespace(kind=request.param, rows=rows, data=handle, student=student, exported=exported, store=store)
     found.dataset = dataset.Dataset(handle)

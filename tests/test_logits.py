@@ -21,7 +21,7 @@ from distillery.dataset import prepare, read_source
 from distillery.errors import InputError
 from distillery.logits import cache_logits, check_belongs, check_drift, read_logits
 from distillery.store import Handle, Store
-from distillery.teachers import load_member, train_teacher
+from distillery.teachers import load_member, train_teachers
 from distillery.transfer import show
 
 VIEWS = Views(count=3, transforms=[{"name": "noise"}, {"name": "spunge"}], seed=2)
@@ -32,7 +32,7 @@ def given_member(array: np.ndarray, folder: Path, chain: SimpleNamespace, store:
     """A member with these logits for the source's rows."""
     np.savez(folder / "given.npz", logits=array)
     teacher = Teacher(name="given", family="given", path=str(folder / "given.npz"))
-    return train_teacher("given", teacher, Recipe(), 0, chain.data, store)
+    return train_teachers(["given"], teacher, Recipe(), 0, chain.data, store)[0]
 
 
 @pytest.mark.parametrize("split", ["train", "val_ensemble", "val_search", "test"])

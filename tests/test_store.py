@@ -115,6 +115,86 @@ def test_looking_finds_and_never_builds(store: Store) -> None:
     assert len(calls) == 1
 
 
+Group = dict[int, Path]
+
+
+def grouped(broken: frozenset[int] = frozenset()) -> tuple[Callable[[Group], dict[int, Any]], list[list[int]]]:
+    """A build function of several stages, of which the places `broken` fail, and a list of what it was given."""
+    calls: list[list[int]] = []
+
+    def build(works: Group) -> dict[int, Any]:
+        calls.append(list(works))
+        for place, work in works.items():
+            (work / "file.txt").write_text(f"{place}")
+        return {place: OSError(f"place {place}") if place in broken else {"place": place} for place in works}
+
+    return build, calls
+
+
+def names(*keys: str) -> list[tuple[str, str]]:
+    """A request for stages, each called as its key is, in capitals."""
+    return [(key.upper(), key) for key in keys]
+
+
+def test_of_several_stages_only_the_missing_are_built(store: Store) -> None:
+    """property: in one call, by their places; every handle has its own name, and is the one that it is alone."""
+    build, calls = grouped()
+    (alone,) = store.stages("part", names("b"), build)
+    found = store.stages("part", names("a", "b", "c"), build)
+    assert calls == [[0], [0, 2]] and [h.cached for h in found] == [False, True, False]
+    assert [h.name for h in found] == ["A", "B", "C"] and [h.metrics["place"] for h in found] == [0, 0, 2]
+    assert found[1].path == alone.path and [h.file("file.txt").read_text() for h in found] == ["0", "0", "2"]
+    assert found[0].seconds == found[2].seconds
+    assert [h.path for h in store.stages("part", names("c", "a"), build)] == [found[2].path, found[0].path]
+    assert store.stage("part", "c", "c", lambda _: {}).path == found[2].path and len(calls) == 2
+    assert store.stages("part", [], build) == [] and not list(store.root.rglob("*.part"))
+
+
+def test_what_is_asked_for_twice_is_built_once(store: Store) -> None:
+    """property: of equal keys the first is built, under whatever names they are asked for."""
+    build, calls = grouped()
+    found = store.stages("part", [("x", "a"), ("y", "b"), ("z", "a")], build)
+    assert calls == [[0, 1]] and [h.name for h in found] == ["x", "y", "z"]
+    assert found[0].path == found[2].path != found[1].path and found[0].metrics == found[2].metrics
+
+
+def test_one_failure_keeps_the_others(store: Store) -> None:
+    """resume: the first error is raised, what came out well is there, and the next call builds the rest alone."""
+    build, _ = grouped(frozenset({1, 3}))
+    with pytest.raises(OSError, match="place 1"):
+        store.stages("part", names("a", "b", "c", "d"), build)
+    again, calls = grouped()
+    found = store.stages("part", names("a", "b", "c", "d"), again)
+    assert calls == [[1, 3]] and [h.cached for h in found] == [True, False, True, False]
+    with pytest.raises(ZeroDivisionError):
+        store.stages("part", names("e", "f"), lambda works: 1 // 0)
+    assert len(list(store.root.rglob("*.part"))) == 2
+
+
+def test_of_several_stages_a_damaged_one_is_computed_again(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    """resume: it and no other; the warning names its file."""
+    build, calls = grouped()
+    damaged = store.stages("part", names("a", "b", "c"), build)[1].file("file.txt")
+    damaged.write_text("x")
+    found = store.stages("part", names("a", "b", "c"), build)
+    assert calls == [[0, 1, 2], [1]] and [h.cached for h in found] == [True, False, True]
+    assert damaged.read_text() == "1" and str(damaged) in caplog.text
+
+
+def test_looking_for_several_misses_any(store: Store) -> None:
+    """determinism: all are there and whole, or the first that is not is named; nothing is built or repaired."""
+    build, calls = grouped()
+    found = store.stages("part", names("a", "b"), build)
+    looked = store.looking().stages("part", names("b", "a"), build)
+    assert [h.path for h in looked] == [found[1].path, found[0].path] and all(h.cached for h in looked)
+    with pytest.raises(Missing, match="'C'"):
+        store.looking().stages("part", names("a", "c", "d"), build)
+    found[1].file("file.txt").write_text("x")
+    with pytest.raises(Missing, match="'B'"):
+        store.looking().stages("part", names("a", "b"), build)
+    assert len(calls) == 1
+
+
 CHILD = """
 import sys
 from pathlib import Path
@@ -133,9 +213,9 @@ print(Store(sys.argv[1]).stage("part", "n", 1, build).path)
 """
 
 
-def child(root: Path, log: Path, mode: str) -> subprocess.Popen[str]:
+def child(root: Path, log: Path, mode: str, script: str = CHILD) -> subprocess.Popen[str]:
     """A process that waits for a line and then asks the store for a stage."""
-    arguments = [sys.executable, "-c", CHILD, str(root), str(log), mode]
+    arguments = [sys.executable, "-c", script, str(root), str(log), mode]
     process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
     return process
@@ -151,6 +231,41 @@ def test_processes_at_the_same_time_build_once(store: Store, tmp_path: Path) -> 
     paths = {process.communicate()[0] for process in processes}
     assert (tmp_path / "log").read_text() == "built "
     assert len(paths) == 1
+
+
+OVERLAPPING = """
+import fcntl, sys, time
+from distillery import store
+lock = fcntl.flock
+def slow(*arguments):
+    lock(*arguments)
+    time.sleep(0.05)
+fcntl.flock = slow
+def build(works):
+    with open(sys.argv[2], "a") as log:
+        log.write("".join(sys.argv[3][place] for place in works))
+    return {place: {} for place in works}
+print("ready", flush=True)
+sys.stdin.readline()
+store.Store(sys.argv[1]).stages("part", [(key, key) for key in sys.argv[3]], build)
+"""
+
+
+def test_overlapping_requests_do_not_wait_for_each_other_forever(store: Store, tmp_path: Path) -> None:
+    """property: processes that want the same stages in other orders, and are slow between locks, all end; each stage
+    is built once."""
+    processes = [child(store.root, tmp_path / "log", keys, OVERLAPPING) for keys in ("abc", "cba", "dcb")]
+    try:
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
+        assert [process.wait(60) for process in processes] == [0, 0, 0]
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+    assert sorted((tmp_path / "log").read_text()) == ["a", "b", "c", "d"]
 
 
 def test_a_killed_process_blocks_nobody(store: Store, tmp_path: Path) -> None:

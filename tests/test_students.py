@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from safetensors.torch import load_file
 from scipy.special import log_softmax, softmax
 from torch import nn
 
@@ -25,16 +26,17 @@ from distillery.space import Loss, Setting
 from distillery.store import Handle, Store, checksum
 from distillery.students import (
     Targets,
+    Wanted,
     applied,
     check_loss,
     distil,
     load_student,
     student_seed,
-    train_baseline,
-    train_student,
+    train_baselines,
+    train_students,
 )
 from distillery.teachers import build_network
-from distillery.training.fit import predict
+from distillery.training.alone import predict
 from distillery.transfer import Transfer, show
 
 SETTING = Setting(temperature=2.0, alpha=0.7)
@@ -45,13 +47,15 @@ def student(chain: SimpleNamespace, store: Store, setting: Setting = SETTING, **
     """The smaller capacity, distilled; `loss` changes the config's."""
     cfg = chain.config.student.model_copy(update={"loss": more.pop("loss", Loss())})
     upstream = (chain.data, chain.ensemble, chain.taught)
-    return train_student(cfg.capacities[0], setting, cfg, chain.config.seed, *upstream, store, **more)
+    (handle,) = train_students(cfg.capacities[0], [Wanted(setting, chain.config.seed)], cfg, *upstream, store, **more)
+    return handle
 
 
 def baseline(chain: SimpleNamespace, store: Store, setting: Setting = SETTING) -> Handle:
     """The smaller capacity, on labels alone."""
-    cfg = chain.config
-    return train_baseline(cfg.student.capacities[0], setting, cfg.student, cfg.seed, chain.data, store)
+    cfg, wanted = chain.config.student, [Wanted(setting, chain.config.seed)]
+    (handle,) = train_baselines(cfg.capacities[0], wanted, cfg, chain.data, store)
+    return handle
 
 
 def weights(handle: Handle) -> str:
@@ -107,7 +111,7 @@ def distilled(
     config = Student(capacities=(capacity,), loss=loss or Loss())
     before, after = (build_network(capacity, dataset.spec, 0) for _ in range(2))
     targets = Targets.load(chain.data, Views(), chain.ensemble, chain.taught)
-    distil(after, dataset, targets, setting, config, recipe, seed=0)
+    distil([after], dataset, targets, [setting], [0], config, recipe)
     return before, after
 
 
@@ -176,16 +180,18 @@ def test_the_objective_is_what_the_docs_say(
     hard = -(goal * log_softmax(student_z, axis=-1)).sum(-1).mean()
     one_step = Recipe(epochs=1, batch_size=labelled, lr=1e-9)
     config = Student(capacities=(capacity,), views=views)
-    history = distil(network, partly, Targets(torch.from_numpy(teacher_z), None), setting, config, one_step, seed=0)
-    assert history[0]["train_loss"] == pytest.approx(0.6 * soft + 0.4 * hard, rel=1e-5)
+    targets = Targets(torch.from_numpy(teacher_z), None)
+    (course,) = distil([network], partly, targets, [setting], [0], config, one_step)
+    assert course.history[0]["train_loss"] == pytest.approx(0.6 * soft + 0.4 * hard, rel=1e-5)
 
 
 def test_views_take_the_place_of_fresh_augmentation(tmp_path: Any) -> None:
-    """property: with several views the recipe's shift and flip are off, with one they are on; same seed, same bits."""
+    """property: with several views the recipe's shift, flip and light are off, with one they are on; same seed, same
+    bits."""
     config = Data(source="digits", image_size=8)
     rows = data_stage.read_source(config)
     dataset = Dataset(data_stage.prepare(config, replace(rows, labels=rows.labels[:200]), Store(tmp_path)))
-    fresh = Recipe(epochs=2, augment={"shift": 0.25, "flip": True})
+    fresh = Recipe(epochs=2, augment={"shift": 0.25, "flip": True, "light": 0.4})
     capacity = Capacity(name="net", family="timm", arch="resnet10t")
 
     def trained(views: Views, recipe: Recipe) -> np.ndarray:
@@ -194,7 +200,7 @@ def test_views_take_the_place_of_fresh_augmentation(tmp_path: Any) -> None:
         count = views.count * len(dataset.splits["train"])
         targets = Targets(torch.randn(count, 10, generator=torch.Generator().manual_seed(1)), None)
         student = Student(capacities=(capacity,), views=views)
-        distil(network, dataset, targets, SETTING, student, recipe, seed=0)
+        distil([network], dataset, targets, [SETTING], [0], student, recipe)
         return predict(network, dataset.inputs[np.arange(20)])
 
     several = Views(count=3, transforms=(View(name="shift", size=0.25),))
@@ -231,16 +237,75 @@ def test_losses_that_teach_nothing_are_refused() -> None:
 
 
 def test_figures_are_of_val_search(chain: SimpleNamespace, store: Store) -> None:
-    """reference: the handle's figures and the last epoch's from the loaded network; every epoch is reported."""
+    """reference: the handle's figures are the loaded network's, which is calibrated; those of the epochs are of the
+    network as it trains; every epoch is reported."""
     seen: list[tuple[int, dict[str, float]]] = []
-    handle = student(chain, store, on_epoch=lambda epoch, record: seen.append((epoch, record)))
-    network = load_student(handle, chain.dataset.spec)
-    logits = predict(network, chain.dataset.inputs[chain.dataset.splits["val_search"]])
-    assert handle.metrics == quality(logits, chain.dataset.labels("val_search"))
+    handle = student(chain, store, on_epoch=lambda _, epoch, record: seen.append((epoch, record)))
+    network, labels = load_student(handle, chain.dataset.spec), chain.dataset.labels("val_search")
+    rows = chain.dataset.inputs[chain.dataset.splits["val_search"]]
+    temperature = {"calibration_temperature": handle.json("student.json")["calibration_temperature"]}
+    assert handle.metrics == quality(predict(network, rows), labels) | temperature
     assert [epoch for epoch, _ in seen] == [1, 2, 3, 4, 5]
     assert [record for _, record in seen] == handle.json("history.json")
-    assert seen[-1][1]["val_search/nll"] == pytest.approx(handle.metrics["nll"])
+    bare = quality(predict(network.network, rows), labels)
+    assert (seen[-1][1]["val_search/nll"], seen[-1][1]["val_search/accuracy"]) == pytest.approx(
+        (bare["nll"], bare["accuracy"])
+    )
     assert handle.json("student.json")["setting"] == SETTING.model_dump()
+
+
+TOGETHER = (
+    Wanted(SETTING, 0),
+    Wanted(Setting(temperature=4.0, alpha=0.5, lr=0.02, weight_decay=0.3, noise=0.2, label_smoothing=0.1), 0),
+    Wanted(Setting(alpha=0.9, share=0.2, loss=Loss(name="mse", clip=3.0)), 0),
+    Wanted(Setting(alpha=0.9, share=0.7, loss=Loss(name="mse", clip=5.0), noise=0.1), 1),
+    Wanted(SETTING.model_copy(update={"epochs": 2}), 0),
+    Wanted(SETTING, 1),
+)
+
+
+@pytest.mark.parametrize("taught", [True, False])
+def test_what_trains_together_is_what_it_is_alone(chain: SimpleNamespace, store: Store, taught: bool) -> None:
+    """reference: every network is the same stage as alone, its weights and history are the same to rounding; epochs
+    are reported with its place, once where what was asked for twice is one network."""
+    seen: list[list[int]] = [[] for _ in TOGETHER]
+    config = chain.config.student.model_copy(update={"views": NOISY})
+    several = [cache_logits(m, "transfer", chain.data, chain.config.logits, store, views=NOISY) for m in chain.members]
+
+    def trained(wanted: tuple[Wanted, ...], where: Store, **more: Any) -> list[Handle]:
+        if taught:
+            return train_students(
+                config.capacities[0], wanted, config, chain.data, chain.ensemble, several, where, **more
+            )
+        return train_baselines(config.capacities[0], wanted, config, chain.data, where, **more)
+
+    together = trained(TOGETHER, store, on_epoch=lambda place, epoch, _: seen[place].append(epoch))
+    first = {handle.path: place for place, handle in reversed(list(enumerate(together)))}
+    assert len(first) == (6 if taught else 5)  # without a teacher the third is the first one again
+    for place, (own, handle) in enumerate(zip(TOGETHER, together, strict=True)):
+        (alone,) = trained((own,), Store(store.root / str(place)))
+        assert alone.fingerprint == handle.fingerprint and not alone.cached
+        files = [load_file(h.file("model.safetensors")) for h in (alone, handle)]
+        torch.testing.assert_close(files[0], files[1], atol=2e-4, rtol=0)
+        assert alone.metrics == pytest.approx(handle.metrics, abs=1e-3)
+        losses = [[epoch["train_loss"] for epoch in h.json("history.json")] for h in (alone, handle)]
+        assert losses[0] == pytest.approx(losses[1], abs=1e-4) and len(losses[0]) == (own.setting.epochs or 5)
+        assert seen[place] == (list(range(1, len(losses[0]) + 1)) if first[handle.path] == place else [])
+
+
+def test_one_that_diverges_leaves_the_others(chain: SimpleNamespace, store: Store) -> None:
+    """contract: the error names it; the others are kept and found, and none of them trains again."""
+    cfg, hot = chain.config.student, SETTING.model_copy(update={"lr": 1e30})
+    wanted = [Wanted(SETTING, 0), Wanted(hot, 0), Wanted(SETTING, 1)]
+    upstream = (cfg, chain.data, chain.ensemble, chain.taught)
+    with pytest.raises(FloatingPointError, match=r"^student 'small': the loss became .* in epoch 1; a lower lr"):
+        train_students(cfg.capacities[0], wanted, *upstream, store)
+    kept = train_students(cfg.capacities[0], wanted[::2], *upstream, store)
+    assert all(handle.cached for handle in kept)
+    seen: list[int] = []
+    longer = [wanted[2], Wanted(SETTING, 2), wanted[0]]
+    train_students(cfg.capacities[0], longer, *upstream, store, on_epoch=lambda place, *_: seen.append(place))
+    assert seen == [1] * 5
 
 
 def test_a_setting_overrides_the_recipe() -> None:

@@ -10,17 +10,25 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
 from scipy.special import softmax
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 
-from distillery import metrics
+from distillery import metrics, teachers
 from distillery.config import Model, Recipe, Teacher
 from distillery.errors import InputError
 from distillery.models import InputSpec
 from distillery.store import Handle, Store, checksum
-from distillery.teachers import build_network, check_model, derive_seed, load_member, load_network, save_network
-from distillery.teachers import train_teacher as train
+from distillery.teachers import (
+    build_network,
+    check_model,
+    derive_seed,
+    load_member,
+    load_network,
+    save_network,
+    train_teachers,
+)
 
 IMAGE = InputSpec("image", (3, 16, 16), 4, (100.0, 90.0, 80.0), (50.0, 51.0, 52.0))
 NARROW = {"channels": [2, 4, 4, 8], "stem_width": 4}
@@ -30,6 +38,12 @@ NETWORKS = {
     "mlp": ({"family": "mlp", "hidden": [5], "dropout": 0.3}, InputSpec("table", (6,), 3)),
     "timm": ({"family": "timm", "arch": "resnet10t", "kwargs": NARROW}, IMAGE),
 }
+
+
+def train(name: str, teacher: Teacher, recipe: Recipe, seed: int, data: Handle, store: Store, **more: Any) -> Handle:
+    """One copy of a member, trained by itself."""
+    (handle,) = train_teachers([name], teacher, recipe, seed, data, store, **more)
+    return handle
 
 
 @pytest.mark.parametrize("family", NETWORKS)
@@ -57,14 +71,53 @@ def test_the_seed_decides_the_initial_weights() -> None:
 
 
 def test_training_again_gives_the_same_bits(chain: SimpleNamespace, store: Store) -> None:
-    """determinism: another store gets the same file; copies differ from each other."""
-    [(name, member, _), *_] = chain.config.teachers.each()
+    """determinism: another store gets the same files; copies differ from each other."""
+    cfg, names = chain.config, [m.name for m in chain.members]
+    (member,) = cfg.teachers.members
+    again = train_teachers(names, member, cfg.teachers.recipe_of(member), cfg.seed, chain.data, store)
+    assert [(m.fingerprint, m.metrics) for m in again] == [(m.fingerprint, m.metrics) for m in chain.members]
+    digests = [[checksum(m.file("model.safetensors")) for m in members] for members in (again, chain.members)]
+    assert digests[0] == digests[1] and len(set(digests[0])) == 3
+
+
+def weights(handle: Handle) -> dict[str, torch.Tensor]:
+    """What a trained member's network consists of."""
+    return load_file(handle.file("model.safetensors"))
+
+
+def test_copies_are_what_they_are_alone(chain: SimpleNamespace, store: Store) -> None:
+    """reference: a copy that trained with others is the same stage, and has the same weights to rounding, as alone."""
+    (member,) = chain.config.teachers.members
     recipe = chain.config.teachers.recipe_of(member)
-    again = train(name, member, recipe, chain.config.seed, chain.data, store)
-    first = chain.members[0]
-    assert (again.fingerprint, again.metrics) == (first.fingerprint, first.metrics)
-    assert checksum(again.file("model.safetensors")) == checksum(first.file("model.safetensors"))
-    assert len({checksum(m.file("model.safetensors")) for m in chain.members}) == 3
+    for together in chain.members[1:]:
+        alone = train(together.name, member, recipe, chain.config.seed, chain.data, store)
+        assert alone.fingerprint == together.fingerprint and not alone.cached
+        torch.testing.assert_close(weights(alone), weights(together), atol=2e-4, rtol=0)
+        assert alone.metrics == pytest.approx(together.metrics, abs=1e-4)
+        assert alone.json("member.json") == together.json("member.json")
+
+
+def test_a_copy_that_diverges_leaves_the_others(
+    chain: SimpleNamespace, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """contract: the error names it, the other copy is kept as it is alone, and only the first is trained again."""
+    member, build, seen = Teacher(name="x", family="mlp", hidden=[4]), teachers.build_network, []
+    upstream = (member, SHORT, 0, chain.data, store)
+
+    def broken(model: Model, spec: InputSpec, seed: int) -> torch.nn.Module:
+        network = build(model, spec, seed)
+        if seed == derive_seed(0, "a"):
+            torch.nn.init.constant_(network[-1].bias, torch.nan)
+        return network
+
+    monkeypatch.setattr(teachers, "build_network", broken)
+    with pytest.raises(FloatingPointError, match=r"^teacher 'a': the loss became nan in epoch 1; a lower lr may help"):
+        train_teachers(["a", "b"], *upstream)
+    monkeypatch.undo()
+    first, second = train_teachers(["a", "b"], *upstream, on_epoch=lambda place, *_: seen.append(place))
+    assert second.cached and not first.cached and seen == [0, 0]
+    alone = train("b", *upstream[:-1], Store(store.root / "other"))
+    torch.testing.assert_close(weights(second), weights(alone), atol=2e-4, rtol=0)
 
 
 def test_a_teacher_is_named_by_what_decides_it(chain: SimpleNamespace, store: Store) -> None:
@@ -84,7 +137,7 @@ def test_metrics_and_history_are_of_val_ensemble(chain: SimpleNamespace, store: 
     """reference: the handle's figures from the loaded member's logits; one record per epoch, the last one the same."""
     seen: list[tuple[int, dict[str, float]]] = []
     teacher = Teacher(name="x", family="mlp", hidden=[4])
-    handle = train("x", teacher, SHORT, 0, chain.data, store, on_epoch=lambda e, r: seen.append((e, r)))
+    handle = train("x", teacher, SHORT, 0, chain.data, store, on_epoch=lambda _, e, r: seen.append((e, r)))
     rows = chain.dataset.splits["val_ensemble"]
     logits = load_member(handle, chain.dataset.spec).logits(chain.dataset.inputs[rows], rows)
     assert handle.metrics == metrics.quality(logits, chain.dataset.labels("val_ensemble"))

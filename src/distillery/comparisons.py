@@ -34,8 +34,8 @@ def recoveries(
 ) -> dict[str, Interval]:
     """Gap recovery in `accuracy` and in `nll`."""
     found = {}
-    for figure, per_row in (("accuracy", row_correct), ("nll", row_nll)):
-        values = [per_row(z, labels_N) for z in (student_NC, baseline_NC, ensemble_NC)]
+    for figure, per_row, sign in (("accuracy", row_correct, 1), ("nll", row_nll, -1)):
+        values = [sign * per_row(z, labels_N) for z in (student_NC, baseline_NC, ensemble_NC)]
         found[figure] = gap_recovery(*values, resamples=resamples, confidence=confidence)
     return found
 

@@ -49,6 +49,7 @@ class Augment(Section):
 
     shift: float = Field(0.0, ge=0, le=0.5, description="largest random shift, as a share of the side")
     flip: bool = Field(False, description="mirror half of the images left to right")
+    light: float = Field(0.0, ge=0, lt=1, description="largest change of brightness, as a share of it")
     noise: float = Field(0.0, ge=0, description="standard deviation of Gaussian noise on encoded table columns")
 
 
@@ -218,7 +219,7 @@ class Experiment(Section):
             *(("teachers", self.teachers.recipe_of(m)) for m in self.teachers.members),
         ]
         for owner, recipe in recipes:
-            for name in ("shift", "flip") if kind == "table" else ("noise",):
+            for name in ("shift", "flip", "light") if kind == "table" else ("noise",):
                 if getattr(recipe.augment, name):
                     raise ValueError(f"{owner}.recipe.augment.{name}: not for {kind} data")
         if self.search.trials < len(self.student.capacities):

@@ -177,7 +177,7 @@ class Dataset:
         facts: dict[str, Any] = self.handle.json("dataset.json")
         return facts
 
-    @property
+    @cached_property
     def spec(self) -> InputSpec:
         """What a model is fed."""
         return InputSpec.from_json(self._facts["spec"])

@@ -15,6 +15,7 @@ from distillery.data import Rows
 from distillery.dataset import Dataset
 from distillery.ensemble import chosen, label
 from distillery.errors import InputError
+from distillery.finals import Finals
 from distillery.logits import read_logits
 from distillery.metrics import Interval
 from distillery.pooling import Pooling
@@ -24,29 +25,10 @@ from distillery.robustness import disturbances
 from distillery.store import Handle, Store, fingerprint, write_json
 from distillery.students import evaluate_on, load_student
 from distillery.teachers import GivenMember, Member, NetworkMember, load_member
-from distillery.training.fit import predict
+from distillery.training.alone import predict
 
 VERSION = 2
 COSTS = ("params", "macs", "size_mb", "latency_ms_p50", "latency_ms_p95", "latency_ms_p99", "throughput_per_s")
-
-
-@dataclass(frozen=True)
-class Finals:
-    """The trained networks of one capacity, one per seed; the first of `students` is the one that is shipped.
-
-    Attributes:
-        plain: Labels alone, the student's own recipe.
-        tuned: Labels alone, a recipe searched for that; only of the chosen capacity.
-    """
-
-    capacity: str
-    students: tuple[Handle, ...]
-    plain: tuple[Handle, ...]
-    tuned: tuple[Handle, ...] = ()
-
-    def key(self) -> list[Any]:
-        """What tells these from others."""
-        return [self.capacity, *([h.fingerprint for h in part] for part in (self.students, self.plain, self.tuned))]
 
 
 @dataclass(frozen=True)
@@ -142,7 +124,7 @@ class _Evaluator:
             "compression": self._compression(student),
         }
         write_json(work / "evaluation.json", content)
-        np.savez_compressed(work / "test_logits.npz", **self.logits)  # type: ignore[arg-type]
+        np.savez(work / "test_logits.npz", **self.logits)  # type: ignore[arg-type]
         return {k: student[k] for k in ("accuracy", "nll", "brier", "ece")}
 
     def _row(self, role: str, name: str) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from distillery.models import InputSpec
 from distillery.profile import latency
 from distillery.store import Handle, Store
 from distillery.students import load_student
-from distillery.training.fit import predict
+from distillery.training.alone import predict
 
 VERSION = 1
 MODEL = "student.onnx"

@@ -46,8 +46,7 @@ def latency(run: Callable[[np.ndarray], object], rows: np.ndarray, runs: int, ba
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    gc.collect()
-    gc.disable()
+    gc.disable()  # without a collection before: in a large process that takes longer than the measurement
     try:
         single = _times(run, [rows[i % len(rows)][None] for i in range(runs + WARM_UP)])[WARM_UP:]
         many = np.resize(rows, (batch_size, *rows.shape[1:]))

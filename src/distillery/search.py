@@ -6,6 +6,7 @@ that capacity had: its best settings make the tuned baseline.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,10 @@ from distillery.pareto import front
 from distillery.profile import cost
 from distillery.space import Knobs, Range, Search, Setting
 from distillery.store import Handle, Store, fingerprint, write_json
-from distillery.study import OnTrial, Plan, RunMany, objective, one_after_another, open_study, run_study
+from distillery.study import OnTrial, Plan, RunMany, cohort_of, objective, one_after_another, open_study, run_study
 from distillery.teachers import build_network, content_key
 
-VERSION = 2
+VERSION = 3
 
 
 def profile_capacity(capacity: Capacity, data: Handle, runs: int, store: Store) -> Handle:
@@ -89,6 +90,7 @@ def run_search(
         InputError: No capacity is within the budgets.
     """
     allowed = feasible(config.search, profiles)
+    capacities = [c for c in config.student.capacities if c.name in allowed]
     plan = Plan(
         config,
         config.search,
@@ -96,9 +98,10 @@ def run_search(
         data,
         ensemble,
         tuple(logits),
-        [c for c in config.student.capacities if c.name in allowed],
+        capacities,
         {p.name: p.metrics for p in profiles},
         device,
+        cohort_of(config, capacities, Dataset(data).spec.kind),
     )
     return _search(plan, store, run_many, on_trial)
 
@@ -119,7 +122,8 @@ def run_baseline_search(
     capacities = [c for c in config.student.capacities if c.name == found["chosen"]]
     trials = sum(record["capacity"] == found["chosen"] for record in found["trials"])
     costs = {p.name: p.metrics for p in profiles}
-    plan = Plan(config, baseline_knobs(config), trials, data, None, (), capacities, costs, device)
+    cohort = cohort_of(config, capacities, Dataset(data).spec.kind)
+    plan = Plan(config, baseline_knobs(config), trials, data, None, (), capacities, costs, device, cohort)
     return _search(plan, store, run_many, on_trial)
 
 
@@ -147,7 +151,7 @@ def study_settings(config: Experiment, role: str) -> list[Any]:
     if role == "student":
         searched = config.search.model_dump(exclude={"finalists", "seeds", "baseline", "trials", "choose"})
         return [role, searched, config.student, config.seed]
-    searched = config.search.model_dump(include={"epochs", "halving", "objectives"})
+    searched = config.search.model_dump(include={"epochs", "halving", "objectives", "cohort"})
     return [role, searched, baseline_knobs(config), config.student.recipe, config.seed]
 
 
@@ -218,7 +222,7 @@ def best_settings(search: Handle, capacity: str, count: int = 1) -> list[Setting
     return settings[:count]
 
 
-def select(runs: list[list[Handle]], objective: str) -> int:
+def select(runs: Sequence[Sequence[Handle]], objective: str) -> int:
     """The index of the setting whose students, one per seed, are best on val_search in the mean.
 
     Args:

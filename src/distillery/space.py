@@ -123,7 +123,8 @@ class Knobs(Section):
 class Halving(Section):
     """Successive halving: a trial stops at a rung unless it is in the best 1/`eta` of those that came there before.
 
-    Rungs lie at 1/eta, 1/eta², ... of a trial's epochs. Nobody stops before `grace` trials of its capacity were there.
+    Rungs lie at 1/eta, 1/eta², ... of a trial's epochs. Trials of one cohort come to a rung together and are compared
+    with each other as well. Nobody stops before `grace` trials of its capacity were there.
     Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning" (arXiv 1810.05934).
     """
 
@@ -146,6 +147,9 @@ class Search(Knobs):
     share: Space | None = Field(None, description="of items without a label in an epoch; see student.views")
     losses: tuple[LossSpace, ...] = Field((), description="soft losses to choose from; none: student.loss")
     epochs: int | None = Field(None, ge=1, description="epochs of a trial; None trains it as long as the final student")
+    cohort: int = Field(
+        8, ge=1, description="trials of a capacity that are proposed at once and train together; 1 where they cannot"
+    )
     halving: Halving | None = None
     finalists: int = Field(2, ge=1, description="settings of the chosen capacity that are trained at full length")
     seeds: int = Field(2, ge=1, description="seeds of each finalist; the mean decides")

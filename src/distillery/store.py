@@ -14,9 +14,9 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -104,31 +104,69 @@ class Store:
             build: Fills the directory it is given and returns metrics. After a crash it is called again with the
                 same directory, and may keep what it finds there and can trust.
         """
-        digest = fingerprint(stage, key)
-        final = self.root / stage / digest
-        if self._only_look:
-            if not final.exists() or _broken_file(final) is not None:
-                raise Missing(f"{stage} {name!r}")
-            return _handle(final, stage, name)
-        final.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(final.with_suffix(".lock")):
-            found = self._open(final, stage, name)
-            if found is not None:
-                return found
-            work = final.with_suffix(".part")
-            work.mkdir(exist_ok=True)
-            began = time.perf_counter()
-            metrics = build(work)
-            _seal(work, metrics, time.perf_counter() - began)
-            work.rename(final)
-            found = self._open(final, stage, name, verify=False)
-        assert found is not None
-        return Handle(**{**asdict(found), "cached": False})
+        (handle,) = self.stages(stage, [(name, key)], lambda works: {0: build(works[0])})
+        return handle
 
-    def _open(self, final: Path, stage: str, name: str, verify: bool = True) -> Handle | None:
+    def stages(
+        self,
+        stage: str,
+        wanted: Sequence[tuple[str, Any]],
+        build: Callable[[dict[int, Path]], dict[int, dict[str, Any] | Exception]],
+    ) -> list[Handle]:
+        """Several finished stage directories, of which those that are missing are built together.
+
+        Args:
+            stage: Name of the stage, a folder of the store.
+            wanted: Name and key of each, as for `stage`.
+            build: Fills the directories that it is given, by place in `wanted`, and returns the metrics of each, or
+                what went wrong with it. The others are kept all the same, then the first error is raised.
+        """
+        finals = [self.root / stage / fingerprint(stage, key) for _, key in wanted]
+        if self._only_look:
+            for final, (name, _) in zip(finals, wanted, strict=True):
+                if not final.exists() or _broken_file(final) is not None:
+                    raise Missing(f"{stage} {name!r}")
+            return [_handle(final, stage, name) for final, (name, _) in zip(finals, wanted, strict=True)]
+        (self.root / stage).mkdir(parents=True, exist_ok=True)
+        with ExitStack() as locks:
+            for final in sorted(set(finals)):  # in one order everywhere, so that no two wait for each other
+                locks.enter_context(_locked(final.with_suffix(".lock")))
+            found = {f: self._open(f, stage, name) for f, (name, _) in zip(finals, wanted, strict=True)}
+            missing = {finals.index(f): f for f, handle in found.items() if handle is None}
+            if missing:
+                self._build(stage, {place: (wanted[place][0], final) for place, final in missing.items()}, build, found)
+        handles = [(found[final], name) for final, (name, _) in zip(finals, wanted, strict=True)]
+        return [replace(handle, name=name) for handle, name in handles if handle is not None]
+
+    def _build(
+        self,
+        stage: str,
+        missing: dict[int, tuple[str, Path]],
+        build: Callable[[dict[int, Path]], dict[int, dict[str, Any] | Exception]],
+        found: dict[Path, Handle | None],
+    ) -> None:
+        works = {place: final.with_suffix(".part") for place, (_, final) in missing.items()}
+        for work in works.values():
+            work.mkdir(exist_ok=True)
+        began = time.perf_counter()
+        results = build(works)
+        seconds = (time.perf_counter() - began) / len(works)
+        errors = []
+        for place, (name, final) in missing.items():
+            result = results[place]
+            if isinstance(result, Exception):
+                errors.append(result)
+                continue
+            _seal(works[place], result, seconds)
+            works[place].rename(final)
+            found[final] = replace(_handle(final, stage, name), cached=False)
+        if errors:
+            raise errors[0]
+
+    def _open(self, final: Path, stage: str, name: str) -> Handle | None:
         if not final.exists():
             return None
-        broken = _broken_file(final) if verify else None
+        broken = _broken_file(final)
         if broken is not None:
             log.warning("%s '%s': %s is damaged, computing it again", stage, name, broken)
             shutil.rmtree(final)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy, one_hot
 
+from distillery.calibration import Calibrated, calibrated
 from distillery.config import Capacity, Recipe, Student, Views
 from distillery.dataset import Dataset
 from distillery.ensemble import teacher_logits
@@ -23,18 +24,22 @@ from distillery.models import InputSpec
 from distillery.space import Loss, Setting
 from distillery.store import Handle, Store, write_json
 from distillery.teachers import (
+    OnEpochOf,
     build_network,
     content_key,
     derive_seed,
-    fit_classifier,
+    fit_classifiers,
     load_network,
     save_network,
-    validator,
+    stacks,
+    validation_on,
 )
-from distillery.training.fit import OnEpoch, fit, predict
+from distillery.training.alone import predict
+from distillery.training.fit import Course, Learner, OnEpochs, Validation, fit
+from distillery.training.objectives import Answers, Taught
 from distillery.transfer import Transfer
 
-VERSION = 2
+VERSION = 3
 
 
 def applied(setting: Setting, recipe: Recipe) -> Recipe:
@@ -84,161 +89,184 @@ class Targets:
 
 
 def distil(
-    network: nn.Module,
+    networks: Sequence[nn.Module],
     dataset: Dataset,
     targets: Targets,
-    setting: Setting,
+    settings: Sequence[Setting],
+    seeds: Sequence[int],
     config: Student,
     recipe: Recipe,
     *,
-    seed: int,
     device: str = "cpu",
-    validate_at: Container[int] | None = (),
-    on_epoch: OnEpoch | None = None,
-    what: str = "student",
-) -> list[dict[str, float]]:
-    """Trains `network` on ``alpha · soft + (1 - alpha) · CE`` over the items of the transfer set.
+    validation: Validation | None = None,
+    on_epochs: OnEpochs | None = None,
+) -> list[Course]:
+    """Trains `networks` together on ``alpha · soft + (1 - alpha) · CE`` over the items of the transfer set.
 
-    The cross-entropy is with the row's label; where an item has none, with the ensemble's probabilities.
+    The cross-entropy is with the row's label; where an item has none, with the ensemble's probabilities. All settings
+    have the same loss and number of epochs (see `together`).
     """
-    transfer = Transfer(dataset, config.views, setting.share, device)
-    transfer.load(targets.shown)
-    recipe = applied(setting, recipe)
+    transfers: dict[float | None, Transfer] = {}
+    for share in dict.fromkeys(setting.share for setting in settings):
+        transfers[share] = Transfer(dataset, config.views, share, device)
+        transfers[share].load(targets.shown)
+    recipes = [applied(setting, recipe) for setting in settings]
     if config.views.count > 1:  # the views are the augmentation: the student sees what the teachers saw
-        recipe = recipe.model_copy(update={"augment": recipe.augment.model_copy(update={"shift": 0.0, "flip": False})})
-    return fit(
-        network,
-        transfer,
-        _objective(transfer, targets.logits, setting, setting.chosen_loss(config.loss), recipe.label_smoothing),
-        recipe,
-        seed=seed,
-        device=device,
-        validate=validator(network, dataset, "val_search", device),
-        validate_at=validate_at,
-        on_epoch=on_epoch,
-        what=what,
+        still = {"shift": 0.0, "flip": False, "light": 0.0}
+        recipes = [r.model_copy(update={"augment": r.augment.model_copy(update=still)}) for r in recipes]
+    learners = [
+        Learner(network, own, seed, transfers[setting.share])
+        for network, own, seed, setting in zip(networks, recipes, seeds, settings, strict=True)
+    ]
+    labels, known = learners[0].batches.answers(targets.logits)  # type: ignore[attr-defined]
+    losses = [setting.chosen_loss(config.loss) for setting in settings]
+    objective = Taught(
+        targets.logits,
+        Answers(labels, None if known.all() else known, targets.logits.shape[1]),
+        losses[0].name,
+        [loss.options for loss in losses],
+        [setting.temperature for setting in settings],
+        [setting.alpha for setting in settings],
+        [own.label_smoothing for own in recipes],
     )
+    return fit(learners, objective, device=device, validation=validation, on_epochs=on_epochs)
 
 
-def _objective(
-    transfer: Transfer, targets: torch.Tensor, setting: Setting, loss: Loss, smoothing: float
-) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    soft, alpha, options = LOSSES[loss.name], setting.alpha, loss.options
-    answers, known = transfer.answers(targets)
-    all_known, classes = bool(known.all()), targets.shape[1]
-
-    def objective(logits: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
-        items = items.to(targets.device)
-        taught, y = targets[items], answers[items]
-        value = alpha * soft(logits, taught, y, setting.temperature, **options)
-        if alpha == 1:
-            return value
-        if all_known:
-            return value + (1 - alpha) * cross_entropy(logits, y, label_smoothing=smoothing)
-        exact = one_hot(y, classes) * (1 - smoothing) + smoothing / classes
-        hard = torch.where(known[items][:, None], exact, taught.softmax(-1))
-        return value + (1 - alpha) * cross_entropy(logits, hard)
-
-    return objective
+def together(settings: Sequence[Setting], default: Loss) -> list[list[int]]:
+    """Places of the settings that may train together."""
+    groups: dict[Any, list[int]] = {}
+    for place, setting in enumerate(settings):
+        loss = setting.chosen_loss(default)
+        groups.setdefault((loss.name, tuple(loss.options), setting.epochs), []).append(place)
+    return list(groups.values())
 
 
-def train_student(
+@dataclass(frozen=True)
+class Wanted:
+    """One network of a capacity: how it is trained, and the experiment's or a repeat's seed."""
+
+    setting: Setting
+    seed: int
+
+
+def train_students(
     capacity: Capacity,
-    setting: Setting,
+    wanted: Sequence[Wanted],
     config: Student,
-    seed: int,
     data: Handle,
     ensemble: Handle,
     logits: list[Handle],
     store: Store,
     *,
     device: str = "cpu",
-    on_epoch: OnEpoch | None = None,
-) -> Handle:
-    """The distilled student: ``model.safetensors``, ``student.json``, ``history.json``."""
-    loss = setting.chosen_loss(config.loss)
-    key = ["distilled", setting, loss, config.views, ensemble.fingerprint, [h.fingerprint for h in logits]]
+    on_epoch: OnEpochOf | None = None,
+) -> list[Handle]:
+    """Distilled students: ``model.safetensors``, ``student.json``, ``history.json`` of each.
 
-    def train(network: nn.Module, dataset: Dataset, own_seed: int, record: OnEpoch) -> None:
+    Those that are not there yet train together where their networks and settings allow it.
+    """
+    shared = [config.views, ensemble.fingerprint, [h.fingerprint for h in logits]]
+    keys = [["distilled", w.setting, w.setting.chosen_loss(config.loss), *shared] for w in wanted]
+
+    def train(networks: list[nn.Module], dataset: Dataset, mine: list[Wanted], **options: Any) -> list[Course]:
         targets = Targets.load(data, config.views, ensemble, logits, device)
-        what = f"student {capacity.name!r}"
-        distil(
-            network,
-            dataset,
-            targets,
-            setting,
-            config,
-            config.recipe,
-            seed=own_seed,
-            device=device,
-            validate_at=None,
-            on_epoch=record,
-            what=what,
-        )
+        settings, seeds = [w.setting for w in mine], [student_seed(w.seed, capacity) for w in mine]
+        return distil(networks, dataset, targets, settings, seeds, config, config.recipe, device=device, **options)
 
-    return _stage("student", capacity, setting, config.recipe, key, seed, data, store, device, on_epoch, train)
+    made = _Making("student", capacity, list(wanted), [config.recipe] * len(wanted), data, device, on_epoch, train)
+    return made.handles(keys, together([w.setting for w in wanted], config.loss), store)
 
 
-def train_baseline(
+def train_baselines(
     capacity: Capacity,
-    setting: Setting,
+    wanted: Sequence[Wanted],
     config: Student,
-    seed: int,
     data: Handle,
     store: Store,
     *,
     device: str = "cpu",
-    on_epoch: OnEpoch | None = None,
-) -> Handle:
-    """The same network with the same initial weights, on labels alone, augmented anew in every epoch.
+    on_epoch: OnEpochOf | None = None,
+) -> list[Handle]:
+    """The same networks with the same initial weights, on labels alone, augmented anew in every epoch.
 
     With the student's setting it is the plain baseline (its learning rate, weight decay and noise count); with a
     setting that was searched without a teacher, the tuned one.
     """
-    recipe = applied(setting, config.recipe)
+    recipes = [applied(w.setting, config.recipe) for w in wanted]
 
-    def train(network: nn.Module, dataset: Dataset, own_seed: int, record: OnEpoch) -> None:
-        what = f"baseline {capacity.name!r}"
-        fit_classifier(network, dataset, recipe, own_seed, device, record, what, "val_search")
+    def train(networks: list[nn.Module], dataset: Dataset, mine: list[Wanted], **options: Any) -> list[Course]:
+        own = [applied(w.setting, config.recipe) for w in mine]
+        seeds = [student_seed(w.seed, capacity) for w in mine]
+        return fit_classifiers(networks, dataset, own, seeds, device=device, **options)
 
-    return _stage("baseline", capacity, None, recipe, ["labels"], seed, data, store, device, on_epoch, train)
+    labels_only = [Setting(epochs=w.setting.epochs) for w in wanted]
+    made = _Making("baseline", capacity, list(wanted), recipes, data, device, on_epoch, train)
+    return made.handles([["labels"]] * len(wanted), together(labels_only, config.loss), store)
 
 
-def _stage(
-    role: str,
-    capacity: Capacity,
-    setting: Setting | None,
-    recipe: Recipe,
-    key: list[Any],
-    seed: int,
-    data: Handle,
-    store: Store,
-    device: str,
-    on_epoch: OnEpoch | None,
-    train: Callable[[nn.Module, Dataset, int, OnEpoch], None],
-) -> Handle:
-    own_seed = student_seed(seed, capacity)
+@dataclass(frozen=True)
+class _Making:
+    """Networks of one capacity on their way into the store."""
 
-    def build(work: Path) -> dict[str, Any]:
-        dataset = Dataset(data)
-        history: list[dict[str, float]] = []
+    role: str
+    capacity: Capacity
+    wanted: list[Wanted]
+    recipes: list[Recipe]
+    data: Handle
+    device: str
+    on_epoch: OnEpochOf | None
+    train: Callable[..., list[Course]]
 
-        def record(epoch: int, figures: dict[str, float]) -> None:
-            history.append(figures)
-            if on_epoch is not None:
-                on_epoch(epoch, figures)
+    def handles(self, keys: list[list[Any]], groups: list[list[int]], store: Store) -> list[Handle]:
+        """The stage directories, found or made, group by group."""
+        model = [VERSION, self.capacity.name, content_key(self.capacity)]
+        seeds = [student_seed(w.seed, self.capacity) for w in self.wanted]
+        name = f"{self.capacity.name}-{self.role}"
+        found: dict[int, Handle] = {}
+        for group in self._stacked(groups):
+            entries = [(name, [*model, self.recipes[i], keys[i], seeds[i], self.data.fingerprint]) for i in group]
+            made = store.stages("students", entries, partial(self._build, group=group))
+            found |= dict(zip(group, made, strict=True))
+        return [found[i] for i in range(len(self.wanted))]
 
-        network = build_network(capacity, dataset.spec, own_seed)
-        train(network, dataset, own_seed, record)
+    def _stacked(self, groups: list[list[int]]) -> list[list[int]]:
+        if stacks(self.capacity, Dataset(self.data).spec.kind):
+            return groups
+        return [[place] for group in groups for place in group]
+
+    def _build(self, works: dict[int, Path], group: list[int]) -> dict[int, dict[str, Any] | Exception]:
+        dataset, places = Dataset(self.data), list(works)
+        mine = [self.wanted[group[place]] for place in places]
+        networks = [build_network(self.capacity, dataset.spec, student_seed(w.seed, self.capacity)) for w in mine]
+
+        def record(epoch: int, records: dict[int, dict[str, float]]) -> tuple[()]:
+            for number, figures in records.items():
+                if self.on_epoch is not None:
+                    self.on_epoch(group[places[number]], epoch, figures)
+            return ()
+
+        validation = validation_on("val_search", dataset)
+        courses = self.train(networks, dataset, mine, validation=validation, on_epochs=record)
+        return {
+            place: self._keep(works[place], network, own, course, dataset)
+            for place, network, own, course in zip(places, networks, mine, courses, strict=True)
+        }
+
+    def _keep(
+        self, work: Path, network: nn.Module, own: Wanted, course: Course, dataset: Dataset
+    ) -> dict[str, Any] | Exception:
+        if course.error is not None:
+            return FloatingPointError(f"{self.role} {self.capacity.name!r}: {course.error}")
         save_network(network, work / "model.safetensors")
-        write_json(work / "history.json", history)
-        content = {"model": capacity.model_dump(), "setting": setting.model_dump() if setting else None}
+        write_json(work / "history.json", course.history)
+        sure = calibrated(network, dataset, self.device)
+        temperature = float(sure.temperature)
+        setting = own.setting.model_dump() if self.role == "student" else None
+        content = {"model": self.capacity.model_dump(), "setting": setting, "calibration_temperature": temperature}
         write_json(work / "student.json", content)
         rows = dataset.splits["val_search"]
-        return quality(predict(network, dataset.inputs[rows], device=device), dataset.labels("val_search"))
-
-    full_key = [VERSION, capacity.name, content_key(capacity), recipe, key, own_seed, data.fingerprint]
-    return store.stage("students", f"{capacity.name}-{role}", full_key, build)
+        figures = quality(predict(sure, dataset.inputs[rows], device=self.device), dataset.labels("val_search"))
+        return figures | {"calibration_temperature": temperature}
 
 
 def student_seed(seed: int, capacity: Capacity) -> int:
@@ -247,8 +275,10 @@ def student_seed(seed: int, capacity: Capacity) -> int:
 
 
 def load_student(handle: Handle, spec: InputSpec) -> nn.Module:
-    """The network of a `students` stage directory, in evaluation mode."""
-    return load_network(handle.json("student.json")["model"], spec, handle.file("model.safetensors"))
+    """The network of a `students` stage directory with its calibration, in evaluation mode."""
+    content = handle.json("student.json")
+    network = load_network(content["model"], spec, handle.file("model.safetensors"))
+    return Calibrated(network, content["calibration_temperature"]).eval()
 
 
 def evaluate_on(handle: Handle, dataset: Dataset, split: str, batch_size: int = 1024) -> np.ndarray:

@@ -2,8 +2,9 @@
 
 The study has several objectives, but latency, parameters and MACs are facts of the architecture: they are measured
 once per capacity. So every capacity gets an equal share of the trials, in turn, and within them a TPE proposes the
-other knobs by validation quality alone. A proposal, and where a trial may be stopped, depend on nothing but trials of
-earlier rounds, so a round may run in any number of processes, and a killed study continues as if it had not been.
+other knobs by validation quality alone. In a round every capacity trains `cohort` trials, together where its networks
+can be stacked. Proposals depend on nothing but the trials of earlier rounds, and where a trial is stopped on those and
+on its own cohort: a round may run in any number of processes, and a killed study continues as if it had not been.
 """
 
 from __future__ import annotations
@@ -17,15 +18,18 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from distillery.config import Capacity, Experiment
 from distillery.space import Knobs, Loss, Range, Setting, Space
 from distillery.store import Handle, Store
-from distillery.teachers import derive_seed
-from distillery.trials import Job, train_trial
+from distillery.teachers import derive_seed, stacks
+from distillery.trials import Job, train_trials
 
 START_UP = 8  # proposals at random before the TPE has enough to go on
+MEMORY = 256  # trials that the TPE sees, the best and the latest: its cost grows with their number
+JOURNAL = "optuna.journal"
 STATES = {"complete": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "fail": TrialState.FAIL}
 
 log = logging.getLogger(__name__)
@@ -43,6 +47,7 @@ class Plan:
         knobs: What is searched.
         ensemble: None for a study without a teacher.
         costs: What each capacity costs, by name.
+        cohort: Trials of a capacity in one round.
     """
 
     config: Experiment
@@ -54,11 +59,21 @@ class Plan:
     capacities: list[Capacity]
     costs: dict[str, dict[str, Any]]
     device: str
+    cohort: int
+
+    @property
+    def width(self) -> int:
+        """Trials in a round."""
+        return self.cohort * len(self.capacities)
+
+
+def cohort_of(config: Experiment, capacities: list[Capacity], kind: str) -> int:
+    """Trials of a capacity that are proposed at once: several only where they train together."""
+    return config.search.cohort if all(stacks(c, kind) for c in capacities) else 1
 
 
 def run_study(study: optuna.Study, plan: Plan, run_many: RunMany, on_trial: OnTrial | None) -> list[dict[str, Any]]:
     """Runs what is left of a study and returns the records of all its trials, by number."""
-    _close_unfinished(study, plan.config.search.objectives)
     while (number := len(records_of(study))) < plan.trials:
         for record in _run_round(study, plan, number, run_many):
             if on_trial is not None:
@@ -67,13 +82,14 @@ def run_study(study: optuna.Study, plan: Plan, run_many: RunMany, on_trial: OnTr
 
 
 def open_study(store: Store, name: str, objectives: tuple[str, ...]) -> optuna.Study:
-    """The study of this name, new or as it was left. One database holds all studies of a store."""
+    """The study of this name, new or as it was left. One journal holds all studies of a store."""
     store.root.mkdir(parents=True, exist_ok=True)
-    storage = optuna.storages.RDBStorage(
-        f"sqlite:///{store.root / 'optuna.db'}", engine_kwargs={"connect_args": {"timeout": 60}}
-    )
+    journal = JournalFileBackend(str(store.root / JOURNAL))
     study = optuna.create_study(
-        study_name=name, storage=storage, directions=["minimize"] * len(objectives), load_if_exists=True
+        study_name=name,
+        storage=optuna.storages.JournalStorage(journal),
+        directions=["minimize"] * len(objectives),
+        load_if_exists=True,
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -87,67 +103,54 @@ def records_of(study: optuna.Study) -> list[dict[str, Any]]:
     return sorted((t.user_attrs["record"] for t in trials if "record" in t.user_attrs), key=lambda r: r["number"])
 
 
-def _close_unfinished(study: optuna.Study, objectives: tuple[str, ...]) -> None:
-    # A trial that was running when its process was killed is closed; its place in the plan is taken by a new one,
-    # unless its record was there already.
-    while study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-        study.ask()  # takes one that was planned only, which can then be closed like the others
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        _tell(study, trial.number, trial.user_attrs.get("record", {"state": "fail"}), objectives)
-
-
-def _tell(study: optuna.Study, number: int, record: dict[str, Any], objectives: tuple[str, ...]) -> None:
-    if record["state"] == "complete":
-        study.tell(number, [objective(record, name) for name in objectives])
-    else:
-        study.tell(number, state=STATES[record["state"]], skip_if_finished=True)
-
-
-def one_after_another(function: Callable[[Job], dict[str, Any]], jobs: list[tuple[Job]]) -> list[dict[str, Any]]:
-    """Runs the trials of a round in this process."""
+def one_after_another(function: Callable[[Job], Any], jobs: list[tuple[Job]]) -> list[Any]:
+    """Runs the jobs of a round in this process."""
     return [function(*job) for job in jobs]
 
 
 def _run_round(study: optuna.Study, plan: Plan, number: int, run_many: RunMany) -> list[dict[str, Any]]:
-    """Runs the trials `number`, `number` + 1, ... of one round: at most one for each capacity."""
-    first = number - number % len(plan.capacities)
+    """Runs the round that trial `number` belongs to; the new records, by number.
+
+    Of a round that was cut off while it was written, the trials that are there are not written again.
+    """
+    first = number - number % plan.width
     before = [r for r in records_of(study) if r["number"] < first]
-    begun = [_begin(study, plan, n, before) for n in range(number, min(first + len(plan.capacities), plan.trials))]
-    outcomes = run_many(train_trial, [(job,) for _, _, job in begun])
-    finished = []
-    for (trial, record, _), outcome in zip(begun, outcomes, strict=True):
-        record |= outcome
-        trial.set_user_attr("record", record)
-        _tell(study, trial.number, record, plan.config.search.objectives)
+    proposals = _Proposals(plan, before)
+    records = [proposals.record(n) for n in range(first, min(first + plan.width, plan.trials))]
+    mine = {c.name: [r for r in records if r["capacity"] == c.name] for c in plan.capacities}
+    jobs = [(_job(plan, c, mine[c.name], before),) for c in plan.capacities if mine[c.name]]
+    outcomes = run_many(train_trials, jobs)
+    for (job,), found in zip(jobs, outcomes, strict=True):
+        for record, outcome in zip(mine[job.capacity.name], found, strict=True):
+            record |= outcome
+    new = [record for record in records if record["number"] >= number]
+    for record in new:
+        study.add_trial(_told(plan, proposals.space, record))
         if record["state"] == "fail":
             log.warning("trial %d failed: %s", record["number"], record["reason"])
-        finished.append(record)
-    return finished
+    return new
 
 
-def _begin(
-    study: optuna.Study, plan: Plan, number: int, before: list[dict[str, Any]]
-) -> tuple[optuna.Trial, dict[str, Any], Job]:
-    capacity = plan.capacities[number % len(plan.capacities)]
-    space = space_of(plan)
-    proposal = _propose(plan, space, number, before)
-    # Of the losses' options, only those of the loss in use are shown to Optuna.
-    setting = setting_of(plan, proposal)
-    loss = setting.loss.name if setting.loss is not None else None
-    used = {k: v for k, v in proposal.items() if "." not in k or k.split(".")[0] == loss}
-    study.enqueue_trial({"capacity": capacity.name, **used})
-    names = CategoricalDistribution([c.name for c in plan.capacities])
-    trial = study.ask({"capacity": names, **{k: space[k] for k in used}})
-    record = {
-        "number": number,
-        "capacity": capacity.name,
-        "setting": setting.model_dump(),
-        "proposal": proposal,
-        **plan.costs[capacity.name],
-    }
+def _job(plan: Plan, capacity: Capacity, records: list[dict[str, Any]], before: list[dict[str, Any]]) -> Job:
+    settings = tuple(Setting(**record["setting"]) for record in records)
     rungs = _rungs(plan, [r for r in before if r["capacity"] == capacity.name])
-    job = Job(plan.config, plan.data, plan.ensemble, plan.logits, capacity, setting, plan.device, rungs)
-    return trial, record, job
+    return Job(plan.config, plan.data, plan.ensemble, plan.logits, capacity, settings, plan.device, rungs)
+
+
+def _told(plan: Plan, space: dict[str, BaseDistribution], record: dict[str, Any]) -> optuna.trial.FrozenTrial:
+    """A finished trial as Optuna keeps it. Of the losses' options, only those of the loss in use are shown."""
+    loss = (record["setting"]["loss"] or {}).get("name")
+    used = {k: v for k, v in record["proposal"].items() if "." not in k or k.split(".")[0] == loss}
+    names = CategoricalDistribution([c.name for c in plan.capacities])
+    complete = record["state"] == "complete"
+    return optuna.trial.create_trial(
+        state=STATES[record["state"]],
+        params={"capacity": record["capacity"], **used},
+        distributions={"capacity": names, **{k: space[k] for k in used}},
+        values=[objective(record, name) for name in plan.config.search.objectives] if complete else None,
+        user_attrs={"record": record},
+        intermediate_values={int(epoch): nll for epoch, nll in record["curve"].items()},
+    )
 
 
 def objective(record: dict[str, Any], name: str) -> float:
@@ -156,16 +159,16 @@ def objective(record: dict[str, Any], name: str) -> float:
     return float(values[name] if name in values else record[name])
 
 
-def _rungs(plan: Plan, before: list[dict[str, Any]]) -> tuple[tuple[int, float], ...]:
+def _rungs(plan: Plan, before: list[dict[str, Any]]) -> tuple[tuple[int, tuple[float, ...]], ...]:
+    """Epochs at which trials are compared, each with the NLLs that the capacity's earlier trials had there."""
     halving = plan.config.search.halving
     if halving is None:
         return ()
     epochs = plan.config.search.epochs or plan.config.student.recipe.epochs
-    limits = []
-    for epoch in halving.epochs(epochs):
-        seen = [r["curve"][str(epoch)] for r in before if str(epoch) in r["curve"]]
-        limits.append((epoch, float(np.quantile(seen, 1 / halving.eta)) if len(seen) >= halving.grace else np.inf))
-    return tuple(limits)
+    return tuple(
+        (epoch, tuple(r["curve"][str(epoch)] for r in before if str(epoch) in r["curve"]))
+        for epoch in halving.epochs(epochs)
+    )
 
 
 def space_of(plan: Plan) -> dict[str, BaseDistribution]:
@@ -195,34 +198,61 @@ def setting_of(plan: Plan, proposal: dict[str, Any]) -> Setting:
     return Setting(**values)
 
 
-def _propose(
-    plan: Plan, space: dict[str, BaseDistribution], number: int, before: list[dict[str, Any]]
-) -> dict[str, Any]:
+class _Proposals:
     """Values for the searched knobs, from the finished trials of all capacities.
 
     Qualities are made comparable by dividing by the capacity's median; a stopped trial counts as its worst one.
     """
-    if not space:
-        return {}
-    sampler = optuna.samplers.TPESampler(
-        seed=derive_seed(plan.config.seed, "trial", number), n_startup_trials=START_UP, multivariate=True
-    )
-    view = optuna.create_study(sampler=sampler)
-    for capacity in dict.fromkeys(r["capacity"] for r in before):
-        mine = [r for r in before if r["capacity"] == capacity and r["state"] != "fail"]
-        complete = {
-            r["number"]: objective(r, plan.config.search.objectives[0]) for r in mine if r["state"] == "complete"
+
+    def __init__(self, plan: Plan, before: list[dict[str, Any]]) -> None:
+        self.plan, self.space = plan, space_of(plan)
+        self._view = optuna.create_study()
+        for record, value in self._values(before):
+            self._view.add_trial(
+                optuna.trial.create_trial(params=record["proposal"], distributions=self.space, value=value)
+            )
+
+    def _values(self, before: list[dict[str, Any]]) -> list[tuple[dict[str, Any], float]]:
+        """The trials that the TPE is to see, each with its quality."""
+        quality, found = self.plan.config.search.objectives[0], []
+        for capacity in dict.fromkeys(r["capacity"] for r in before) if self.space else ():
+            mine = [r for r in before if r["capacity"] == capacity and r["state"] != "fail"]
+            complete = {r["number"]: objective(r, quality) for r in mine if r["state"] == "complete"}
+            if complete:
+                median, worst = max(float(np.median(list(complete.values()))), 1e-12), max(complete.values())
+                found += [(r, complete.get(r["number"], worst) / median) for r in mine]
+        best = sorted(found, key=lambda pair: pair[1])[: MEMORY // 4]
+        latest = sorted(found, key=lambda pair: pair[0]["number"])[-(MEMORY - len(best)) :]
+        chosen = {r["number"]: (r, value) for r, value in best + latest}
+        return [chosen[number] for number in sorted(chosen)]
+
+    def record(self, number: int) -> dict[str, Any]:
+        """What is known of a trial before it is trained."""
+        plan = self.plan
+        capacity = plan.capacities[number % len(plan.capacities)].name
+        proposal = self._propose(number)
+        setting = setting_of(plan, proposal).model_dump()
+        return {
+            "number": number,
+            "capacity": capacity,
+            "setting": setting,
+            "proposal": proposal,
+            **plan.costs[capacity],
         }
-        if not complete:
-            continue
-        median = max(float(np.median(list(complete.values()))), 1e-12)
-        for record in mine:
-            value = complete.get(record["number"], max(complete.values())) / median
-            trial = optuna.trial.create_trial(params=record["proposal"], distributions=space, value=value)
-            view.add_trial(trial)
-    proposal = dict(view.ask(space).params)
-    turn = number // len(plan.capacities)
-    if turn < len(plan.knobs.known_good):
-        known = plan.knobs.known_good[turn]
-        proposal |= {k: v for k, v in known.items() if k in space and space[k]._contains(space[k].to_internal_repr(v))}
-    return proposal
+
+    def _propose(self, number: int) -> dict[str, Any]:
+        if not self.space:
+            return {}
+        self._view.sampler = optuna.samplers.TPESampler(
+            seed=derive_seed(self.plan.config.seed, "trial", number), n_startup_trials=START_UP, multivariate=True
+        )
+        proposal = dict(self._view.ask(self.space).params)
+        turn, known_good = number // len(self.plan.capacities), self.plan.knobs.known_good
+        if turn < len(known_good):
+            fits = {k: v for k, v in known_good[turn].items() if k in self.space}
+            proposal |= {k: v for k, v in fits.items() if _holds(self.space[k], v)}
+        return proposal
+
+
+def _holds(space: BaseDistribution, value: Any) -> bool:
+    return bool(space._contains(space.to_internal_repr(value)))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Container
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,15 +16,20 @@ from safetensors.torch import load_file, save_file
 from scipy.special import log_softmax
 from torch import nn
 
-from distillery.config import Model, Recipe, Teacher
+from distillery.config import Model, Recipe, Teacher, Teachers
 from distillery.dataset import Dataset
 from distillery.errors import InputError
 from distillery.metrics import quality
 from distillery.models import MODELS, GivenLogits, InputSpec
 from distillery.store import Handle, Store, checksum, fingerprint, write_json
-from distillery.training.fit import Inputs, OnEpoch, fit, predict, seeded
+from distillery.training.alone import predict
+from distillery.training.fit import Course, Inputs, Learner, OnEpochs, Validation, fit, seeded
+from distillery.training.objectives import Answers, Labels
 
-VERSION = 2
+VERSION = 3
+
+OnEpochOf = Callable[[int, int, dict[str, float]], None]
+"""(place of the network in what was asked for, epoch, record)."""
 
 
 class Member(Protocol):
@@ -110,8 +116,22 @@ def check_model(model: Model, spec: InputSpec, where: str, n_rows: int) -> None:
         raise InputError(f"{where}: expected logits of shape [2, {spec.classes}], got {list(shape)}")
 
 
-def train_teacher(
-    name: str,
+def stacks(model: Model, kind: str) -> bool:
+    """Whether networks of this family train together on such data."""
+    return kind in MODELS.traits(model.family).get("stacks", ())
+
+
+def in_one_go(config: Teachers, data: Handle) -> list[tuple[list[str], Teacher]]:
+    """(names, member) of teachers that train in one go: all copies of a member where its networks can be stacked."""
+    kind, groups = Dataset(data).spec.kind, []
+    for member in config.members:
+        names = [name for name, m, _ in config.each() if m is member]
+        groups += [(names, member)] if stacks(member, kind) else [([name], member) for name in names]
+    return groups
+
+
+def train_teachers(
+    names: Sequence[str],
     teacher: Teacher,
     recipe: Recipe,
     seed: int,
@@ -119,95 +139,127 @@ def train_teacher(
     store: Store,
     *,
     device: str = "cpu",
-    on_epoch: OnEpoch | None = None,
-) -> Handle:
-    """One trained member: ``model.safetensors`` or ``model.joblib``, ``member.json``, ``history.json``.
+    on_epoch: OnEpochOf | None = None,
+) -> list[Handle]:
+    """Trained copies of one member: ``model.safetensors`` or ``model.joblib``, ``member.json``, ``history.json``.
+
+    Those that are not there yet train together where their family allows it.
 
     Raises:
         FloatingPointError: Training diverged.
     """
     trained = MODELS.traits(teacher.family)["network"]
-    own_seed = derive_seed(seed, name)
-    key = [VERSION, content_key(teacher), recipe if trained else None, own_seed, data.fingerprint]
+    seeds = [derive_seed(seed, name) for name in names]
+    content = [VERSION, content_key(teacher), recipe if trained else None]
+    keys = [[*content, own, data.fingerprint] for own in seeds]
 
-    def build(work: Path) -> dict[str, Any]:
+    def build(works: dict[int, Path], group: Sequence[int]) -> dict[int, dict[str, Any] | Exception]:
         dataset = Dataset(data)
-        write_json(work / "member.json", {"name": name, "model": teacher.model_dump(), "seed": own_seed})
-        member, history = _train(work, name, teacher, recipe, own_seed, dataset, device, on_epoch)
-        write_json(work / "history.json", history)
-        rows = dataset.splits["val_ensemble"]
-        return quality(member.logits(dataset.inputs[rows], rows), dataset.labels("val_ensemble"))
+        mine = {place: (names[group[place]], seeds[group[place]]) for place in works}
+        for place, work in works.items():
+            name, own_seed = mine[place]
+            write_json(work / "member.json", {"name": name, "model": teacher.model_dump(), "seed": own_seed})
+        if trained:
+            report = None if on_epoch is None else partial(_report, on_epoch, [group[place] for place in works])
+            members = _networks(works, mine, teacher, recipe, dataset, device, report)
+        else:
+            members = {place: _other(works[place], teacher, own, dataset) for place, (_, own) in mine.items()}
+        rows, labels = dataset.splits["val_ensemble"], dataset.labels("val_ensemble")
+        return {
+            place: m if isinstance(m, Exception) else quality(m.logits(dataset.inputs[rows], rows), labels)
+            for place, m in members.items()
+        }
 
-    return store.stage("teachers", name, key, build)
+    places = list(range(len(names)))
+    groups = [places] if stacks(teacher, Dataset(data).spec.kind) else [[place] for place in places]
+    made: list[Handle] = []
+    for group in groups:
+        wanted = [(names[i], keys[i]) for i in group]
+        made += store.stages("teachers", wanted, partial(build, group=group))
+    return made
 
 
-def _train(
-    work: Path,
-    name: str,
+def _report(on_epoch: OnEpochOf, places: list[int], epoch: int, records: dict[int, dict[str, float]]) -> tuple[()]:
+    for number, figures in records.items():
+        on_epoch(places[number], epoch, figures)
+    return ()
+
+
+def _networks(
+    works: dict[int, Path],
+    mine: dict[int, tuple[str, int]],
     teacher: Teacher,
     recipe: Recipe,
-    seed: int,
     dataset: Dataset,
     device: str,
-    on_epoch: OnEpoch | None,
-) -> tuple[Member, list[dict[str, float]]]:
-    spec, rows = dataset.spec, dataset.splits["train"]
-    if MODELS.traits(teacher.family)["network"]:
-        network = build_network(teacher, spec, seed)
-        history = fit_classifier(network, dataset, recipe, seed, device, on_epoch, f"teacher {name!r}")
-        save_network(network, work / "model.safetensors")
-        return NetworkMember(network, device), history
-    built = MODELS[teacher.family](spec, **teacher.options)
+    report: OnEpochs | None,
+) -> dict[int, Member | Exception]:
+    seeds = [own for _, own in mine.values()]
+    networks = [build_network(teacher, dataset.spec, own) for own in seeds]
+    courses = fit_classifiers(
+        networks,
+        dataset,
+        [recipe] * len(networks),
+        seeds,
+        device=device,
+        validation=validation_on("val_ensemble", dataset),
+        on_epochs=report,
+    )
+    members: dict[int, Member | Exception] = {}
+    for place, network, course in zip(works, networks, courses, strict=True):
+        if course.error is not None:
+            members[place] = FloatingPointError(f"teacher {mine[place][0]!r}: {course.error}")
+            continue
+        save_network(network, works[place] / "model.safetensors")
+        write_json(works[place] / "history.json", course.history)
+        members[place] = NetworkMember(network, device)
+    return members
+
+
+def _other(work: Path, teacher: Teacher, seed: int, dataset: Dataset) -> Member:
+    """A fitted estimator, or given logits."""
+    write_json(work / "history.json", [])
+    built = MODELS[teacher.family](dataset.spec, **teacher.options)
     if isinstance(built, GivenLogits):
         np.savez(work / "given.npz", logits=built.logits)
-        return GivenMember(built), []
+        return GivenMember(built)
     if "random_state" in inspect.signature(type(built)).parameters and built.random_state is None:
         built.set_params(random_state=seed)
-    labels = dataset.labels("train")
-    built.fit(dataset.inputs[rows].reshape(len(rows), -1), labels)
+    rows = dataset.splits["train"]
+    built.fit(dataset.inputs[rows].reshape(len(rows), -1), dataset.labels("train"))
     joblib.dump(built, work / "model.joblib")
-    return EstimatorMember(built), []
+    return EstimatorMember(built)
 
 
-def fit_classifier(
-    network: nn.Module,
+def fit_classifiers(
+    networks: Sequence[nn.Module],
     dataset: Dataset,
-    recipe: Recipe,
-    seed: int,
-    device: str,
-    on_epoch: OnEpoch | None,
-    what: str,
-    validation: str = "val_ensemble",
-    validate_at: Container[int] | None = None,
-) -> list[dict[str, float]]:
-    """Trains `network` on the labels of train by cross-entropy, with figures on `validation` after epochs."""
+    recipes: Sequence[Recipe],
+    seeds: Sequence[int],
+    *,
+    device: str = "cpu",
+    validation: Validation | None = None,
+    on_epochs: OnEpochs | None = None,
+) -> list[Course]:
+    """Trains `networks` together on the labels of train by cross-entropy."""
+    batches = Inputs(dataset.inputs, dataset.splits["train"], device)
+    learners = [Learner(n, r, s, batches) for n, r, s in zip(networks, recipes, seeds, strict=True)]
     labels = torch.from_numpy(dataset.labels("train")).to(device)
-    loss = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
-    return fit(
-        network,
-        Inputs(dataset.inputs, dataset.splits["train"], device),
-        lambda logits, places: loss(logits, labels[places.to(labels.device)]),
-        recipe,
-        seed=seed,
-        device=device,
-        validate=validator(network, dataset, validation, device),
-        validate_at=validate_at,
-        on_epoch=on_epoch,
-        what=what,
-    )
+    objective = Labels(Answers(labels, None, dataset.spec.classes), [r.label_smoothing for r in recipes])
+    return fit(learners, objective, device=device, validation=validation, on_epochs=on_epochs)
 
 
-def validator(network: nn.Module, dataset: Dataset, split: str, device: str) -> Any:
-    """A function that measures `network` on a validation split: ``{split}/accuracy`` and ``{split}/nll``."""
+def validation_on(split: str, dataset: Dataset) -> Validation:
+    """Accuracy and NLL on a validation split after every epoch: ``{split}/accuracy`` and ``{split}/nll``."""
     assert split != "test"
-    inputs, labels = dataset.inputs[dataset.splits[split]], dataset.labels(split)
+    labels = dataset.labels(split)
 
-    def measure() -> dict[str, float]:
-        log_probs = log_softmax(predict(network, inputs, device=device).astype(np.float64), axis=-1)
+    def measure(logits: np.ndarray) -> dict[str, float]:
+        log_probs = log_softmax(logits.astype(np.float64), axis=-1)
         nll = -log_probs[np.arange(len(labels)), labels].mean()
         return {f"{split}/accuracy": float((log_probs.argmax(-1) == labels).mean()), f"{split}/nll": float(nll)}
 
-    return measure
+    return Validation(dataset.inputs[dataset.splits[split]], measure)
 
 
 def save_network(network: nn.Module, path: Path) -> None:

@@ -1,32 +1,34 @@
-"""One trial of a study: a student trained with one setting and judged on val_search."""
+"""Trials of a study: students of one capacity, each trained with its own setting and judged on val_search."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from torch import nn
 
-from distillery.config import Capacity, Experiment, Recipe
+from distillery.calibration import calibration_rows, temperature_of
+from distillery.config import Capacity, Experiment
 from distillery.dataset import Dataset
 from distillery.metrics import row_correct, row_nll
 from distillery.space import Setting
 from distillery.store import Handle, fingerprint
-from distillery.students import Targets, applied, distil, student_seed
-from distillery.teachers import build_network, fit_classifier
-from distillery.training.fit import OnEpoch, predict
+from distillery.students import Targets, applied, distil, student_seed, together
+from distillery.teachers import build_network, fit_classifiers, stacks
+from distillery.training.fit import Validation
 
 
 @dataclass(frozen=True)
 class Job:
-    """One trial to train, as it travels to a worker process.
+    """Trials of one capacity, as they travel to a worker process.
 
     Attributes:
-        ensemble: Stage `ensemble`; None for a trial without a teacher.
+        ensemble: Stage `ensemble`; None for trials without a teacher.
         logits: The members' logits on the transfer set.
-        rungs: Epochs after which the trial is measured, each with the NLL on val_search above which it ends there.
+        settings: One for each trial.
+        rungs: Epochs after which trials are compared, each with the NLLs that earlier trials had there.
     """
 
     config: Experiment
@@ -34,84 +36,116 @@ class Job:
     ensemble: Handle | None
     logits: tuple[Handle, ...]
     capacity: Capacity
-    setting: Setting
+    settings: tuple[Setting, ...]
     device: str
-    rungs: tuple[tuple[int, float], ...] = ()
+    rungs: tuple[tuple[int, tuple[float, ...]], ...] = ()
 
 
-class Stopped(Exception):
-    """A trial was too far behind at a rung."""
+def train_trials(job: Job) -> list[dict[str, Any]]:
+    """Trains the students of a job, together where that is possible, and judges them on val_search.
 
-
-def train_trial(job: Job) -> dict[str, Any]:
-    """Trains the student of one trial and judges it on val_search.
-
-    Result: `state` (complete, stopped or fail), figures, and `curve`: the NLL at each rung that it came to.
+    Result: for each `state` (complete, stopped or fail), figures, and `curve`: the NLL at each rung that it came to.
     """
-    dataset, seed = Dataset(job.data), student_seed(job.config.seed, job.capacity)
-    recipe = job.config.student.recipe
-    if job.config.search.epochs is not None:
-        recipe = recipe.model_copy(update={"epochs": job.config.search.epochs})
-    network = build_network(job.capacity, dataset.spec, seed)
-    limits, curve, began = dict(job.rungs), {}, time.perf_counter()
-
-    def on_epoch(epoch: int, record: dict[str, float]) -> None:
-        if epoch in limits:
-            nll = curve[str(epoch)] = _finite(record["val_search/nll"])
-            if nll > limits[epoch]:
-                raise Stopped
-
-    state = "complete"
-    try:
-        try:
-            _train(job, network, dataset, recipe, seed, on_epoch)
-        except Stopped:
-            state = "stopped"
-        figures = _judge(network, dataset, job.device)
-    except FloatingPointError as error:
-        return {"state": "fail", "reason": str(error), "curve": curve}
-    return {"state": state, **figures, "curve": curve, "seconds": time.perf_counter() - began}
+    return _Trials(job).run()
 
 
-def _train(job: Job, network: nn.Module, dataset: Dataset, recipe: Recipe, seed: int, on_epoch: OnEpoch) -> None:
-    what = f"trial of {job.capacity.name!r} with {job.setting.model_dump(exclude_none=True)}"
-    rungs = [epoch for epoch, _ in job.rungs]
-    if job.ensemble is None:
-        own = applied(job.setting, recipe)
-        fit_classifier(network, dataset, own, seed, job.device, on_epoch, what, "val_search", rungs)
-        return
-    targets = _targets(job, job.ensemble)
-    distil(
-        network,
-        dataset,
-        targets,
-        job.setting,
-        job.config.student,
-        recipe,
-        seed=seed,
-        device=job.device,
-        validate_at=rungs,
-        on_epoch=on_epoch,
-        what=what,
-    )
+@dataclass
+class _Trials:
+    job: Job
+    dataset: Dataset = field(init=False)
+    seen: dict[int, list[float]] = field(init=False)
+    found: list[dict[str, Any]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.dataset = Dataset(self.job.data)
+        self.seen = {epoch: list(values) for epoch, values in self.job.rungs}
+        self.found = [{"curve": {}} for _ in self.job.settings]
+        recipe, epochs = self.job.config.student.recipe, self.job.config.search.epochs
+        self.recipe = recipe if epochs is None else recipe.model_copy(update={"epochs": epochs})
+
+    def run(self) -> list[dict[str, Any]]:
+        """The records of all trials."""
+        job = self.job
+        groups = together(job.settings, job.config.student.loss)
+        if not stacks(job.capacity, self.dataset.spec.kind):
+            groups = [[place] for group in groups for place in group]
+        for group in groups:
+            self._train(group)
+        return self.found
+
+    def _train(self, group: list[int]) -> None:
+        job, began = self.job, time.perf_counter()
+        seed = student_seed(job.config.seed, job.capacity)
+        networks = [build_network(job.capacity, self.dataset.spec, seed) for _ in group]
+        settings, seeds = [job.settings[place] for place in group], [seed] * len(group)
+
+        def on_epochs(epoch: int, records: dict[int, dict[str, float]]) -> Collection[int]:
+            return self._compare(epoch, {group[k]: record for k, record in records.items()}, group)
+
+        judged = {*self.seen, self.recipe.epochs}
+        rows = calibration_rows(self.dataset)
+        validation = Validation(self.dataset.inputs[rows], _Judge(self.dataset), judged)
+        options: dict[str, Any] = {"device": job.device, "validation": validation, "on_epochs": on_epochs}
+        if job.ensemble is None:
+            recipes = [applied(setting, self.recipe) for setting in settings]
+            courses = fit_classifiers(networks, self.dataset, recipes, seeds, **options)
+        else:
+            targets, config = _targets(job, job.ensemble), job.config.student
+            courses = distil(networks, self.dataset, targets, settings, seeds, config, self.recipe, **options)
+        seconds = (time.perf_counter() - began) / len(group)
+        for place, course in zip(group, courses, strict=True):
+            record = self.found[place]
+            if course.error is not None:
+                record["reason"] = course.error
+            if "reason" in record:
+                record |= {"state": "fail", "reason": f"{self._name(place)}: {record['reason']}"}
+                continue
+            record |= {"state": "stopped" if course.stopped else "complete", "seconds": seconds}
+            record |= {k: course.history[-1][k] for k in ("nll", "nll_se", "accuracy", "accuracy_se")}
+
+    def _name(self, place: int) -> str:
+        setting = self.job.settings[place].model_dump(exclude_none=True)
+        return f"trial of {self.job.capacity.name!r} with {setting}"
+
+    def _compare(self, epoch: int, records: dict[int, dict[str, float]], group: list[int]) -> list[int]:
+        """The learners that stop here: those that diverge, and at a rung those that are behind."""
+        if epoch not in self.seen and epoch != self.recipe.epochs:
+            return []
+        lost = {place for place, record in records.items() if not np.isfinite(record["nll"])}
+        for place in lost:
+            nll = records[place]["nll"]
+            self.found[place]["reason"] = f"the NLL on val_search became {nll}; a lower lr may help"
+        if epoch in self.seen:
+            going = {place: record["nll"] for place, record in records.items() if place not in lost}
+            for place, nll in going.items():
+                self.found[place]["curve"][str(epoch)] = nll
+            self.seen[epoch] += going.values()
+            halving = self.job.config.search.halving
+            if halving is not None and len(self.seen[epoch]) >= halving.grace:
+                limit = np.quantile(self.seen[epoch], 1 / halving.eta)
+                lost |= {place for place, nll in going.items() if nll > limit}
+        return [group.index(place) for place in lost]
 
 
-def _judge(network: nn.Module, dataset: Dataset, device: str) -> dict[str, float]:
-    labels = dataset.labels("val_search")
-    logits = predict(network, dataset.inputs[dataset.splits["val_search"]], device=device)
-    nll, correct = row_nll(logits, labels), row_correct(logits, labels)
-    return {
-        "nll": _finite(float(nll.mean())),
-        "nll_se": float(nll.std() / np.sqrt(len(nll))),
-        "accuracy": float(correct.mean()),
-        "accuracy_se": float(correct.std() / np.sqrt(len(correct))),
-    }
+class _Judge:
+    """Figures on val_search of logits on all validation rows; the NLL is that of the calibrated network."""
 
+    def __init__(self, dataset: Dataset) -> None:
+        self.labels = dataset.labels_of(calibration_rows(dataset))
+        self.part = slice(len(dataset.splits["val_ensemble"]), None)
 
-def _finite(nll: float) -> float:
-    if not np.isfinite(nll):
-        raise FloatingPointError(f"the NLL on val_search became {nll}; a lower lr may help")
-    return nll
+    def __call__(self, logits: np.ndarray) -> dict[str, float]:
+        if not np.isfinite(logits).all():
+            return {"nll": float("nan")}
+        labels, own = self.labels[self.part], logits[self.part]
+        nll = row_nll(own / temperature_of(logits, self.labels), labels)
+        correct = row_correct(own, labels)
+        return {
+            "nll": float(nll.mean()),
+            "nll_se": float(nll.std() / np.sqrt(len(nll))),
+            "accuracy": float(correct.mean()),
+            "accuracy_se": float(correct.std() / np.sqrt(len(correct))),
+        }
 
 
 _memory: dict[str, Targets] = {}

@@ -6,7 +6,6 @@ import hashlib
 from typing import Any
 
 import numpy as np
-from timm.data import create_dataset
 
 from distillery.data import SOURCES, Rows
 from distillery.errors import InputError
@@ -53,6 +52,8 @@ def timm_dataset(
 
 
 def _open(name: str, root: str, split: str, download: bool) -> Any:
+    from timm.data import create_dataset  # takes seconds, and few need it
+
     try:
         return create_dataset(name, root=root or None, split=split, download=download)
     except Exception as error:

@@ -31,8 +31,8 @@ def dist(
     rise linearly with them.
 
     Args:
-        student_logits: Student's logits [B, C].
-        teacher_logits: Teacher's logits [B, C].
+        student_logits: Student's logits [..., B, C].
+        teacher_logits: Teacher's logits [..., B, C].
         labels: Not used.
         temperature: T; the authors take 4 on CIFAR-100 and 1 on ImageNet.
         beta: Weight of the row part. The authors take 2 for both.
@@ -40,10 +40,12 @@ def dist(
     """
     student = (student_logits / temperature).softmax(-1)
     teacher = (teacher_logits.detach() / temperature).softmax(-1)
-    return temperature**2 * (beta * _distance(student, teacher) + gamma * _distance(student.T, teacher.T))
+    rows, columns = _distance(student, teacher), _distance(student.mT, teacher.mT)
+    return (temperature**2 * (beta * rows + gamma * columns)).squeeze((-1, -2))
 
 
 def _distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """1 - the mean Pearson correlation of the rows of two matrices; a constant row counts as uncorrelated."""
+    """1 - the mean Pearson correlation of the rows of two matrices [..., 1, 1]; a constant row counts as 0."""
     a, b = (x - x.mean(-1, keepdim=True) for x in (a, b))
-    return 1 - ((a * b).sum(-1) / (a.norm(dim=-1) * b.norm(dim=-1) + EPS)).mean()
+    correlations = (a * b).sum(-1, keepdim=True) / (a.norm(dim=-1, keepdim=True) * b.norm(dim=-1, keepdim=True) + EPS)
+    return 1 - correlations.mean((-1, -2), keepdim=True)

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import torch
-from torch.nn.functional import log_softmax
 
-from distillery.losses import LOSSES
+from distillery.losses import LOSSES, log_probs, probs
 
 
-@LOSSES.register("kd")
+def gradient(
+    student_logits: torch.Tensor,
+    teacher_logits: torch.Tensor,
+    labels: torch.Tensor,
+    temperature: float | torch.Tensor,
+) -> torch.Tensor:
+    """``T / B · (softmax(student / T) - softmax(teacher / T))``, [..., B, C]."""
+    difference = probs(student_logits / temperature) - probs(teacher_logits / temperature)
+    return difference.mul_(temperature / student_logits.shape[-2])
+
+
+@LOSSES.register("kd", gradient=gradient)
 def kd(
     student_logits: torch.Tensor,
     teacher_logits: torch.Tensor,
@@ -19,6 +29,6 @@ def kd(
 
     T² keeps the size of the gradient independent of the temperature (Hinton, Vinyals and Dean 2015, arXiv 1503.02531).
     """
-    student = log_softmax(student_logits / temperature, dim=-1)
-    teacher = log_softmax(teacher_logits.detach() / temperature, dim=-1)
-    return temperature**2 * (teacher.exp() * (teacher - student)).sum(-1).mean()
+    student = log_probs(student_logits / temperature)
+    teacher = log_probs(teacher_logits.detach() / temperature)
+    return (temperature**2 * (teacher.exp() * (teacher - student)).sum(-1, keepdim=True)).mean((-1, -2))

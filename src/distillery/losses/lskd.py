@@ -30,14 +30,15 @@ def lskd(
     ``student = a · teacher + b`` with any a > 0. So the student's confidence is not taught and needs calibration.
 
     Args:
-        student_logits: Student's logits [B, C].
-        teacher_logits: Teacher's logits [B, C].
+        student_logits: Student's logits [..., B, C].
+        teacher_logits: Teacher's logits [..., B, C].
         labels: Not used.
         temperature: The base temperature; the authors take 2.
         weight: Weight of the loss; the authors take 9 beside a cross-entropy of weight 1, which
             is alpha = 0.5 here.
     """
-    return weight * kd(_standard(student_logits), _standard(teacher_logits), labels, temperature)
+    value = kd(_standard(student_logits), _standard(teacher_logits), labels, temperature)
+    return value * (weight.squeeze((-1, -2)) if isinstance(weight, torch.Tensor) else weight)
 
 
 def _standard(logits: torch.Tensor) -> torch.Tensor:

@@ -26,8 +26,8 @@ def mse(
     equal to the teacher is at the minimum, 0, where the clip touches nothing.
 
     Args:
-        student_logits: Student's logits [B, C].
-        teacher_logits: Teacher's logits [B, C].
+        student_logits: Student's logits [..., B, C].
+        teacher_logits: Teacher's logits [..., B, C].
         labels: Not used.
         temperature: Not used.
         clip: Largest size of a teacher's centred logit; ``.inf`` leaves them all.
@@ -35,4 +35,5 @@ def mse(
     student = student_logits - student_logits.mean(-1, keepdim=True)
     teacher = teacher_logits.detach() - teacher_logits.detach().mean(-1, keepdim=True)
     # a very sure teacher has logits far out, and squared they would outweigh all other rows
-    return 0.5 * (student - teacher.clamp(-clip, clip)).square().mean()
+    bound = torch.as_tensor(clip, device=teacher.device)
+    return 0.5 * (student - teacher.clamp(-bound, bound)).square().mean((-1, -2))

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import torch
-from torch.nn.functional import cross_entropy, log_softmax
 
-from distillery.losses import LOSSES, Weight
+from distillery.losses import LOSSES, Weight, log_probs, of_label
 
 EPS = 1e-7
 
@@ -29,15 +28,16 @@ def wsld(
     entropy of softmax(teacher / T).
 
     Args:
-        student_logits: Student's logits [B, C].
-        teacher_logits: Teacher's logits [B, C].
-        labels: Class ids [B].
+        student_logits: Student's logits [..., B, C].
+        teacher_logits: Teacher's logits [..., B, C].
+        labels: Class ids [..., B].
         temperature: T; the authors take 2 on ImageNet and 4 on CIFAR-100.
         weight: Weight of the loss (the authors' alpha: 2.5 on ImageNet, 2.25 on CIFAR-100) beside a cross-entropy of
             weight 1, which is alpha = 0.5 here.
     """
-    student = log_softmax(student_logits / temperature, dim=-1)
+    student = log_probs(student_logits / temperature)
     teacher = (teacher_logits.detach() / temperature).softmax(-1)
-    hard_s, hard_t = (cross_entropy(z.detach(), labels, reduction="none") for z in (student_logits, teacher_logits))
+    hard_s, hard_t = (-of_label(log_probs(z.detach()), labels) for z in (student_logits, teacher_logits))
     row_weights = -torch.expm1(-hard_s / (hard_t + EPS))
-    return weight * temperature**2 * (row_weights * -(teacher * student).sum(-1)).mean()
+    rows = row_weights * -(teacher * student).sum(-1, keepdim=True)
+    return (weight * temperature**2 * rows).mean((-1, -2))

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import torch
-from torch.nn.functional import log_softmax
 
-from distillery.losses import LOSSES
+from distillery.losses import LOSSES, log_probs
 
 
 @LOSSES.register("wttm")
@@ -26,13 +25,13 @@ def wttm(
     without u): alpha close to 1.
 
     Args:
-        student_logits: Student's logits [B, C].
-        teacher_logits: Teacher's logits [B, C].
+        student_logits: Student's logits [..., B, C].
+        teacher_logits: Teacher's logits [..., B, C].
         labels: Not used.
         temperature: T, the inverse of the authors' γ, for which their examples have 0.1 and 0.2.
     """
-    student = log_softmax(student_logits, dim=-1)
-    powered = log_softmax(teacher_logits.detach(), dim=-1) / temperature
-    teacher = log_softmax(powered, dim=-1)
+    student = log_probs(student_logits)
+    powered = log_probs(teacher_logits.detach()) / temperature
+    teacher = log_probs(powered)
     power_sum = powered.logsumexp(-1).exp()
-    return (power_sum * (teacher.exp() * (teacher - student)).sum(-1)).mean()
+    return (power_sum * (teacher.exp() * (teacher - student)).sum(-1)).mean(-1)

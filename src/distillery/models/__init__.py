@@ -2,7 +2,8 @@
 
 A family is a function ``(spec, **options)`` that returns a network (``nn.Module``: float inputs [B, ...] -> logits
 [B, C]), an estimator (``fit(X, y)``, ``predict_proba(X)``), or `GivenLogits`. Traits: `kinds` of data it takes, and
-whether it is a `network`, which a student must be.
+whether it is a `network`, which a student must be; `stacks`: kinds of data on which networks of the family can be
+stacked to train together (`distillery.training.stacked`).
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ class PiecewiseLinear(nn.Module):
         return torch.cat([rows, progress.clamp(0, 1)], dim=1)
 
 
-@MODELS.register("mlp", kinds=("table", "image"), network=True)
+@MODELS.register("mlp", kinds=("table", "image"), network=True, stacks=("table",))
 def mlp(
     spec: InputSpec,
     *,

@@ -1,11 +1,10 @@
-"""Any timm backbone by name."""
+"""Any timm backbone by name. timm is imported when one is asked for: that takes seconds, and tables need none."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from torch import nn
 
@@ -31,6 +30,8 @@ class Normalised(nn.Module):
 
 
 def _known(options: dict[str, Any]) -> None:
+    import timm
+
     if not timm.is_model(options["arch"].split(".")[0]):
         raise InputError(f"arch: unknown timm model: {_nearest(options['arch'])}")
     if options["checkpoint"] is not None and not Path(options["checkpoint"]).expanduser().is_file():
@@ -39,6 +40,8 @@ def _known(options: dict[str, Any]) -> None:
 
 def _nearest(name: str) -> str:
     import difflib
+
+    import timm
 
     near = difflib.get_close_matches(name, timm.list_models(), n=3)
     return f"got {name!r}" + (
@@ -67,6 +70,8 @@ def timm_network(
     Raises:
         InputError: The arguments or the checkpoint do not fit the model.
     """
+    import timm
+
     channels, size, _ = spec.shape
     try:
         config = timm.get_pretrained_cfg(arch)
@@ -95,6 +100,8 @@ def _first_line(error: Exception) -> str:
 
 
 def _load(backbone: Any, checkpoint: str) -> None:
+    import timm
+
     try:
         state = timm.models.load_state_dict(str(Path(checkpoint).expanduser()), weights_only=True)
     except Exception as error:

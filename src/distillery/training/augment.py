@@ -26,6 +26,12 @@ def flip(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return torch.where(mirrored[:, None, None, None], images.flip(-1), images)
 
 
+def light(images: torch.Tensor, size: float, generator: torch.Generator) -> torch.Tensor:
+    """Images [B, channels, S, S] of 0-255, each brighter or darker by a factor between 1 - `size` and 1 + `size`."""
+    factor = 1 + size * (2 * torch.rand(len(images), 1, 1, 1, generator=generator) - 1)
+    return (images * factor.to(images.device)).clamp(max=255)
+
+
 def noise(rows: torch.Tensor, deviation: float, generator: torch.Generator) -> torch.Tensor:
     """Encoded rows [B, features] plus Gaussian noise; numbers have unit variance, so `deviation` is in those units."""
     return rows + deviation * torch.randn(rows.shape, generator=generator).to(rows.device)

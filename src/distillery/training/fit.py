@@ -1,12 +1,17 @@
-"""Training as one plain function. Teacher, baseline and student differ only in their objective."""
+"""Training as one plain function. Teacher, baseline and student differ only in their objective.
+
+Networks of one shape may train together: then each has its own seed, learning rate, weight decay, noise and objective,
+and equals the same network trained alone, to rounding. K learners, S streams of batches, B rows, C classes.
+"""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Collection, Container, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -14,14 +19,25 @@ from torch import nn
 
 from distillery.config import Recipe
 from distillery.training import augment
-
-Objective = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""(logits [B, C], items [B]) -> scalar loss."""
+from distillery.training.alone import Alone
+from distillery.training.objectives import Given, Objective
+from distillery.training.stacked import Stack, stackable
 
 OnEpoch = Callable[[int, dict[str, float]], None]
 
+OnEpochs = Callable[[int, dict[int, dict[str, float]]], Collection[int]]
+"""(epoch, record of each learner that trains) -> the learners that stop here."""
+
 RESIDENT_BYTES = 2 << 30
 """Training inputs up to this size are copied into memory (or onto the device) once."""
+
+BLOCK_NUMBERS = 1 << 20
+"""Batches are taken and augmented together up to this many numbers; the draws depend on it, so it is fixed."""
+
+LOOK = 4
+"""The losses of every so many steps, and of an epoch's last, are looked at."""
+
+SHARED = ("epochs", "batch_size", "warmup_epochs", "clip_norm")
 
 
 @contextmanager
@@ -67,79 +83,228 @@ class Inputs:
         return torch.from_numpy(self._source[self._rows[items.cpu().numpy()]]).to(self._device).float()
 
 
+@dataclass(frozen=True, eq=False)
+class Learner:
+    """A network, trained in place, and what is its own.
+
+    Attributes:
+        network: Float inputs [B, ...] -> logits [B, C].
+        recipe: Learners that train together differ in lr, weight_decay and augment.noise alone.
+        seed: Of the order of rows, the augmentation and dropout.
+        batches: What to train on, and in which order.
+    """
+
+    network: nn.Module
+    recipe: Recipe
+    seed: int
+    batches: Batches
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Figures of every learner after some epochs.
+
+    Attributes:
+        inputs: Encoded rows [N, ...].
+        measure: Of logits [N, C] on them.
+        epochs: After which to do so; None for all.
+    """
+
+    inputs: np.ndarray
+    measure: Callable[[np.ndarray], dict[str, float]]
+    epochs: Container[int] | None = None
+
+
+@dataclass
+class Course:
+    """What became of a learner: one record per epoch (loss, seconds, validation figures).
+
+    Attributes:
+        error: Why it ended early: its loss or its weights became infinite or not a number.
+        stopped: Whether `on_epochs` ended it.
+    """
+
+    history: list[dict[str, float]] = field(default_factory=list)
+    error: str | None = None
+    stopped: bool = False
+
+
 def fit(
-    network: nn.Module,
-    inputs: Batches,
+    learners: Sequence[Learner],
     objective: Objective,
-    recipe: Recipe,
     *,
-    seed: int,
     device: str = "cpu",
-    validate: Callable[[], dict[str, float]] | None = None,
-    validate_at: Container[int] | None = None,
-    on_epoch: OnEpoch | None = None,
-    what: str = "training",
-) -> list[dict[str, float]]:
-    """Trains `network` in place; the result is one record per epoch (loss, seconds, validation figures).
+    validation: Validation | None = None,
+    on_epochs: OnEpochs | None = None,
+) -> list[Course]:
+    """Trains all learners together, in place.
 
     AdamW with decoupled weight decay on matrices and kernels only, linear warm-up, cosine to zero. Batches are drawn
     without replacement; the rows that do not fill the last batch of an epoch wait for the next one.
 
     Args:
-        network: Float inputs [B, ...] -> logits [B, C].
-        inputs: What to train on, and in which order.
-        objective: The loss of a batch.
-        recipe: Epochs, batch size, learning rate, ...
-        seed: Of the order of rows, the augmentation and dropout.
+        learners: One, or several whose networks can be stacked (`stackable`).
+        objective: The losses of a batch.
         device: Where to train.
-        validate: Figures to record after an epoch.
-        validate_at: The epochs after which to do so; None for all.
-        on_epoch: Called after every epoch with its number and record; an exception from it stops the training.
-        what: Opens error messages.
-
-    Raises:
-        FloatingPointError: The loss became infinite or not a number.
+        validation: Figures to record.
+        on_epochs: Called after every epoch; an exception from it stops the training.
     """
-    network.to(device)
-    batch = min(recipe.batch_size, len(inputs))
-    steps = max(1, len(inputs) // batch)
-    optimizer = _optimizer(network, recipe)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warm_cosine(recipe, steps))
-    generator = torch.Generator().manual_seed(seed)
-    history: list[dict[str, float]] = []
-    with seeded(seed):
-        for epoch in range(1, recipe.epochs + 1):
-            began = time.perf_counter()
-            network.train()
-            losses = []
-            for items in inputs.order(epoch, generator)[: steps * batch].split(batch):
-                loss = objective(network(_augmented(inputs.take(items), recipe, generator)), items)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                if recipe.clip_norm is not None:
-                    nn.utils.clip_grad_norm_(network.parameters(), recipe.clip_norm)
-                optimizer.step()
-                schedule.step()
-                losses.append(loss.detach())
-            record = {"train_loss": _mean(losses, what, epoch), "seconds": time.perf_counter() - began}
-            if validate is not None and (validate_at is None or epoch in validate_at):
-                record |= validate()
-            history.append(record)
-            if on_epoch is not None:
-                on_epoch(epoch, record)
-    if not all(torch.isfinite(p).all() for p in network.parameters()):
-        raise FloatingPointError(f"{what}: weights became infinite in the last epoch; a lower lr may help")
-    network.eval()
-    return history
+    return _Fit(learners, objective, device).run(validation, on_epochs)
 
 
-def _optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    parameters = [p for p in network.parameters() if p.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=recipe.lr, fused=True)
+class _Fit:
+    def __init__(self, learners: Sequence[Learner], objective: Objective, device: str) -> None:
+        self.learners, self.objective, self.device = list(learners), objective, device
+        recipe = self.recipe = learners[0].recipe
+        if any(getattr(each.recipe, name) != getattr(recipe, name) for each in learners for name in SHARED):
+            raise ValueError(f"learners that train together need the same {', '.join(SHARED)}")
+        networks = [each.network.to(device) for each in learners]
+        recipes = [each.recipe for each in learners]
+        self.engine: Stack | Alone = (
+            Stack(networks, recipes, device) if stackable(networks) else Alone(networks, recipes)
+        )
+        self.courses = [Course() for _ in learners]
+        self.left = list(range(len(learners)))
+        self.batches = learners[0].batches
+        self.batch = min(recipe.batch_size, len(self.batches))
+        self.steps = max(1, len(self.batches) // self.batch)
+        self.factor = _warm_cosine(recipe, self.steps)
+        self._streams()
+
+    def _streams(self) -> None:
+        """Learners with the same seed and order of batches share one stream of them."""
+        keys = [(each.seed, id(each.batches)) for each in self.learners]
+        distinct = list(dict.fromkeys(keys))
+        self.orders = [self.learners[keys.index(key)].batches for key in distinct]
+        # One generator for each purpose: who draws no noise sees the same batches as who does.
+        self.shuffles, self.changes, self.dropouts = (
+            [_generator(seed, purpose) for seed, _ in distinct] for purpose in range(3)
+        )
+        self.stream_of = torch.tensor([distinct.index(key) for key in keys], device=self.device)
+        self.noises = torch.tensor([each.recipe.augment.noise for each in self.learners], device=self.device)
+
+    def run(self, validation: Validation | None, on_epochs: OnEpochs | None) -> list[Course]:
+        """The courses of all learners."""
+        with seeded(self.learners[0].seed):
+            for epoch in range(1, self.recipe.epochs + 1):
+                began = time.perf_counter()
+                losses = self._epoch(epoch)
+                self._fail(losses, epoch)
+                if not self.left:
+                    break
+                seconds = (time.perf_counter() - began) / len(self.left)
+                records = {k: {"train_loss": float(losses[k].mean()), "seconds": seconds} for k in self.left}
+                if validation is not None and (validation.epochs is None or epoch in validation.epochs):
+                    for k, logits in zip(self.left, self.engine.predict(validation.inputs), strict=True):
+                        records[k] |= validation.measure(logits)
+                for k, record in records.items():
+                    self.courses[k].history.append(record)
+                for k in on_epochs(epoch, records) if on_epochs is not None else ():
+                    self.courses[k].stopped = True
+                self._keep([k for k in self.left if not self.courses[k].stopped])
+                if not self.left:
+                    break
+        if self.left:
+            self.engine.finish()
+            for k in self.left:
+                if not all(torch.isfinite(p).all() for p in self.learners[k].network.parameters()):
+                    self.courses[k].error = "weights became infinite in the last epoch; a lower lr may help"
+        for each in self.learners:
+            each.network.eval()
+        return self.courses
+
+    def _keep(self, left: list[int]) -> None:
+        if left == self.left:
+            return
+        if left:
+            self.engine.keep([self.left.index(k) for k in left])
+        else:
+            self.engine.finish()
+        self.left = left
+
+    def _fail(self, losses: dict[int, torch.Tensor], epoch: int) -> None:
+        """Leaves out the learners whose loss is not finite any more."""
+        for k, values in losses.items():
+            bad = torch.nonzero(~torch.isfinite(values))
+            if len(bad):
+                step = int(bad[0])
+                self.courses[k].error = f"the loss became {values[step].item()} in epoch {epoch}; a lower lr may help"
+        self._keep([k for k in self.left if self.courses[k].error is None])
+
+    def _epoch(self, epoch: int) -> dict[int, torch.Tensor]:
+        """Losses of every learner that is left, at the steps that were looked at."""
+        count = self.steps * self.batch
+        orders = [b.order(epoch, g)[:count] for b, g in zip(self.orders, self.shuffles, strict=True)]
+        items = torch.stack(orders).to(self.device)
+        which = torch.tensor(self.left, device=self.device)
+        objective, draw, first = self.objective.of(which), self._draws(which), (epoch - 1) * self.steps
+        found = []
+        for start, stop in self._blocks():
+            for number, (shown, given) in enumerate(self._batches(items, start, stop, objective, which), start):
+                look = number % LOOK == 0 or number == self.steps - 1
+                losses = self.engine.step(shown, objective, given, self.factor(first + number), draw, look)
+                if losses is not None:
+                    found.append(losses)
+        return dict(zip(self.left, torch.stack(found, dim=1).cpu(), strict=True))
+
+    def _batches(
+        self, items: torch.Tensor, start: int, stop: int, objective: Objective, which: torch.Tensor
+    ) -> Iterator[tuple[torch.Tensor, Given]]:
+        """(laid out inputs, what the objective needs) of steps `start` to `stop`, prepared together."""
+        items = items[:, start * self.batch : stop * self.batch]
+        rows = torch.stack([self._augmented(mine, g) for mine, g in zip(items, self.changes, strict=True)])
+        eps = self._noise(rows)
+        noises = self._noises(which).view(-1, *[1] * (rows.ndim - 1))
+        rows, eps = self.engine.laid_out(rows), None if eps is None else self.engine.laid_out(eps)
+        given = objective.gather(items)
+        for place in range(0, items.shape[1], self.batch):
+            part = (self.engine.rows_dim, place, self.batch)
+            shown = self._spread(rows.narrow(*part), which)
+            if eps is not None:
+                shown = torch.addcmul(shown, self._spread(eps.narrow(*part), which), noises)
+            yield shown, tuple(self._spread(g.narrow(1, place, self.batch), which) for g in given)
+
+    def _blocks(self) -> Iterator[tuple[int, int]]:
+        """Steps that are prepared together."""
+        numbers = self.batch * self.batches.take(torch.zeros(1, dtype=torch.int64)).numel()
+        wide = max(1, BLOCK_NUMBERS // numbers)
+        return ((start, min(start + wide, self.steps)) for start in range(0, self.steps, wide))
+
+    def _augmented(self, items: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        batch, settings = self.batches.take(items), self.recipe.augment
+        if settings.shift:
+            batch = augment.shift(batch, settings.shift, generator)
+        if settings.flip:
+            batch = augment.flip(batch, generator)
+        if settings.light:
+            batch = augment.light(batch, settings.light, generator)
+        return batch
+
+    def _noise(self, rows: torch.Tensor) -> torch.Tensor | None:
+        """Standard normal numbers of the rows' shape, from each stream's own generator."""
+        if not self.noises.any():
+            return None
+        return torch.stack([torch.randn(rows.shape[1:], generator=g) for g in self.changes]).to(rows.device)
+
+    def _spread(self, values: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
+        """Values [S, ...] of the streams for each learner [K, ...], or [1, ...] where all have the same."""
+        return values if len(values) == 1 else values[self.stream_of[which]]
+
+    def _noises(self, which: torch.Tensor) -> torch.Tensor:
+        """The learners' noise [K], or [1] where all that share a stream have the same."""
+        noises = self.noises[which]
+        return noises[:1] if len(self.orders) == 1 and bool((noises == noises[0]).all()) else noises
+
+    def _draws(self, which: torch.Tensor) -> Callable[[tuple[int, ...]], torch.Tensor]:
+        def draw(shape: tuple[int, ...]) -> torch.Tensor:
+            drawn = torch.stack([torch.rand(shape, generator=g) for g in self.dropouts])
+            return self._spread(drawn.to(self.device), which)
+
+        return draw
+
+
+def _generator(seed: int, purpose: int) -> torch.Generator:
+    return torch.Generator().manual_seed(int(np.random.SeedSequence((seed, purpose)).generate_state(1)[0]))
 
 
 def _warm_cosine(recipe: Recipe, steps: int) -> Callable[[int], float]:
@@ -151,35 +316,3 @@ def _warm_cosine(recipe: Recipe, steps: int) -> Callable[[int], float]:
         return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1.0, total - warm))))
 
     return factor
-
-
-def _augmented(batch: torch.Tensor, recipe: Recipe, generator: torch.Generator) -> torch.Tensor:
-    if recipe.augment.shift:
-        batch = augment.shift(batch, recipe.augment.shift, generator)
-    if recipe.augment.flip:
-        batch = augment.flip(batch, generator)
-    if recipe.augment.noise:
-        batch = augment.noise(batch, recipe.augment.noise, generator)
-    return batch
-
-
-def _mean(losses: list[torch.Tensor], what: str, epoch: int) -> float:
-    values = torch.stack(losses)
-    bad = torch.nonzero(~torch.isfinite(values))
-    if len(bad):
-        step = int(bad[0])
-        raise FloatingPointError(
-            f"{what}: the loss became {values[step].item()} in epoch {epoch}, step {step + 1}; a lower lr may help"
-        )
-    return float(values.mean())
-
-
-@torch.inference_mode()
-def predict(network: nn.Module, inputs: np.ndarray, *, device: str = "cpu", batch_size: int = 1024) -> np.ndarray:
-    """Logits float32 [N, C] of encoded rows [N, ...], the network in evaluation mode."""
-    network.to(device).eval()
-    parts = [
-        network(torch.from_numpy(inputs[start : start + batch_size]).to(device).float()).float().cpu().numpy()
-        for start in range(0, len(inputs), batch_size)
-    ]
-    return np.concatenate(parts)

@@ -1,0 +1,73 @@
+"""One network of any kind, trained by torch's own means."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from distillery.config import Recipe
+from distillery.training.objectives import Given, Objective
+from distillery.training.stacked import Draw
+
+
+class Alone:
+    """A network with the same face as a `Stack` of one."""
+
+    def __init__(self, networks: Sequence[nn.Module], recipes: Sequence[Recipe]) -> None:
+        if len(networks) > 1:
+            raise ValueError("these networks cannot be stacked: expected one learner")
+        self.network, recipe = networks[0], recipes[0]
+        self._recipe = recipe
+        parameters = [p for p in self.network.parameters() if p.requires_grad]
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=recipe.lr, fused=True)
+
+    rows_dim = 1
+
+    def laid_out(self, rows: torch.Tensor) -> torch.Tensor:
+        """Inputs [1, n, ...] as they are."""
+        return rows
+
+    def step(
+        self, rows: torch.Tensor, objective: Objective, given: Given, factor: float, draw: Draw, look: bool
+    ) -> torch.Tensor | None:
+        """One step; losses [1]. See `Stack.step`."""
+        if not self.network.training:
+            self.network.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = factor * self._recipe.lr
+        losses = objective.losses(self.network(rows[0])[None], given)
+        self.optimizer.zero_grad(set_to_none=True)
+        losses.sum().backward()
+        if self._recipe.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.network.parameters(), self._recipe.clip_norm)
+        self.optimizer.step()
+        return losses.detach() if look else None
+
+    def predict(self, inputs: np.ndarray) -> np.ndarray:
+        """Logits float32 [1, N, C] of encoded rows [N, ...]."""
+        return predict(self.network, inputs, device=str(next(self.network.parameters()).device))[None]
+
+    def keep(self, places: Sequence[int]) -> None:
+        """The one network stays."""
+
+    def finish(self) -> None:
+        """Nothing: the network is trained in place."""
+
+
+@torch.inference_mode()
+def predict(network: nn.Module, inputs: np.ndarray, *, device: str = "cpu", batch_size: int = 1024) -> np.ndarray:
+    """Logits float32 [N, C] of encoded rows [N, ...], the network in evaluation mode."""
+    network.to(device).eval()
+    parts = [
+        network(torch.from_numpy(inputs[start : start + batch_size]).to(device).float()).float().cpu().numpy()
+        for start in range(0, len(inputs), batch_size)
+    ]
+    return np.concatenate(parts)

@@ -1,0 +1,294 @@
+"""Many small networks of one shape as one: their matrices lie on top of each other, and so do their products.
+
+A small network is a few microseconds of arithmetic inside a millisecond of calls. Here K of them share the calls: each
+layer is one batched product, and forward, backward and update are written out, without a graph. The batch is the
+innermost dimension, [K, features, B], so that the rows of a batch fill the vector units whatever the layers' widths.
+
+K networks, B rows, F features, H hidden units, C classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.optim.adamw import adamw
+
+from distillery.config import Recipe
+from distillery.training.objectives import Given, Objective
+
+Draw = Callable[[tuple[int, ...]], torch.Tensor]
+
+aten: Any = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Activation:
+    """`forward` of what comes in; `backward` of (gradient, what came in)."""
+
+    forward: Callable[[torch.Tensor], torch.Tensor]
+    backward: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+ACTIVATIONS: dict[type[nn.Module], Activation] = {
+    # in place: where the result is above zero, so was what came in
+    nn.ReLU: Activation(
+        lambda x: x.clamp_(min=0), lambda g, x: aten.threshold_backward.grad_input(g, x, 0, grad_input=g)
+    ),
+    nn.GELU: Activation(nn.functional.gelu, lambda g, x: aten.gelu_backward(g, x)),
+    nn.SiLU: Activation(nn.functional.silu, lambda g, x: aten.silu_backward(g, x)),
+}
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """What follows a hidden layer."""
+
+    activation: Activation
+    dropout: float
+
+
+def plan_of(network: nn.Module) -> tuple[list[nn.Module], list[nn.Linear], list[Hidden]] | None:
+    """(what encodes the inputs, linear layers, what follows each but the last), if the network is made of just that."""
+    if not isinstance(network, nn.Sequential):
+        return None
+    layers = list(network)
+    first = next((i for i, layer in enumerate(layers) if isinstance(layer, nn.Linear)), None)
+    if first is None or any(list(m.parameters()) or isinstance(m, nn.Flatten) for m in layers[:first]):
+        return None
+    linear: list[nn.Linear] = []
+    hidden: list[Hidden] = []
+    for layer in layers[first:]:
+        if isinstance(layer, nn.Linear) and layer.bias is not None and len(linear) == len(hidden):
+            linear.append(layer)
+        elif type(layer) in ACTIVATIONS and len(hidden) < len(linear):
+            hidden.append(Hidden(ACTIVATIONS[type(layer)], 0.0))
+        elif isinstance(layer, nn.Dropout) and hidden and len(hidden) == len(linear):
+            hidden[-1] = Hidden(hidden[-1].activation, layer.p)
+        else:
+            return None
+    return (layers[:first], linear, hidden) if len(linear) == len(hidden) + 1 else None
+
+
+def stackable(networks: Sequence[nn.Module]) -> bool:
+    """Whether the networks are of one shape that can be stacked."""
+    plans = [plan_of(network) for network in networks]
+    if plans[0] is None:
+        return False
+    shapes = {None if p is None else (str(networks[i]), len(p[1])) for i, p in enumerate(plans)}
+    return len(shapes) == 1
+
+
+class Stack:
+    """K multi-layer perceptrons of one shape that train together with AdamW, each with its own settings.
+
+    AdamW's fused kernel knows one learning rate for all weights. But its update does not depend on the scale of the
+    gradient: a weight that is kept divided by its network's learning rate takes, with rate 1, the step that the weight
+    itself would take with its own. So `_scaled` is what the optimizer moves, and the weights are `_scaled` · rate.
+    """
+
+    def __init__(self, networks: Sequence[nn.Module], recipes: Sequence[Recipe], device: str) -> None:
+        plans = [plan for plan in map(plan_of, networks) if plan is not None]
+        self._encoding = nn.Sequential(*plans[0][0]).to(device).eval()
+        self._hidden = plans[0][2]
+        self._networks = list(networks)
+        self._linear = [plan[1] for plan in plans]
+        self._clip_norm = recipes[0].clip_norm
+        layers = list(zip(*self._linear, strict=True))
+        sizes = [(len(networks), *mine[0].weight.shape) for mine in layers]
+        self._shapes = [size for k, out, wide in sizes for size in ((k, out, wide), (k, out, 1))]
+        rates, decays, weights = (torch.empty(sum(math.prod(s) for s in self._shapes), device=device) for _ in range(3))
+        own_rates, own_decays = (
+            torch.tensor([getattr(r, name) for r in recipes], device=device)[:, None, None]
+            for name in ("lr", "weight_decay")
+        )
+        for pair, rate, decay, mine in zip(*map(self._pairs, (weights, rates, decays)), layers, strict=True):
+            pair[0].copy_(torch.stack([layer.weight.detach() for layer in mine]))
+            pair[1].copy_(torch.stack([layer.bias.detach()[:, None] for layer in mine]))
+            rate[0].copy_(own_rates.expand_as(rate[0]))
+            rate[1].copy_(own_rates.expand_as(rate[1]))
+            decay[0].copy_((own_rates * own_decays).expand_as(decay[0]))
+            decay[1].zero_()
+        self._count = torch.tensor(0.0, device=device)
+        self._open([weights, weights / rates, *(torch.zeros_like(weights) for _ in range(2)), rates, decays])
+
+    def __len__(self) -> int:
+        return len(self._networks)
+
+    @property
+    def rows_dim(self) -> int:
+        """The dimension of `laid_out` inputs along which a batch is cut out."""
+        return 1 if len(self._encoding) else 2
+
+    def laid_out(self, rows: torch.Tensor) -> torch.Tensor:
+        """Inputs [S, n, features] as `step` wants them: [S, F, n], unless they are to be encoded first."""
+        return rows if len(self._encoding) else rows.mT.contiguous()
+
+    def _pairs(self, flat: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """(weights [K, out, in], biases [K, out, 1]) of each layer, as views of one flat vector."""
+        sizes = [math.prod(shape) for shape in self._shapes]
+        parts = [part.view(s) for part, s in zip(flat.split(sizes), self._shapes, strict=True)]
+        return list(zip(parts[::2], parts[1::2], strict=True))
+
+    def _open(self, state: list[torch.Tensor]) -> None:
+        self._state = state
+        self._flat, self._scaled, self._mean, self._square, self._rates, self._decays = state
+        self._gradient = torch.zeros_like(self._flat)
+        self._layers, self._gradients = self._pairs(self._flat), self._pairs(self._gradient)
+        self._kept: dict[int, tuple[list[torch.Tensor], list[torch.Tensor]]] = {}
+
+    def keep(self, places: Sequence[int]) -> None:
+        """Goes on with the networks at these places alone; the others get their weights as they are now."""
+        self.finish()
+        which = torch.tensor(places, device=self._flat.device)
+        state = [
+            torch.cat([part[which].flatten() for pair in self._pairs(flat) for part in pair]) for flat in self._state
+        ]
+        self._networks = [self._networks[i] for i in places]
+        self._linear = [self._linear[i] for i in places]
+        self._shapes = [(len(places), *shape[1:]) for shape in self._shapes]
+        self._open(state)
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Gives the networks their weights."""
+        for (weight, bias), *mine in zip(self._layers, *self._linear, strict=True):
+            for number, layer in enumerate(mine):
+                layer.weight.copy_(weight[number])
+                layer.bias.copy_(bias[number, :, 0])
+
+    def _encoded(self, rows: torch.Tensor) -> torch.Tensor:
+        """Inputs [1 or K, F, B] of the first layer."""
+        if not len(self._encoding):
+            return rows
+        return self._encoding(rows.flatten(0, 1)).view(*rows.shape[:2], -1).mT.contiguous()
+
+    def _buffers(self, batch: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Space for what every layer makes, and for the gradients between them."""
+        if batch not in self._kept:
+            shapes = [(len(self), weight.shape[1], batch) for weight, _ in self._layers]
+            made, between = ([torch.empty(s, device=self._flat.device) for s in part] for part in (shapes, shapes[:-1]))
+            self._kept = {batch: (made, between)}
+        return self._kept[batch]
+
+    def _forward(
+        self, inputs: torch.Tensor, masks: Sequence[torch.Tensor | None] = ()
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """(inputs of every layer [.., F or H, B] and then the logits [K, C, B]; what came into the activations)."""
+        out, _ = self._buffers(inputs.shape[-1])
+        passed, raw = [inputs], []
+        for number, (weight, bias) in enumerate(self._layers):
+            made = _product(weight, passed[-1], out[number]).add_(bias)
+            if number < len(self._hidden):
+                raw.append(made)
+                made = self._hidden[number].activation.forward(made)
+                mask = masks[number] if masks else None
+                made = made if mask is None else made * mask
+            passed.append(made)
+        return passed, raw
+
+    @torch.no_grad()
+    def step(
+        self, rows: torch.Tensor, objective: Objective, given: Given, factor: float, draw: Draw, look: bool
+    ) -> torch.Tensor | None:
+        """One step of AdamW for every network; losses [K] if one may `look`.
+
+        Args:
+            rows: Laid out inputs of a batch, for all networks or [K, ...] for each.
+            objective: What is minimised.
+            given: What it gathered for the batch.
+            factor: What the learning rates are multiplied by.
+            draw: Uniform random numbers [1 or K, *shape], for dropout.
+            look: Whether to say what the losses were.
+        """
+        inputs = self._encoded(rows)
+        widths = [weight.shape[1] for weight, _ in self._layers[:-1]]
+        masks = [
+            (draw((width, inputs.shape[-1])) >= hidden.dropout).float() / (1 - hidden.dropout)
+            if hidden.dropout
+            else None
+            for hidden, width in zip(self._hidden, widths, strict=True)
+        ]
+        passed, raw = self._forward(inputs, masks)
+        losses, gradient = objective.gradients(passed[-1].mT, given, look)
+        self._backward(passed, raw, masks, gradient.mT)
+        if self._clip_norm is not None:
+            self._clip(self._clip_norm)
+        self._scaled.addcmul_(self._scaled, self._decays, value=-factor)
+        adamw(
+            [self._scaled],
+            [self._gradient],
+            [self._mean],
+            [self._square],
+            [],
+            [self._count],
+            fused=True,
+            amsgrad=False,
+            beta1=0.9,
+            beta2=0.999,
+            lr=factor,
+            weight_decay=0.0,
+            eps=1e-8,
+            maximize=False,
+        )
+        torch.mul(self._scaled, self._rates, out=self._flat)
+        return losses
+
+    def _backward(
+        self,
+        passed: list[torch.Tensor],
+        raw: list[torch.Tensor],
+        masks: Sequence[torch.Tensor | None],
+        gradient: torch.Tensor,
+    ) -> None:
+        _, between = self._buffers(gradient.shape[-1])
+        for number in reversed(range(len(self._layers))):
+            weight_gradient, bias_gradient = self._gradients[number]
+            torch.sum(gradient, 2, keepdim=True, out=bias_gradient)
+            _outer(gradient, passed[number], weight_gradient)
+            if number == 0:
+                return
+            before = number - 1
+            gradient = torch.bmm(self._layers[number][0].mT, gradient, out=between[before])
+            mask = masks[before]
+            if mask is not None:
+                gradient.mul_(mask)
+            gradient = self._hidden[before].activation.backward(gradient, raw[before])
+
+    def _clip(self, clip_norm: float) -> None:
+        squares = sum(part.square().sum((1, 2)) for pair in self._gradients for part in pair)
+        scale = (clip_norm / (torch.as_tensor(squares).sqrt() + 1e-6)).clamp(max=1)[:, None, None]
+        for pair in self._gradients:
+            for part in pair:
+                part.mul_(scale)
+
+    @torch.no_grad()
+    def predict(self, inputs: np.ndarray, batch_size: int = 1024) -> np.ndarray:
+        """Logits float32 [K, N, C] of encoded rows [N, features]."""
+        parts = []
+        for start in range(0, len(inputs), batch_size):
+            rows = torch.from_numpy(inputs[start : start + batch_size]).to(self._flat.device).float()
+            passed, _ = self._forward(self._encoded(self.laid_out(rows[None])))
+            parts.append(passed[-1].mT.cpu().numpy().copy())
+        return np.concatenate(parts, axis=1)
+
+
+def _product(weight: torch.Tensor, inputs: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    """``weight @ inputs``: [K, out, in] and [K, in, B], or one [1, in, B] for all, which is a single large product."""
+    if len(inputs) < len(weight):
+        torch.mm(weight.flatten(0, 1), inputs[0], out=out.view(-1, inputs.shape[-1]))
+        return out
+    return torch.bmm(weight, inputs, out=out)
+
+
+def _outer(gradient: torch.Tensor, inputs: torch.Tensor, out: torch.Tensor) -> None:
+    """``gradient @ inputs.T``, likewise."""
+    if len(inputs) < len(gradient):
+        torch.mm(gradient.flatten(0, 1), inputs[0].T, out=out.flatten(0, 1))
+    else:
+        torch.bmm(gradient, inputs.mT, out=out)
