@@ -20,7 +20,7 @@ from distillery.evaluate import Inputs
 from distillery.finals import train_finals
 from distillery.store import Handle
 from distillery.teachers import in_one_go
-from flows import release, stages, studies
+from flows import networks, release, stages, studies
 from flows.places import Places
 from flows.tracking import Tracker
 from flows.workers import Workers
@@ -40,7 +40,7 @@ def pipeline(config: Experiment) -> dict[str, Any]:
         profiles = [stages.profile_capacity.submit(ctx, c, data).result() for c in config.student.capacities]
 
         groups = in_one_go(config.teachers, data)
-        teachers = [stages.train_teachers.submit(ctx, names, member, data) for names, member in groups]
+        teachers = [networks.train_teachers.submit(ctx, names, member, data) for names, member in groups]
         members = [member for trained in teachers for member in trained.result()]
 
         def member_logits(split: str, wanted: list[Handle]) -> list[Handle]:
@@ -52,8 +52,8 @@ def pipeline(config: Experiment) -> dict[str, Any]:
 
         search = studies.run_search.submit(ctx, data, ensemble, taught, profiles).result()
         alone = studies.run_baseline_search.submit(ctx, data, search, profiles).result()
-        students = partial(stages.begin_students, ctx, data, ensemble, taught)
-        finals = train_finals(config, data, search, alone, students, partial(stages.begin_baselines, ctx, data))
+        students = partial(networks.begin_students, ctx, data, ensemble, taught)
+        finals = train_finals(config, data, search, alone, students, partial(networks.begin_baselines, ctx, data))
 
         on_val_search, on_test = member_logits("val_search", members), member_logits("test", members)
         chosen = search.json("search.json")["chosen"]

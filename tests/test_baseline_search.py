@@ -8,6 +8,8 @@ from typing import Any
 import optuna
 import pytest
 import zarr
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 
 from distillery import trials
 from distillery.config_file import parse
@@ -25,7 +27,8 @@ def test_it_has_the_trials_of_the_chosen_capacity(finished: SimpleNamespace) -> 
         assert (trial["setting"]["alpha"], trial["setting"]["temperature"], trial["setting"]["loss"]) == (0, 1, None)
         assert set(trial["proposal"]) == {"lr", "weight_decay"}
     assert alone["study"] != found["study"] and finished.alone.path != finished.search.path
-    study = optuna.load_study(study_name=alone["study"], storage=f"sqlite:///{finished.store.root}/optuna.db")
+    journal = JournalFileBackend(str(finished.store.root / "optuna.journal"))
+    study = optuna.load_study(study_name=alone["study"], storage=JournalStorage(journal))
     assert set(study.trials[0].params) == {"capacity", "lr", "weight_decay"}
 
 

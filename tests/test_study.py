@@ -11,16 +11,20 @@ import numpy as np
 import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from optuna.visualization import matplotlib as plots
 
+from distillery.space import Search
 from distillery.store import Handle, Store
-from distillery.study import objective
+from distillery.study import MEMORY, Plan, _Proposals, objective
 
 TRIALS = 24
 VIEWS = {"count": 3, "transforms": [{"name": "noise", "size": 0.3}]}
 RICH: dict[str, Any] = {
     "trials": TRIALS,
+    "cohort": 4,
     "epochs": 1,
     "temperature": {"low": 1, "high": 8, "log": True},
     "lr": {"low": 0.005, "high": 0.02, "log": True},
@@ -37,6 +41,7 @@ RICH: dict[str, Any] = {
 }
 HALVED: dict[str, Any] = {
     "trials": TRIALS,
+    "cohort": 3,
     "epochs": 4,
     "lr": {"low": 0.0005, "high": 0.05, "log": True},
     "halving": {"eta": 2, "rungs": 2, "grace": 3},
@@ -45,9 +50,8 @@ HALVED: dict[str, Any] = {
 
 def load(handle: Handle, store: Store) -> optuna.Study:
     """The study as a user of Optuna opens it."""
-    return optuna.load_study(
-        study_name=handle.json("search.json")["study"], storage=f"sqlite:///{store.root}/optuna.db"
-    )
+    journal = JournalFileBackend(str(store.root / "optuna.journal"))
+    return optuna.load_study(study_name=handle.json("search.json")["study"], storage=JournalStorage(journal))
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +88,18 @@ def test_every_knob_is_in_its_range(studies: dict[str, SimpleNamespace]) -> None
             assert options == {"beta": trial["proposal"]["dkd.beta"], "target_weight": 0.5}
         else:
             assert options == ({"clip": trial["proposal"]["mse.clip"]} if loss["name"] == "mse" else {})
-    assert [job.setting.model_dump() for job in studies["rich"].jobs] == [t["setting"] for t in trials]
+
+
+@pytest.mark.parametrize(("name", "cohort"), [("rich", 4), ("halved", 3)])
+def test_a_round_trains_a_cohort_of_every_capacity(studies: dict[str, SimpleNamespace], name: str, cohort: int) -> None:
+    """reference: capacities take turns, a cohort each, the last one cut off; jobs have the settings of the records."""
+    seen = studies[name]
+    mine = {c: [t["setting"] for t in seen.trials if t["capacity"] == c] for c in ("small", "large")}
+    assert [job.capacity.name for job in seen.jobs] == ["small", "large"] * -(-TRIALS // (2 * cohort))
+    for capacity, settings in mine.items():
+        jobs = [job for job in seen.jobs if job.capacity.name == capacity]
+        assert [s.model_dump() for job in jobs for s in job.settings] == settings
+        assert {len(job.settings) for job in jobs[:-1]} == {cohort}
 
 
 def test_known_settings_come_first_with_their_loss(studies: dict[str, SimpleNamespace]) -> None:
@@ -112,29 +127,34 @@ def test_optuna_sees_the_options_of_the_loss_in_use_only(studies: dict[str, Simp
         assert trial.values == [objective(record, name) for name in ("nll", "latency_ms", "params")]
 
 
-def test_limits_come_from_earlier_trials_of_the_same_capacity(studies: dict[str, SimpleNamespace]) -> None:
-    """reference: at each rung the median of what trials of earlier rounds had there, none before `grace` of them."""
-    halved = studies["halved"]
-    limits = []
-    for job, record in zip(halved.jobs, halved.trials, strict=True):
-        first = record["number"] - record["number"] % 2
-        before = [t for t in halved.trials[:first] if t["capacity"] == record["capacity"]]
-        for (epoch, limit), expected in zip(job.rungs, (1, 2), strict=True):
-            curve = sorted(t["curve"][str(epoch)] for t in before if str(epoch) in t["curve"])
-            middle = (curve[(len(curve) - 1) // 2] + curve[len(curve) // 2]) / 2 if len(curve) >= 3 else np.inf
-            assert epoch == expected and limit == pytest.approx(middle)
-            limits.append(limit)
-    assert np.isinf(limits).any() and np.isfinite(limits).any()
+def test_rungs_hold_what_earlier_trials_of_the_same_capacity_had_there(studies: dict[str, SimpleNamespace]) -> None:
+    """reference: at each rung the NLLs of the capacity's trials of earlier rounds that came there."""
+    halved, width = studies["halved"], 2 * HALVED["cohort"]
+    for place, job in enumerate(halved.jobs):
+        before = [t for t in halved.trials[: place // 2 * width] if t["capacity"] == job.capacity.name]
+        curves = {epoch: [t["curve"][str(epoch)] for t in before if str(epoch) in t["curve"]] for epoch in (1, 2)}
+        assert {epoch: list(values) for epoch, values in job.rungs} == curves
+        assert len(curves[2]) <= len(curves[1]) == len(before)
+    assert halved.jobs[-1].rungs[1][1] and studies["rich"].jobs[-1].rungs == ()
 
 
 def test_weak_trials_stop_and_are_nobodys_best(studies: dict[str, SimpleNamespace]) -> None:
-    """contract: stopped at the first rung above its limit, with its curve; neither best nor on the front nor ranked."""
+    """contract: stopped at the first rung where it is above the median of its cohort and all before, once there are
+    `grace` of them, with its curve; neither best nor on the front nor ranked."""
     halved = studies["halved"]
-    for job, record in zip(halved.jobs, halved.trials, strict=True):
-        above = [str(epoch) for epoch, limit in job.rungs if record["curve"].get(str(epoch), 0) > limit]
-        assert (record["state"] == "stopped") == bool(above)
-        assert list(record["curve"]) == (["1"] if above == ["1"] else ["1", "2"])
-        assert above in ([], list(record["curve"])[-1:])
+    for place, job in enumerate(halved.jobs):
+        first = place // 2 * 2 * HALVED["cohort"] + place % 2
+        cohort = halved.trials[first::2][: len(job.settings)]
+        for epoch, earlier in job.rungs:
+            here = [t for t in cohort if str(epoch) in t["curve"]]
+            seen = [*earlier, *(t["curve"][str(epoch)] for t in here)]
+            limit = np.median(seen) if len(seen) >= 3 else np.inf
+            for trial in here:
+                ends = trial["curve"][str(epoch)] > limit
+                assert ends == (trial["state"] == "stopped" and str(epoch) == list(trial["curve"])[-1])
+            assert {t["number"] for t in here} == {
+                t["number"] for t in cohort if epoch == 1 or t["state"] == "complete" or "2" in t["curve"]
+            }
     stopped = {t["number"] for t in halved.trials if t["state"] == "stopped"}
     complete = {t["number"] for t in halved.trials if t["state"] == "complete"}
     assert len(stopped) >= 4 and stopped | complete == set(range(TRIALS))
@@ -144,31 +164,78 @@ def test_weak_trials_stop_and_are_nobodys_best(studies: dict[str, SimpleNamespac
         assert trial.state == (TrialState.PRUNED if trial.number in stopped else TrialState.COMPLETE)
 
 
-def test_a_killed_study_with_halving_goes_on(
-    studies: dict[str, SimpleNamespace], search_with: Callable[..., Handle], store: Store
+class Killed(BaseException):
+    """The process ended here."""
+
+
+def facts(records: list[dict[str, Any]]) -> list[list[Any]]:
+    """What of each trial does not depend on the clock."""
+    keys = ("number", "capacity", "setting", "proposal", "state", "nll", "accuracy", "curve")
+    return [[record[k] for k in keys] for record in records]
+
+
+@pytest.mark.parametrize(("name", "points"), [("halved", (1, 6, 8, 11, 23)), ("rich", (3, 8, 13))])
+def test_a_study_that_was_killed_goes_on(
+    studies: dict[str, SimpleNamespace],
+    search_with: Callable[..., Handle],
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    points: tuple[int, ...],
 ) -> None:
-    """resume: killed after some rounds, and between a record and its end in Optuna, it ends with the same trials."""
-    calls: list[int] = []
+    """resume: killed again and again while a round is written, between rounds and while they are reported, it ends
+    with the same trials, in Optuna as well, and none is written or reported twice."""
+    changes, student = {"halved": (HALVED, {}), "rich": (RICH, {"views": VIEWS})}[name]
+    add, reported = optuna.Study.add_trial, []
+
+    def until(point: int) -> Any:
+        def add_trial(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+            if "record" in trial.user_attrs and trial.user_attrs["record"]["number"] == point:
+                raise Killed
+            add(study, trial)
+
+        return add_trial
+
+    for point in points:
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(optuna.Study, "add_trial", until(point))
+            search_with(store, changes, student, on_trial=reported.append)
 
     def stops(record: dict[str, Any]) -> None:
-        calls.append(record["number"])
-        if len(calls) == 13:
-            raise KeyboardInterrupt
+        reported.append(record)
+        raise Killed
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Killed):
+        search_with(store, changes, student, on_trial=stops)
+    handle = search_with(store, changes, student, on_trial=reported.append)
+    assert facts(handle.json("search.json")["trials"]) == facts(studies[name].trials)
+    found, expected = load(handle, store), studies[name].optuna
+    assert [(t.params, t.state, t.intermediate_values) for t in found.trials] == [
+        (t.params, t.state, t.intermediate_values) for t in expected.trials
+    ]
+    numbers = [record["number"] for record in reported]
+    assert len(set(numbers)) == len(numbers)
+
+
+def test_a_journal_that_was_cut_off_goes_on(
+    studies: dict[str, SimpleNamespace],
+    search_with: Callable[..., Handle],
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """resume: a line of which half was written does not count, and spoils nothing that is written after it."""
+    journal = store.root / "optuna.journal"
+
+    def stops(record: dict[str, Any]) -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
         search_with(store, HALVED, on_trial=stops)
-    name = studies["halved"].content["study"]
-    half = optuna.load_study(study_name=name, storage=f"sqlite:///{store.root}/optuna.db")
-    record = {**studies["halved"].trials[14]}
-    assert len(half.trials) == 14
-    trial = half.ask()
-    trial.set_user_attr("record", record)  # the process ended before it could tell
+    whole = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join(whole[:-1]) + whole[-1][: len(whole[-1]) // 2])
     handle = search_with(store, HALVED)
-    keys = ("number", "capacity", "setting", "state", "nll", "curve")
-    again = handle.json("search.json")["trials"]
-    assert [[t[k] for k in keys] for t in again] == [[t[k] for k in keys] for t in studies["halved"].trials]
-    state = TrialState.COMPLETE if record["state"] == "complete" else TrialState.PRUNED
-    assert load(handle, store).trials[14].state == state
+    assert facts(handle.json("search.json")["trials"]) == facts(studies["halved"].trials)
+    assert len(load(handle, store).trials) == TRIALS
 
 
 @pytest.mark.parametrize("name", ["rich", "halved"])
@@ -210,6 +277,54 @@ def test_optunas_pictures_can_be_drawn(studies: dict[str, SimpleNamespace], name
         assert (np.diff(volumes) >= 0).all() and volumes[-1] > 0
     finally:
         plt.close("all")
+
+
+def planned(chain: SimpleNamespace, search: dict[str, Any]) -> Plan:
+    """A plan over two capacities that trains nothing."""
+    config = chain.config.model_copy(update={"search": Search(**search)})
+    costs = {p.name: p.metrics for p in chain.profiles}
+    capacities = list(config.student.capacities)
+    return Plan(config, config.search, 9_999, chain.data, None, (), capacities, costs, "cpu", 4)
+
+
+def history(plan: Plan, count: int) -> list[dict[str, Any]]:
+    """Records of so many trials: the TPE's own proposals, judged by a bowl; every fifth was stopped or failed."""
+    generator, records = np.random.default_rng(0), []
+    costs = {"accuracy": 0.5, **plan.costs["small"]}
+    for number in range(count):
+        proposal = {"temperature": float(generator.uniform(1, 8)), "alpha": float(generator.uniform(0.3, 1))}
+        nll = 0.5 + 0.1 * (proposal["temperature"] - 3) ** 2 + (number % 2)
+        state = ("stopped", "fail")[number // 5 % 2] if number % 5 == 0 else "complete"
+        mine = {"number": number, "capacity": ("small", "large")[number % 2], "proposal": proposal, "nll": nll, **costs}
+        records.append(mine | {"state": state, "curve": {}})
+    return records
+
+
+@pytest.mark.parametrize("count", [MEMORY // 2, 3 * MEMORY])
+def test_a_long_study_is_remembered_in_part(chain: SimpleNamespace, count: int) -> None:
+    """contract: the proposals see the best and the latest trials that did not fail, at most `MEMORY`, in their order;
+    values are in units of the capacity's median; they go where trials were good."""
+    plan = planned(chain, {"temperature": {"low": 1, "high": 8}, "alpha": {"low": 0.3, "high": 1}, "known_good": []})
+    before = history(plan, count)
+    proposals = _Proposals(plan, before)
+    usable = {str(r["proposal"]): r for r in before if r["state"] != "fail"}
+    seen = [usable[str(trial.params)]["number"] for trial in proposals._view.trials]
+    assert seen == sorted(seen) and len(seen) == min(MEMORY, len(usable))
+    good = sorted((r for r in usable.values() if r["state"] == "complete"), key=lambda r: r["nll"] - r["number"] % 2)
+    numbers = [r["number"] for r in usable.values()]
+    assert set(seen) >= {r["number"] for r in good[: MEMORY // 16]} | set(numbers[-MEMORY // 2 :])
+    medians = [
+        np.median([r["nll"] for r in usable.values() if r["state"] == "complete" and r["number"] % 2 == odd])
+        for odd in (0, 1)
+    ]
+    for trial in proposals._view.trials:
+        record = usable[str(trial.params)]
+        if record["state"] == "complete":
+            assert trial.value == pytest.approx(record["nll"] / medians[record["number"] % 2])
+    again = _Proposals(plan, before)
+    drawn = [[p.record(count + k)["proposal"] for k in range(8)] for p in (proposals, again)]
+    assert drawn[0] == drawn[1]
+    assert np.mean([abs(p["temperature"] - 3) < 1.5 for p in drawn[0]]) > 0.6
 
 
 def test_fixed_losses_are_no_choice(search_with: Callable[..., Handle], store: Store) -> None:

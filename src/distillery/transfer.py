@@ -108,12 +108,12 @@ class Transfer:
         return torch.from_numpy(numbers * len(self.rows) + places)
 
     def take(self, items: torch.Tensor) -> torch.Tensor:
-        """Float batch [B, ...]."""
+        """Batch [B, ...], uint8 pixels or float features."""
         if self._resident is not None:
-            return self._resident[items.to(self._resident.device)].float()
+            return self._resident.index_select(0, items.to(self._resident.device))
         chosen = items.cpu().numpy()
         shown = show(self.dataset, self.config, self.rows[chosen % len(self.rows)], chosen // len(self.rows))
-        return torch.from_numpy(shown).to(self.device).float()
+        return torch.from_numpy(shown).to(self.device)
 
     def answers(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(class of every item int64 [V · N], whether it is a label that holds for the item bool [V · N]).

@@ -339,8 +339,9 @@ def test_inputs_are_the_rows_of_a_split(limit: int, monkeypatch: pytest.MonkeyPa
     for source in (TABLE, IMAGES):
         inputs = Inputs(source, rows, "cpu")
         found = inputs.take(places)
-        assert len(inputs) == 4 and found.dtype == torch.float32
-        assert np.array_equal(found.numpy(), source[rows[places.numpy()]].astype(np.float32))
+        assert len(inputs) == 4
+        expected = source[rows[places.numpy()]]
+        assert found.numpy().dtype == expected.dtype and np.array_equal(found.numpy(), expected)
         orders = [inputs.order(e, torch.Generator().manual_seed(e)).tolist() for e in range(20)]
         assert all(sorted(o) == [0, 1, 2, 3] for o in orders) and len({tuple(o) for o in orders}) > 5
 
@@ -354,11 +355,17 @@ def test_predictions_do_not_depend_on_the_batch() -> None:
         np.testing.assert_allclose(predict(network, TABLE, batch_size=size), expected, atol=1e-6)
 
 
+def augmented(images: torch.Tensor, seed: int, **settings: Any) -> torch.Tensor:
+    """The images with the changes that are drawn for them."""
+    changes = augment.drawn(images, Augment(**settings), torch.Generator().manual_seed(seed))
+    return changes.lit(changes.of(images.clone()))
+
+
 @given(st.integers(0, 999), st.floats(0, 0.5), st.integers(2, 9))
 def test_shift_moves_each_image_as_a_whole(seed: int, share: float, side: int) -> None:
     """reference: every result is a window of the image with its edges repeated, found by trying them all."""
     images = torch.rand(3, 2, side, side, generator=torch.Generator().manual_seed(seed))
-    moved = augment.shift(images, share, torch.Generator().manual_seed(seed))
+    moved = augmented(images, seed, shift=share)
     reach = round(share * side)
     padded = pad(images, (reach,) * 4, mode="replicate")
     places = range(2 * reach + 1)
@@ -373,7 +380,7 @@ def test_flip_mirrors_some_and_is_undone_by_itself(seed: int) -> None:
     images = torch.rand(6, 1, 4, 4, generator=torch.Generator().manual_seed(seed))
 
     def again(batch: torch.Tensor) -> torch.Tensor:
-        return augment.flip(batch, torch.Generator().manual_seed(seed))
+        return augmented(batch, seed, flip=True)
 
     assert all(torch.equal(a, b) or torch.equal(a, b.flip(-1)) for a, b in zip(again(images), images, strict=True))
     assert torch.equal(again(again(images)), images)
@@ -385,7 +392,7 @@ def test_light_is_one_factor_per_image_within_its_bounds(seed: int, size: float)
     dark = 1 + 100 * torch.rand(60, 2, 3, 3, generator=torch.Generator().manual_seed(seed))
 
     def lit(images: torch.Tensor) -> torch.Tensor:
-        return augment.light(images, size, torch.Generator().manual_seed(seed))
+        return augmented(images, seed, light=size)
 
     factors = (lit(dark) / dark).flatten(1)
     assert (factors - factors[:, :1]).abs().max() < 1e-5
@@ -394,26 +401,9 @@ def test_light_is_one_factor_per_image_within_its_bounds(seed: int, size: float)
     torch.testing.assert_close(lit(white), (255 * factors[:, 0].clamp(max=1)).view(-1, 1, 1, 1).expand_as(white))
 
 
-@given(st.integers(0, 999), st.floats(0.01, 3))
-def test_noise_is_normal_and_of_the_size_asked_for(seed: int, deviation: float) -> None:
-    """property: what is added has mean 0 and deviation 1 in units of `deviation`, drawn from the generator alone."""
-    rows = torch.randn(100, 30, generator=torch.Generator().manual_seed(seed))
-    noisy = augment.noise(rows, deviation, torch.Generator().manual_seed(seed + 1))
-    added = (noisy - rows) / deviation
-    assert abs(added.mean()) < 0.1 and abs(added.std() - 1) < 0.1
-    assert torch.equal(noisy, augment.noise(rows, deviation, torch.Generator().manual_seed(seed + 1)))
-
-
-CHANGES: dict[str, Callable[[torch.Tensor, torch.Generator], torch.Tensor]] = {
-    "shift": lambda x, g: augment.shift(x, 0.25, g),
-    "flip": augment.flip,
-}
-
-
-@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_every_change_is_drawn(change: Callable[[torch.Tensor, torch.Generator], torch.Tensor]) -> None:
+@pytest.mark.parametrize("settings", [{"shift": 0.25}, {"flip": True}], ids=str)
+def test_every_change_is_drawn(settings: dict[str, Any]) -> None:
     """property: over many images, some stay and some change, each on its own."""
     images = torch.from_numpy(IMAGES).float()
-    moved = change(images, torch.Generator().manual_seed(0))
-    same = [torch.equal(a, b) for a, b in zip(moved, images, strict=True)]
+    same = [torch.equal(a, b) for a, b in zip(augmented(images, 0, **settings), images, strict=True)]
     assert 0 < sum(same) < len(same)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -85,7 +86,7 @@ class Case:
 
 def difference(a: nn.Module, b: nn.Module) -> float:
     """The largest difference between two networks' weights."""
-    return max(float((p - q).abs().max()) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+    return max(float((p - q).detach().abs().max()) for p, q in zip(a.parameters(), b.parameters(), strict=True))
 
 
 @pytest.fixture
@@ -122,20 +123,29 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_member_is_what_it_is_alone(name: str, alone: Callable[..., Any]) -> None:
-    """reference: the same network in a stack of one, and trained by torch's own means, to rounding; so are its losses
-    and figures."""
+    """reference: the same network in a stack of one, and trained by torch's own means, to rounding; so are its
+    figures."""
     case = CASES[name]
     validation = Validation(TABLE, lambda logits: {"sum": float(np.abs(logits).sum())})
     networks, courses = case.train(EVERYONE, validation=validation)
-    assert min(difference(a, b) for a, b in zip(networks, networks[1:], strict=False)) > 10 * APART
+    assert min(difference(a, b) for a, b in pairwise(networks)) > 10 * APART
     for place in EVERYONE:
         for train in (case.train, lambda which, **more: alone(case, which, **more)):
             (network,), (course,) = train([place], validation=validation)
             assert difference(network, networks[place]) < APART
-            for mine, theirs in zip(course.history, courses[place].history, strict=True):
-                assert [mine[k] for k in ("train_loss", "sum")] == pytest.approx(
-                    [theirs[k] for k in ("train_loss", "sum")], rel=1e-3
-                )
+            sums = [[record["sum"] for record in each.history] for each in (course, courses[place])]
+            assert sums[0] == pytest.approx(sums[1], rel=1e-3) and len(sums[0]) == 3
+
+
+@pytest.mark.parametrize("name", ["labels", "kd", "mse"])
+def test_the_losses_of_a_member_are_those_alone(name: str, alone: Callable[..., Any]) -> None:
+    """reference: the same steps are looked at, whether a loss's gradient is written out or not."""
+    case = Case(name, shared={"batch_size": 6})
+    _, courses = case.train(EVERYONE)
+    for place in EVERYONE:
+        _, (course,) = alone(case, [place])
+        losses = [[record["train_loss"] for record in each.history] for each in (course, courses[place])]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
 @pytest.mark.parametrize("seeds", [ONE_SEED, SEEDS], ids=["one seed", "seeds"])
@@ -159,7 +169,7 @@ def test_the_first_gradient_is_autograds(name: str, seeds: Sequence[int]) -> Non
 
 @pytest.mark.parametrize("seeds", [ONE_SEED, SEEDS], ids=["one seed", "seeds"])
 def test_dropout_is_the_members_own(seeds: Sequence[int]) -> None:
-    """reference: the same network in a stack of one, which drops the same units; a network without dropout is another."""
+    """reference: the same network in a stack of one, which drops the same units; without dropout it is another."""
     case = Case(model={"dropout": 0.3}, seeds=seeds)
     networks, _ = case.train(EVERYONE)
     for place in EVERYONE:
@@ -183,23 +193,24 @@ def test_dropped_units_are_the_share_asked_for() -> None:
     class Watching(Labels):
         """Notes the logits of each batch."""
 
+        def of(self, learners: torch.Tensor) -> Watching:
+            """The same for all."""
+            return self
+
         def gradients(self, logits: torch.Tensor, *rest: Any) -> Any:
             """As ever."""
             seen.append(logits.clone())
             return super().gradients(logits, *rest)
 
-    inputs, recipe = (
-        Inputs(np.ones((100, 1), np.float32), np.arange(100), "cpu"),
-        Recipe(epochs=1, batch_size=50, lr=1e-9),
-    )
+    inputs, recipe = Inputs(np.ones((100, 1), np.float32), np.arange(100), "cpu"), Recipe(epochs=1, batch_size=50)
+    recipe = recipe.model_copy(update={"lr": 1e-9})
     objective = Watching(Answers(torch.zeros(100, dtype=torch.long), None, wide), [0.0])
     fit([Learner(network, recipe, 0, inputs)], objective)
     values = torch.cat([part[0] for part in seen])
-    assert torch.equal(torch.unique(values.round(decimals=4)), torch.tensor([0.0, 1 / 0.7]).round(decimals=4))
-    assert float((values == 0).float().mean()) == pytest.approx(0.3, abs=0.01) and float(
-        values.mean()
-    ) == pytest.approx(1, abs=0.02)
-    assert len(torch.unique((values == 0).sum(1))) > 10 and not torch.equal(seen[0], seen[1])
+    dropped = values < 0.5
+    torch.testing.assert_close(values, torch.where(dropped, 0.0, 1 / 0.7), atol=1e-4, rtol=0)
+    assert float(dropped.float().mean()) == pytest.approx(0.3, abs=0.01)
+    assert len(torch.unique(dropped.sum(1))) > 10 and len(torch.unique(dropped, dim=0)) == 100
     np.testing.assert_allclose(predict(network, np.ones((3, 1), np.float32)), 1, atol=1e-5)
 
 
@@ -265,7 +276,7 @@ def test_one_that_diverges_fails_alone(loss: str) -> None:
 def test_a_stack_learns() -> None:
     """property: labels that the inputs tell are learned by all members, whose answers are in the order of members."""
     labels = torch.from_numpy((TABLE[:, 0] > 0).astype(np.int64))
-    learners = Case(shared={"epochs": 30}, rates=(0.01,) * 4).learners(EVERYONE)
+    learners = Case(shared={"epochs": 60}, rates=(0.02,) * 4).learners(EVERYONE)
     fit(learners, Labels(Answers(labels, None, CLASSES), [0.0] * 4))
     assert all((predict(each.network, TABLE).argmax(1) == labels.numpy()).mean() > 0.9 for each in learners)
 

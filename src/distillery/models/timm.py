@@ -5,28 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from distillery.errors import InputError
 from distillery.models import MODELS, InputSpec
-
-
-class Normalised(nn.Module):
-    """Subtracts the mean, divides by the standard deviation (both on the scale 0-255), then runs the backbone."""
-
-    mean: torch.Tensor
-    std: torch.Tensor
-
-    def __init__(self, backbone: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
-
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Logits [B, C] of pixels [B, channels, S, S]."""
-        return self.backbone((pixels - self.mean) / self.std)
+from distillery.pixels import Normalised
 
 
 def _known(options: dict[str, Any]) -> None:

@@ -15,13 +15,16 @@ from distillery.training.stacked import Draw
 
 
 class Alone:
-    """A network with the same face as a `Stack` of one."""
+    """A network with the same face as a `Stack` of one.
 
-    def __init__(self, networks: Sequence[nn.Module], recipes: Sequence[Recipe]) -> None:
-        if len(networks) > 1:
-            raise ValueError("these networks cannot be stacked: expected one learner")
-        self.network, recipe = networks[0], recipes[0]
-        self._recipe = recipe
+    Args:
+        network: The whole of it.
+        trained: The part that is shown batches: what comes after a normalisation that they have had already.
+        recipe: How it is trained.
+    """
+
+    def __init__(self, network: nn.Module, trained: nn.Module, recipe: Recipe) -> None:
+        self.network, self._trained, self._recipe = network, trained, recipe
         parameters = [p for p in self.network.parameters() if p.requires_grad]
         groups: list[dict[str, Any]] = [
             {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
@@ -43,7 +46,7 @@ class Alone:
             self.network.train()
         for group in self.optimizer.param_groups:
             group["lr"] = factor * self._recipe.lr
-        losses = objective.losses(self.network(rows[0])[None], given)
+        losses = objective.losses(self._trained(rows[0])[None], given)
         self.optimizer.zero_grad(set_to_none=True)
         losses.sum().backward()
         if self._recipe.clip_norm is not None:

@@ -2,36 +2,63 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
-from torch.nn.functional import pad
+
+from distillery.config import Augment
+from distillery.pixels import mirrored_tensor, moved_tensor, place
+
+ALL = slice(None)
 
 
-def shift(images: torch.Tensor, share: float, generator: torch.Generator) -> torch.Tensor:
-    """Images [B, channels, S, S], each moved by whole pixels up to `share` of the side; edges are repeated."""
-    batch, _, height, width = images.shape
-    reach = round(share * height)
-    if reach == 0:
-        return images
-    padded = pad(images, (reach,) * 4, mode="replicate")
-    top, left = torch.randint(0, 2 * reach + 1, (2, batch), generator=generator).to(images.device)
-    rows = top[:, None] + torch.arange(height, device=images.device)
-    columns = left[:, None] + torch.arange(width, device=images.device)
-    picture = torch.arange(batch, device=images.device)[:, None, None]
-    return padded.permute(0, 2, 3, 1)[picture, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+@dataclass(frozen=True)
+class Changes:
+    """What is done to each image of a batch.
+
+    Attributes:
+        reach: Pixels that an image may move in each direction; edges are repeated.
+        offsets: Rows and columns to move by, plus `reach`, int64 [2, B]; None: they stay where they are.
+        mirrored: The images that are mirrored left to right, bool [B]; None: no one.
+        light: What the brightness of each is multiplied by, float [B]; None: nothing.
+    """
+
+    reach: int
+    offsets: torch.Tensor | None
+    mirrored: torch.Tensor | None
+    light: torch.Tensor | None = None
+
+    def of(self, images: torch.Tensor, part: slice = ALL) -> torch.Tensor:
+        """The images [.., channels, S, S] of a part of the batch, changed."""
+        if self.offsets is not None:
+            images = moved_tensor(images, self.offsets[0, part], self.offsets[1, part], self.reach)
+        elif self.mirrored is not None:
+            images = images.clone()
+        return images if self.mirrored is None else mirrored_tensor(images, self.mirrored[part])
+
+    def lit(self, pixels: torch.Tensor, part: slice = ALL) -> torch.Tensor:
+        """The float pixels of a part of the batch in its light, in place."""
+        if self.light is None:
+            return pixels
+        return pixels.mul_(self.light[part, None, None, None].to(pixels.device)).clamp_(max=255)
+
+    def into(self, images: torch.Tensor, out: torch.Tensor, then: Callable[[torch.Tensor], object]) -> None:
+        """Writes the changed images into `out`, one after the other, and calls `then` with each [1, ...]."""
+        still = torch.zeros(len(images), dtype=torch.int64)
+        down, right = (still, still) if self.offsets is None else self.offsets - self.reach
+        flags = still if self.mirrored is None else self.mirrored
+        source, target = images.numpy(), out.numpy()
+        for index, (y, x, mirrored) in enumerate(zip(down.tolist(), right.tolist(), flags.tolist(), strict=True)):
+            place(source[index], y, x, mirrored, target[index])
+            part = slice(index, index + 1)
+            then(self.lit(out[part], part))
 
 
-def flip(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Images [B, channels, S, S], half of them mirrored left to right."""
-    mirrored = torch.rand(len(images), generator=generator).to(images.device) < 0.5
-    return torch.where(mirrored[:, None, None, None], images.flip(-1), images)
-
-
-def light(images: torch.Tensor, size: float, generator: torch.Generator) -> torch.Tensor:
-    """Images [B, channels, S, S] of 0-255, each brighter or darker by a factor between 1 - `size` and 1 + `size`."""
-    factor = 1 + size * (2 * torch.rand(len(images), 1, 1, 1, generator=generator) - 1)
-    return (images * factor.to(images.device)).clamp(max=255)
-
-
-def noise(rows: torch.Tensor, deviation: float, generator: torch.Generator) -> torch.Tensor:
-    """Encoded rows [B, features] plus Gaussian noise; numbers have unit variance, so `deviation` is in those units."""
-    return rows + deviation * torch.randn(rows.shape, generator=generator).to(rows.device)
+def drawn(batch: torch.Tensor, config: Augment, generator: torch.Generator) -> Changes:
+    """Changes for a batch [B, ...]: moves all equally likely, half mirrored, light evenly between its ends."""
+    reach = round(config.shift * batch.shape[-1])
+    offsets = torch.randint(0, 2 * reach + 1, (2, len(batch)), generator=generator) if reach else None
+    mirrored = torch.rand(len(batch), generator=generator) < 0.5 if config.flip else None
+    light = 1 + config.light * (2 * torch.rand(len(batch), generator=generator) - 1) if config.light else None
+    return Changes(reach, offsets, mirrored, light)

@@ -11,15 +11,14 @@ import time
 from collections.abc import Callable, Collection, Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import nn
 
 from distillery.config import Recipe
-from distillery.training import augment
 from distillery.training.alone import Alone
+from distillery.training.feed import Batches, Feed
 from distillery.training.objectives import Given, Objective
 from distillery.training.stacked import Stack, stackable
 
@@ -48,19 +47,6 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
-class Batches(Protocol):
-    """What a network is trained on. An item is whatever the objective can look up by its number."""
-
-    def __len__(self) -> int:
-        """Items in an epoch."""
-
-    def order(self, epoch: int, generator: torch.Generator) -> torch.Tensor:
-        """Items of an epoch, in the order of training."""
-
-    def take(self, items: torch.Tensor) -> torch.Tensor:
-        """Their inputs, float [B, ...]."""
-
-
 class Inputs:
     """The rows of one split; item = place in the split. Kept on the device where they fit, else read by the batch."""
 
@@ -77,10 +63,10 @@ class Inputs:
         return torch.randperm(len(self), generator=generator)
 
     def take(self, items: torch.Tensor) -> torch.Tensor:
-        """Float batch [B, ...] of the given places."""
+        """Batch [B, ...] of the given places, uint8 pixels or float features."""
         if self._resident is not None:
-            return self._resident[items.to(self._device)].float()
-        return torch.from_numpy(self._source[self._rows[items.cpu().numpy()]]).to(self._device).float()
+            return self._resident.index_select(0, items.to(self._device))
+        return torch.from_numpy(self._source[self._rows[items.cpu().numpy()]]).to(self._device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,10 +145,6 @@ class _Fit:
         if any(getattr(each.recipe, name) != getattr(recipe, name) for each in learners for name in SHARED):
             raise ValueError(f"learners that train together need the same {', '.join(SHARED)}")
         networks = [each.network.to(device) for each in learners]
-        recipes = [each.recipe for each in learners]
-        self.engine: Stack | Alone = (
-            Stack(networks, recipes, device) if stackable(networks) else Alone(networks, recipes)
-        )
         self.courses = [Course() for _ in learners]
         self.left = list(range(len(learners)))
         self.batches = learners[0].batches
@@ -170,6 +152,14 @@ class _Fit:
         self.steps = max(1, len(self.batches) // self.batch)
         self.factor = _warm_cosine(recipe, self.steps)
         self._streams()
+        self.feeds = [Feed(self.batches, recipe.augment, g, networks[0]) for g in self.changes]
+        self.engine: Stack | Alone
+        if stackable(networks):
+            self.engine = Stack(networks, [each.recipe for each in learners], device)
+        elif len(networks) == 1:
+            self.engine = Alone(networks[0], self.feeds[0].network, recipe)
+        else:
+            raise ValueError("these networks cannot be stacked: expected one learner")
 
     def _streams(self) -> None:
         """Learners with the same seed and order of batches share one stream of them."""
@@ -252,7 +242,8 @@ class _Fit:
     ) -> Iterator[tuple[torch.Tensor, Given]]:
         """(laid out inputs, what the objective needs) of steps `start` to `stop`, prepared together."""
         items = items[:, start * self.batch : stop * self.batch]
-        rows = torch.stack([self._augmented(mine, g) for mine, g in zip(items, self.changes, strict=True)])
+        parts = [feed(mine) for feed, mine in zip(self.feeds, items, strict=True)]
+        rows = parts[0][None] if len(parts) == 1 else torch.stack(parts)
         eps = self._noise(rows)
         noises = self._noises(which).view(-1, *[1] * (rows.ndim - 1))
         rows, eps = self.engine.laid_out(rows), None if eps is None else self.engine.laid_out(eps)
@@ -269,16 +260,6 @@ class _Fit:
         numbers = self.batch * self.batches.take(torch.zeros(1, dtype=torch.int64)).numel()
         wide = max(1, BLOCK_NUMBERS // numbers)
         return ((start, min(start + wide, self.steps)) for start in range(0, self.steps, wide))
-
-    def _augmented(self, items: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        batch, settings = self.batches.take(items), self.recipe.augment
-        if settings.shift:
-            batch = augment.shift(batch, settings.shift, generator)
-        if settings.flip:
-            batch = augment.flip(batch, generator)
-        if settings.light:
-            batch = augment.light(batch, settings.light, generator)
-        return batch
 
     def _noise(self, rows: torch.Tensor) -> torch.Tensor | None:
         """Standard normal numbers of the rows' shape, from each stream's own generator."""

@@ -75,15 +75,19 @@ class Labels(Objective):
         self._smooth = bool(self.smoothing.any())
 
     def of(self, learners: torch.Tensor) -> Labels:
+        """Of some learners."""
         return Labels(self.answers, self.smoothing[learners])
 
     def gather(self, items: torch.Tensor) -> Given:
+        """(probabilities of the labels [S, n, C],)."""
         return (_batch_last(self.answers.gather(items)),)
 
     def losses(self, logits: torch.Tensor, given: Given) -> torch.Tensor:
+        """Mean cross-entropies [K]."""
         return _cross_entropies(log_probs(logits), self._targets(given))
 
     def gradients(self, logits: torch.Tensor, given: Given, look: bool) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """Written out: ``(softmax - target) / B``."""
         targets = self._targets(given)
         losses = _cross_entropies(log_probs(logits), targets) if look else None
         return losses, (probs(logits) - targets).div_(logits.shape[-2])
@@ -131,6 +135,7 @@ class Taught(Objective):
         self._soft, self._gradient = LOSSES[loss], LOSSES.traits(loss).get("gradient")
 
     def of(self, learners: torch.Tensor) -> Taught:
+        """Of some learners."""
         options = {name: values[learners] for name, values in self.options.items()}
         own = (values[learners] for values in (self.temperatures, self.alphas, self.smoothing))
         return Taught(self.targets, self.answers, self.loss, options, *own)
@@ -148,6 +153,7 @@ class Taught(Objective):
         return (*found, hard, self.answers.known[items][..., None])
 
     def losses(self, logits: torch.Tensor, given: Given) -> torch.Tensor:
+        """Objectives [K]."""
         taught, labels, *_ = given
         alpha = self.alphas[:, 0, 0]
         value = alpha * self._soft(logits, taught, labels, self.temperatures, **self.options)
@@ -156,6 +162,7 @@ class Taught(Objective):
         return value + (1 - alpha) * _cross_entropies(log_probs(logits), self._hard_targets(given))
 
     def gradients(self, logits: torch.Tensor, given: Given, look: bool) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """Written out where the soft loss has its gradient written out."""
         if self._gradient is None:
             return super().gradients(logits, given, look)
         taught, labels, *_ = given

@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from distillery.counter import Draws
+from distillery.pixels import moved
 from distillery.views import VIEWS, Pool
 
 
@@ -22,9 +23,5 @@ def shift(
     """
     side = inputs.shape[-1]
     reach = round(size * side)
-    top, left = (draws.below(k, 2 * reach + 1) - reach for k in (0, 1))
-    rows = np.clip(np.arange(side) + top[:, None], 0, side - 1)
-    columns = np.clip(np.arange(side) + left[:, None], 0, side - 1)
-    picture = np.arange(len(inputs))[:, None, None]
-    moved = inputs.transpose(0, 2, 3, 1)[picture, rows[:, :, None], columns[:, None, :]]
-    return np.ascontiguousarray(moved.transpose(0, 3, 1, 2))
+    top, left = (draws.below(k, 2 * reach + 1) for k in (0, 1))
+    return moved(inputs, top, left, reach)

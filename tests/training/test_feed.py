@@ -1,0 +1,61 @@
+"""What a network is shown in training: the pack's bytes, augmented and normalised by the batch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from distillery.config import Augment
+from distillery.pixels import Normalised
+from distillery.training import augment, feed
+from distillery.training.feed import Feed
+from distillery.training.fit import Inputs
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (60, 3, 12, 12), np.uint8)
+BOTH = Augment(shift=0.25, flip=True)
+SCALED = Normalised(nn.Flatten(), (120.0, 110.0, 100.0), (60.0, 50.0, 45.0))
+
+
+def fed(config: Augment, network: nn.Module, items: torch.Tensor, seed: int = 0) -> torch.Tensor:
+    """What comes out of the network for one batch."""
+    made = Feed(Inputs(IMAGES, np.arange(60), "cpu"), config, torch.Generator().manual_seed(seed), network)
+    shown: torch.Tensor = made.network(made(items))
+    return shown.clone()
+
+
+@pytest.mark.parametrize("limits", [(1 << 19, 1 << 16), (1, 1 << 16), (1000, 1 << 16), (1 << 19, 1)], ids=str)
+@pytest.mark.parametrize(
+    "config", [Augment(), BOTH, Augment(shift=0.5), Augment(flip=True), Augment(light=0.3)], ids=str
+)
+def test_every_way_shows_the_same(config: Augment, limits: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """reference: the whole batch shifted, flipped, made float and normalised by the network, bit by bit.
+
+    Whatever the chunk, and for images one by one as well.
+    """
+    monkeypatch.setattr(feed, "CHUNK_BYTES", limits[0])
+    monkeypatch.setattr(feed, "LARGE_BYTES", limits[1])
+    items, generator = torch.randperm(60)[:23], torch.Generator().manual_seed(0)
+    before = torch.from_numpy(IMAGES)[items]
+    changes = augment.drawn(before, config, generator)
+    expected = changes.lit(changes.of(before).float())
+    assert torch.equal(fed(config, SCALED, items), SCALED(expected))
+    assert torch.equal(fed(config, nn.Identity(), items), expected)
+
+
+def test_the_source_stays_as_it_is() -> None:
+    """property: neither the pack nor what is kept in memory changes, and the batch's memory is used again."""
+    kept = IMAGES.copy()
+    made = Feed(Inputs(IMAGES, np.arange(60), "cpu"), BOTH, torch.Generator().manual_seed(0), SCALED)
+    first = made(torch.arange(20))
+    again = made(torch.arange(10))
+    assert np.array_equal(IMAGES, kept) and first.data_ptr() == again.data_ptr()
+    assert torch.equal(fed(Augment(), nn.Identity(), torch.arange(60)), torch.from_numpy(IMAGES).float())
+
+
+def test_rows_of_a_table_are_as_they_were() -> None:
+    """property: features pass as they are."""
+    rows = np.random.default_rng(1).normal(size=(30, 5)).astype(np.float32)
+    made = Feed(Inputs(rows, np.arange(30), "cpu"), Augment(), torch.Generator().manual_seed(4), nn.Identity())
+    assert np.array_equal(made(torch.arange(7)).numpy(), rows[:7])
