@@ -15,6 +15,7 @@ from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.tree import DecisionTreeClassifier
 
+from distillery import ensemble as stage
 from distillery import metrics
 from distillery.config import Ensemble, Weighting
 from distillery.crossfit import Judged, gain
@@ -238,7 +239,7 @@ def test_the_members_diversity_is_that_of_the_ensemble_in_use(chain: SimpleNames
     assert json.loads(json.dumps(content, allow_nan=False)) == content
 
 
-def test_what_the_chain_goes_on_with(chain: SimpleNamespace) -> None:
+def test_what_the_chain_goes_on_with(chain: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     """reference: weights, pool, temperature and targets of later stages are those of the chosen row."""
     content = chain.ensemble.json("ensemble.json")
     row, pooling = content["table"][content["chosen"]], chosen(chain.ensemble)
@@ -249,6 +250,8 @@ def test_what_the_chain_goes_on_with(chain: SimpleNamespace) -> None:
     found = teacher_logits(chain.ensemble, chain.logits["test"])
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, pooling_of(row).apply(stacked), rtol=1e-6)
+    monkeypatch.setattr(stage, "BLOCK_BYTES", 7 * stacked[:, 0].size * 8)
+    assert np.array_equal(teacher_logits(chain.ensemble, chain.logits["test"]), found)
 
 
 def test_targets_need_the_active_members_alone(chain: SimpleNamespace, store: Store) -> None:

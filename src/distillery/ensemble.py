@@ -15,7 +15,8 @@ from distillery.config import Ensemble, Weighting
 from distillery.crossfit import ROUNDING, Candidate, Judged, Votes, assess, fits, gain, judge
 from distillery.dataset import Dataset
 from distillery.errors import InputError
-from distillery.logits import read_logits
+from distillery.logit_store import ahead
+from distillery.logits import read_logits, reader_of
 from distillery.metrics import quality, row_nll
 from distillery.pooling import Pooling, influence, pool_logits
 from distillery.store import Handle, Store, write_json
@@ -24,6 +25,7 @@ from distillery.weightings import WEIGHTINGS
 __all__ = ["active", "candidates", "choose", "chosen", "label", "optimize_weights", "pool_logits", "teacher_logits"]
 
 VERSION = 3
+BLOCK_BYTES = 32 << 20  # of members' log-probabilities that are pooled at once, so that memory knows no rows or views
 NEEDS_ALL = "stacking needs every member"
 SELECTED = "NLL of cross-fitted weights; the temperature and the members are chosen on the rows that judge them"
 DEFAULT = ("uniform", "convex", "greedy", "stacking")
@@ -222,10 +224,16 @@ def teacher_logits(ensemble: Handle, member_logits: list[Handle]) -> np.ndarray:
 
     Args:
         ensemble: Stage `ensemble`.
-        member_logits: Of the active members, in the members' order, or of all members.
+        member_logits: Of the active members, in the members' order, or of all members; read by blocks of rows, the next
+            one while this one is pooled.
     """
     pooling, names = chosen(ensemble), ensemble.json("ensemble.json")["members"]
     if len(member_logits) == len(names):
         member_logits = [member_logits[i] for i in pooling.active]
     assert len(member_logits) == len(pooling.active), f"expected logits of {', '.join(active(ensemble))}"
-    return pooling.narrowed().apply(np.stack([read_logits(h) for h in member_logits])).astype(np.float32)
+    readers, narrowed = [reader_of(h) for h in member_logits], pooling.narrowed()
+    first = readers[0]
+    pooled = np.empty((first.views, first.rows, first.classes), np.float32)
+    for view, start, block in ahead(readers, max(1, BLOCK_BYTES // (len(readers) * first.classes * 8))):
+        pooled[view, start : start + block.shape[1]] = narrowed.apply(block)
+    return pooled.reshape(-1, first.classes)

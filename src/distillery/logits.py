@@ -1,7 +1,6 @@
 """Stage `logits`: raw logits per member and split, so that temperature and weights stay exactly searchable.
 
-A zarr v3 array [views, N, C] in chunks of rows, each with a CRC-32C. A chunk that a killed run left behind whole is
-kept; one that is missing or damaged is computed again.
+A chunk that a killed run left behind whole is kept; one that is missing or damaged is computed again.
 """
 
 from __future__ import annotations
@@ -10,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
 from scipy.special import log_softmax
-from zarr.codecs import BytesCodec, Crc32cCodec
 
 from distillery.config import Logits, Views
 from distillery.dataset import Dataset
 from distillery.errors import InputError
+from distillery.logit_store import Reader, open_array
 from distillery.store import Handle, Store, write_json
 from distillery.teachers import load_member
 from distillery.transfer import show, transfer_rows
@@ -54,19 +52,19 @@ def cache_logits(
     def build(work: Path) -> dict[str, Any]:
         dataset = Dataset(data)
         rows = transfer_rows(dataset) if split == "transfer" else dataset.splits[split]
-        array = _open(work / ARRAY, (shown.count, len(rows), dataset.spec.classes), config)
-        source, computed = None, 0
+        shape = (shown.count, len(rows), dataset.spec.classes)
+        array = open_array(work / ARRAY, shape, config.dtype, config.chunk_rows)
+        found, source, computed = Reader(work / ARRAY), None, 0
         for number in range(shown.count):
-            for start in range(0, len(rows), config.chunk_rows):
-                part = rows[start : start + config.chunk_rows]
-                place = (number, slice(start, start + len(part)))
-                if _is_whole(array, place):
+            for start in range(0, len(rows), found.chunk_rows):
+                part = rows[start : start + found.chunk_rows]
+                if found.is_whole(number, start):
                     continue
                 source = source or load_member(member, dataset.spec, device)
                 inputs = show(dataset, shown, part, np.full(len(part), number))
                 logits = source.logits(inputs, part).astype(config.dtype)
                 _check_finite(logits, part, member.name)
-                array[place] = logits
+                array[number, start : start + len(part)] = logits
                 computed += len(part)
         write_json(work / "belongs.json", belongs)
         return {"rows": shown.count * len(rows), "rows_computed": computed}
@@ -85,8 +83,8 @@ def check_drift(logits: Handle, member: Handle, data: Handle, *, device: str = "
     generator = np.random.default_rng(int(logits.fingerprint[:8], 16))
     places = generator.integers(0, len(rows), min(entries, len(rows)))
     numbers = generator.integers(0, views.count, len(places))
-    array = zarr.open_array(logits.file(ARRAY), mode="r")
-    kept = np.stack([np.asarray(array[v, p], np.float64) for v, p in zip(numbers, places, strict=True)])
+    array = reader_of(logits)
+    kept = np.concatenate([array.rows_of(v, p, p + 1) for v, p in zip(numbers, places, strict=True)]).astype(np.float64)
     inputs = show(dataset, views, rows[places], numbers)
     now = load_member(member, dataset.spec, device).logits(inputs, rows[places])
     drift = np.abs(log_softmax(kept, axis=-1) - log_softmax(now.astype(np.float64), axis=-1)).max(-1)
@@ -117,34 +115,6 @@ def check_belongs(logits: list[Handle], data: Handle, views: Views) -> None:
                 raise InputError(f"logits {handle.name!r}: expected {field} {wanted}, got {found[field]}")
 
 
-def _open(path: Path, shape: tuple[int, int, int], config: Logits) -> Any:
-    if path.exists():
-        try:
-            array = zarr.open_array(path, mode="r+")
-            if array.shape == shape:
-                return array
-        except (OSError, ValueError, KeyError):
-            pass  # cut off while the array was being made: begin again
-    return zarr.create_array(
-        path,
-        shape=shape,
-        chunks=(1, min(config.chunk_rows, shape[1]), shape[2]),
-        dtype=config.dtype,
-        fill_value=float("nan"),
-        serializer=BytesCodec(),
-        compressors=[Crc32cCodec()],
-        filters=None,
-        overwrite=True,
-    )
-
-
-def _is_whole(array: Any, place: tuple[int, slice]) -> bool:
-    try:
-        return bool(np.isfinite(array[place]).all())
-    except (ValueError, OSError, RuntimeError):
-        return False
-
-
 def _check_finite(logits: np.ndarray, rows: np.ndarray, name: str) -> None:
     bad = np.flatnonzero(~np.isfinite(logits).all(-1))
     if len(bad):
@@ -152,6 +122,15 @@ def _check_finite(logits: np.ndarray, rows: np.ndarray, name: str) -> None:
 
 
 def read_logits(handle: Handle) -> np.ndarray:
-    """Raw logits float32 [views · N, C] of one member on one split, view after view."""
-    stored = np.asarray(zarr.open_array(handle.file(ARRAY), mode="r")[:], np.float32)
-    return stored.reshape(-1, stored.shape[-1])
+    """Raw logits float32 [views · N, C] of one member on one split, view after view.
+
+    Raises:
+        ValueError: A chunk is damaged or missing.
+    """
+    found = reader_of(handle).all()
+    return found.reshape(-1, found.shape[-1])
+
+
+def reader_of(handle: Handle) -> Reader:
+    """The kept logits, to be read by parts."""
+    return Reader(handle.file(ARRAY))
