@@ -59,7 +59,8 @@ def _explain(error: BaseException) -> tuple[str, int]:
         # Libraries that write files wrap the system's error in their own, and keep only its text.
         by_number = isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT)
         if by_number or any(text in str(seen) for text in FULL):
-            return "the disk is full; what is finished is kept: make room and give the same command again", 2
+            where = f" ({seen.filename}: {seen.strerror})" if isinstance(seen, OSError) and seen.filename else ""
+            return f"the disk is full{where}; what is finished is kept: make room and give the same command again", 2
         seen = seen.__cause__ or seen.__context__
     first = (str(error).strip().splitlines() or [""])[0]
     return f"{type(error).__name__}: {first} (--debug shows where)", 1

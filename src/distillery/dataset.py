@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,17 +14,15 @@ import onnx
 from distillery import preprocess
 from distillery.config import Data
 from distillery.data import SOURCES, Rows
-from distillery.errors import InputError
 from distillery.landmarks import landmarks
 from distillery.models import InputSpec
+from distillery.pack import finish, pack
 from distillery.splits import split_rows
 from distillery.store import Handle, Store, write_json
 from distillery.views import Pool
 
 VERSION = 2
 LANDMARKS = 257  # of every number on train, among which networks place the edges of their bins
-
-log = logging.getLogger(__name__)
 
 
 def read_source(config: Data) -> Rows:
@@ -65,13 +63,13 @@ def _build(work: Path, config: Data, rows: Rows) -> dict[str, Any]:
         # Fail on what the labels alone can tell before the long part, the decoding.
         _split(config, rows, None)
         graph = preprocess.image_graph(rows.channels, config.image_size, config.image_fit)
-        usable = _pack(work, graph, rows)
+        usable = pack(work, rows, _encoder(graph, rows))
         splits = _split(config, rows, usable)
     else:
         assert rows.frame is not None
         splits = _split(config, rows, None)
         graph = preprocess.table_graph(rows.frame.iloc[splits["train"]], config.scale)
-        usable = _pack(work, graph, rows)
+        usable = pack(work, rows, _encoder(graph, rows))
     onnx.save(graph, work / "preprocess.onnx")
     np.savez(work / "splits.npz", **splits)  # type: ignore[arg-type]
     inputs = np.load(work / "inputs.npy", mmap_mode="r")
@@ -84,6 +82,7 @@ def _build(work: Path, config: Data, rows: Rows) -> dict[str, Any]:
         write_json(work / "features.json", sources)
     skipped = [rows.names[i] if rows.names else str(i) for i in np.flatnonzero(~usable)]
     write_json(work / "dataset.json", {"classes": classes.tolist(), "spec": spec.to_json(), "skipped": skipped})
+    finish(work)
     counts = {f"rows_{name}": len(ids) for name, ids in splits.items()}
     return {**counts, "classes": len(classes), "skipped": len(skipped)}
 
@@ -99,29 +98,9 @@ def _split(config: Data, rows: Rows, usable: np.ndarray | None) -> dict[str, np.
     return parts
 
 
-def _pack(work: Path, graph: onnx.ModelProto, rows: Rows) -> np.ndarray:
-    """Writes ``inputs.npy`` in bounded memory; returns which rows could be read [N]."""
+def _encoder(graph: onnx.ModelProto, rows: Rows) -> Callable[[np.ndarray], np.ndarray]:
     running = preprocess.session(graph)
-    usable = np.ones(len(rows), bool)
-    packed: np.ndarray | None = None
-    for ids in rows.batches(np.arange(len(rows))):
-        try:
-            encoded = preprocess.encode(running, rows.feed(ids))
-        except InputError as error:
-            if rows.on_error == "stop":
-                raise InputError(f"{error}; set data.on_error to skip to leave such images out") from error
-            log.warning("left out: %s", error)
-            usable[ids] = False
-            continue
-        if packed is None:
-            kind = np.uint8 if rows.kind == "image" else np.float32
-            shape = (len(rows), *encoded.shape[1:])
-            packed = np.lib.format.open_memmap(work / "inputs.npy", mode="w+", dtype=kind, shape=shape)
-        packed[ids] = encoded
-    if packed is None:
-        raise InputError("data: expected readable rows, got none")
-    packed.flush()  # type: ignore[attr-defined]
-    return usable
+    return lambda ids: preprocess.encode(running, rows.feed(ids))
 
 
 def _moments(inputs: np.ndarray, train: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
