@@ -22,7 +22,7 @@ from distillery.store import Handle, Store
 from distillery.study import objective, open_study
 
 TRIALS = 11  # the last round is not full
-BASIC = {"trials": TRIALS, "epochs": 1}
+BASIC = {"trials": TRIALS, "epochs": 1, "cohort": 2}
 
 
 def facts(handle: Handle) -> list[tuple[Any, ...]]:
@@ -112,7 +112,7 @@ def test_a_killed_search_goes_on_as_if_nothing_happened(
     seen: list[int] = []
     handle = run(store, on_trial=lambda record: seen.append(record["number"]))
     assert facts(handle) == facts(undisturbed.handle)
-    assert seen == list(range(4, TRIALS))  # two rounds of two were finished before
+    assert seen == list(range(4, TRIALS))  # a round of two cohorts of two was finished before
 
 
 def test_a_trial_that_was_only_planned_is_planned_again(
@@ -266,7 +266,7 @@ def test_the_capacity_to_ship_may_be_named(
     trained: list[Any] = []
 
     def counted(function: Any, jobs: list[Any]) -> list[Any]:
-        trained.extend(jobs)
+        trained.extend(setting for (job,) in jobs for setting in job.settings)
         return [function(*job) for job in jobs]
 
     for name in ("small", "large"):

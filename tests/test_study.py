@@ -309,18 +309,14 @@ def test_a_long_study_is_remembered_in_part(chain: SimpleNamespace, count: int) 
     proposals = _Proposals(plan, before)
     usable = {str(r["proposal"]): r for r in before if r["state"] != "fail"}
     seen = [usable[str(trial.params)]["number"] for trial in proposals._view.trials]
-    assert seen == sorted(seen) and len(seen) == min(MEMORY, len(usable))
-    good = sorted((r for r in usable.values() if r["state"] == "complete"), key=lambda r: r["nll"] - r["number"] % 2)
-    numbers = [r["number"] for r in usable.values()]
-    assert set(seen) >= {r["number"] for r in good[: MEMORY // 16]} | set(numbers[-MEMORY // 2 :])
-    medians = [
-        np.median([r["nll"] for r in usable.values() if r["state"] == "complete" and r["number"] % 2 == odd])
-        for odd in (0, 1)
-    ]
-    for trial in proposals._view.trials:
-        record = usable[str(trial.params)]
-        if record["state"] == "complete":
-            assert trial.value == pytest.approx(record["nll"] / medians[record["number"] % 2])
+    assert seen == sorted(set(seen)) and min(3 * MEMORY // 4, len(usable)) <= len(seen) <= MEMORY
+    complete = [r for r in usable.values() if r["state"] == "complete"]
+    medians = {c: np.median([r["nll"] for r in complete if r["capacity"] == c]) for c in ("small", "large")}
+    values = {r["number"]: r["nll"] / medians[r["capacity"]] for r in complete}
+    best, latest = sorted(values, key=values.__getitem__), [r["number"] for r in usable.values()]
+    assert set(seen) >= {*best[: MEMORY // 4], *latest[-MEMORY // 2 :]}
+    for number, trial in zip(seen, proposals._view.trials, strict=True):
+        assert number not in values or trial.value == pytest.approx(values[number])
     again = _Proposals(plan, before)
     drawn = [[p.record(count + k)["proposal"] for k in range(8)] for p in (proposals, again)]
     assert drawn[0] == drawn[1]

@@ -36,7 +36,7 @@ class Objective(ABC):
             leaf = logits.detach().requires_grad_()
             losses = self.losses(leaf, given)
             (gradient,) = torch.autograd.grad(losses.sum(), leaf)
-        return losses.detach(), gradient
+        return losses.detach() if look else None, gradient
 
 
 @dataclass(frozen=True, eq=False)
