@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -92,6 +93,21 @@ def test_probabilities_are_the_networks(served: SimpleNamespace, batch: int) -> 
         np.testing.assert_allclose(found, served.expected[part], atol=1e-5)
         (labels,) = served.session.run(["label"], feeds)
         assert labels.tolist() == [served.dataset.classes[i] for i in served.expected[part].argmax(-1)]
+
+
+def test_the_students_temperature_is_in_the_file(served: SimpleNamespace, tmp_path: Path) -> None:
+    """reference: with another temperature in the student's file, the export's probabilities are those of its logits."""
+    copy = tmp_path / "student"
+    shutil.copytree(served.student.path, copy)
+    content = served.student.json("student.json")
+    (copy / "student.json").write_text(json.dumps(content | {"calibration_temperature": 3.0}))
+    changed = Handle(**{**vars(served.student), "path": str(copy), "fingerprint": "hotter"})
+    exported = export.export_student(changed, served.data, served.rows, 10, Store(tmp_path / "store"))
+    ids = served.dataset.splits["test"][:9]
+    found = export.predict_rows(preprocess.session(str(exported.file(export.MODEL))), served.rows, ids)
+    hotter = np.log(served.expected[ids]) * content["calibration_temperature"] / 3
+    np.testing.assert_allclose(found, softmax(hotter, axis=-1), atol=1e-5)
+    assert np.abs(found - served.expected[ids]).max() > 1e-3
 
 
 def test_all_rows_of_a_source_can_be_asked(served: SimpleNamespace) -> None:

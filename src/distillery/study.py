@@ -9,16 +9,18 @@ on its own cohort: a round may run in any number of processes, and a killed stud
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import TrialState
 
 from distillery.config import Capacity, Experiment
@@ -30,6 +32,7 @@ from distillery.trials import Job, train_trials
 START_UP = 8  # proposals at random before the TPE has enough to go on
 MEMORY = 256  # trials that the TPE sees, the best and the latest: its cost grows with their number
 JOURNAL = "optuna.journal"
+TAIL = 1 << 20  # bytes at the end of the journal in which its last line begins
 STATES = {"complete": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "fail": TrialState.FAIL}
 
 log = logging.getLogger(__name__)
@@ -84,7 +87,9 @@ def run_study(study: optuna.Study, plan: Plan, run_many: RunMany, on_trial: OnTr
 def open_study(store: Store, name: str, objectives: tuple[str, ...]) -> optuna.Study:
     """The study of this name, new or as it was left. One journal holds all studies of a store."""
     store.root.mkdir(parents=True, exist_ok=True)
-    journal = JournalFileBackend(str(store.root / JOURNAL))
+    lock = _KernelLock(store.root / f"{JOURNAL}.lock")
+    _drop_half_a_line(store.root / JOURNAL, lock)
+    journal = JournalFileBackend(str(store.root / JOURNAL), lock)
     study = optuna.create_study(
         study_name=name,
         storage=optuna.storages.JournalStorage(journal),
@@ -95,6 +100,35 @@ def open_study(store: Store, name: str, objectives: tuple[str, ...]) -> optuna.S
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study.set_metric_names(list(objectives))
     return study
+
+
+class _KernelLock(JournalFileOpenLock):
+    """A lock that the kernel drops when its holder dies; Optuna's own ones keep the next run waiting."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def acquire(self) -> bool:
+        """Waits for the lock."""
+        self._stream = self._path.open("w")
+        fcntl.flock(self._stream, fcntl.LOCK_EX)
+        return True
+
+    def release(self) -> None:
+        """Gives it back."""
+        self._stream.close()
+
+
+def _drop_half_a_line(path: Path, lock: JournalFileOpenLock) -> None:
+    """What a crash left of a line that was being written would spoil the lines after it."""
+    lock.acquire()
+    try:
+        with path.open("ab+") as stream:
+            whole = stream.tell()
+            stream.seek(max(0, whole - TAIL))
+            stream.truncate(whole - len(stream.read().rpartition(b"\n")[2]))
+    finally:
+        lock.release()
 
 
 def records_of(study: optuna.Study) -> list[dict[str, Any]]:

@@ -7,35 +7,103 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from distillery.report import without_timing
 
-COMMAND = [sys.executable, "-m", "flows.cli", "run"]
+# Imports are most of what the command costs here. So one process imports, and every run is a fork of it: its first one
+# tells what is imported on the way, and the others find that done. What a run opens or starts is its own all the same.
+FORKS = """
+import importlib, json, os, sys, threading
+from contextlib import suppress
+from pathlib import Path
+from flows.cli import main
+
+def run(home, config):
+    os.environ["DISTILLERY_HOME"] = home
+    os.chdir(home)
+    log = os.open("log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1), os.dup2(log, 2)
+    code = 1
+    try:
+        main(["run", config])
+    except SystemExit as ended:
+        code = ended.code
+    finally:
+        Path("imported.json").write_text(json.dumps(list(sys.modules)))
+        sys.stdout.flush(), sys.stderr.flush()
+        os._exit(code)
+
+for line in sys.stdin:
+    home, config = json.loads(line)
+    assert threading.active_count() == 1
+    child = os.fork()
+    if child == 0:
+        run(home, config)
+    print(child, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    with suppress(OSError):
+        for name in json.loads(Path(home, "imported.json").read_text()):
+            with suppress(Exception):
+                importlib.import_module(name)
+"""
 
 
-def _start(tiny: Path, home: Path, server: str) -> subprocess.Popen[bytes]:
-    settings = {"DISTILLERY_HOME": str(home), "DISTILLERY_WORKERS": "1", "PREFECT_API_URL": server}
-    with (home / "log").open("a") as log:
-        return subprocess.Popen([*COMMAND, str(tiny)], env={**os.environ, **settings}, stdout=log, stderr=log, cwd=home)
+class Commands:
+    """Runs of the command, each in a process of its own."""
+
+    def __init__(self, tiny: Path, forks: subprocess.Popen[str]) -> None:
+        self.tiny, self.forks = tiny, forks
+
+    def start(self, home: Path) -> int:
+        """The process id of a run."""
+        home.mkdir(exist_ok=True)
+        assert self.forks.stdin is not None
+        self.forks.stdin.write(json.dumps([str(home), str(self.tiny)]) + "\n")
+        self.forks.stdin.flush()
+        return self._told()
+
+    def _told(self) -> int:
+        assert self.forks.stdout is not None
+        return int(self.forks.stdout.readline())
+
+    def kill_when(self, reached: Callable[[], bool], home: Path) -> None:
+        """A run that ends where something is reached."""
+        process = self.start(home)
+        while not reached():
+            assert Path(f"/proc/{process}/cmdline").read_bytes(), f"it ended before the point was reached: {log(home)}"
+            time.sleep(0.002)
+        os.kill(process, signal.SIGKILL)
+        assert self._told() == -signal.SIGKILL
+
+    def finish(self, home: Path) -> dict[str, Any]:
+        """The report of a run."""
+        self.start(home)
+        assert self._told() == 0, log(home)
+        report: dict[str, Any] = json.loads((home / "runs" / "tiny" / "report.json").read_text())
+        return report
 
 
-def _kill_when(reached: Callable[[], bool], tiny: Path, home: Path, server: str) -> None:
-    process = _start(tiny, home, server)
-    while not reached():
-        assert process.poll() is None, f"it ended before the point was reached: {(home / 'log').read_text()[-3000:]}"
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+def log(home: Path) -> str:
+    """The end of what runs in this home have printed."""
+    return (home / "log").read_text()[-3000:]
 
 
-def _finish(tiny: Path, home: Path, server: str) -> dict[str, Any]:
-    process = _start(tiny, home, server)
-    assert process.wait() == 0, (home / "log").read_text()[-3000:]
-    report: dict[str, Any] = json.loads((home / "runs" / "tiny" / "report.json").read_text())
-    return report
+@contextmanager
+def commands(tiny: Path, server: str) -> Iterator[Commands]:
+    """A process that runs the command."""
+    environment = {**os.environ, "DISTILLERY_WORKERS": "1", "PREFECT_API_URL": server}
+    command = [sys.executable, "-c", FORKS]
+    with subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as forks:
+        try:
+            yield Commands(tiny, forks)
+        finally:
+            forks.kill()
 
 
 def _finished_parts(home: Path, stage: str) -> dict[str, int]:
@@ -45,11 +113,13 @@ def _finished_parts(home: Path, stage: str) -> dict[str, int]:
 
 
 def _trials(home: Path) -> int:
+    """Complete trials of all studies; a line of the journal that is being written is none."""
     try:
-        with sqlite3.connect(f"file:{home / '.distillery' / 'optuna.db'}?mode=ro", uri=True) as database:
-            return int(database.execute("SELECT count(*) FROM trials WHERE state = 'COMPLETE'").fetchone()[0])
-    except sqlite3.Error:
+        lines = (home / ".distillery" / "optuna.journal").read_bytes().splitlines(keepends=True)
+    except OSError:
         return 0
+    logs = [json.loads(line) for line in lines if line.endswith(b"\n")]
+    return sum("user_attrs" in entry and "record" in entry["user_attrs"] for entry in logs)
 
 
 def _is_registered(home: Path) -> bool:
@@ -62,9 +132,7 @@ def _is_registered(home: Path) -> bool:
 
 def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path, tiny: Path, prefect_server: str) -> None:
     """Resume: nothing finished is computed twice, and the report equals an undisturbed run's, latencies aside."""
-    killed, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
-    killed.mkdir()
-    undisturbed.mkdir()
+    killed = tmp_path / "killed"
     finished: dict[str, int] = {}
     points: list[tuple[str, Callable[[], bool]]] = [
         ("teachers", lambda: len(_finished_parts(killed, "teachers")) >= 1),
@@ -72,14 +140,24 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path, tiny: Path, prefe
         ("search", lambda: _trials(killed) >= 2),
         ("release", lambda: _is_registered(killed)),
     ]
-    for _, reached in points:
-        _kill_when(reached, tiny, killed, prefect_server)
-        for stage in ("data", "teachers", "logits", "ensemble", "search", "students", "evaluation", "export"):
-            finished = {**_finished_parts(killed, stage), **finished}
-    report = _finish(tiny, killed, prefect_server)
+    import time as T
+    t0 = T.time()
+    def lap(x): 
+        nonlocal t0
+        print(x, T.time()-t0, file=sys.__stderr__, flush=True); t0 = T.time()
+    with commands(tiny, prefect_server) as runs:
+        undisturbed = runs.finish(tmp_path / "undisturbed")
+        lap("undisturbed")
+        for _n, reached in points:
+            runs.kill_when(reached, killed)
+            lap(_n)
+            for stage in ("data", "teachers", "logits", "ensemble", "search", "students", "evaluation", "export"):
+                finished = {**_finished_parts(killed, stage), **finished}
+        report = runs.finish(killed)
+        lap("last")
     now = {k: v for stage in (killed / ".distillery").iterdir() for k, v in _finished_parts(killed, stage.name).items()}
     assert {k: now.get(k) for k in finished} == finished
-    assert without_timing(report) == without_timing(_finish(tiny, undisturbed, prefect_server))
+    assert without_timing(report) == without_timing(undisturbed)
     with sqlite3.connect(killed / "mlflow" / "mlflow.db") as database:
         versions = database.execute("SELECT count(*) FROM model_versions").fetchone()[0]
         running = database.execute("SELECT count(*) FROM runs WHERE status = 'RUNNING' AND lifecycle_stage = 'active'")

@@ -98,6 +98,8 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("cutmix", {"alpha": -1.0}, "alpha: .*, got -1.0"),
     ("noise", {"size": -0.1}, "size: .*, got -0.1"),
     ("spunge", {"columns": 20}, "columns: .*, got 20"),
+    ("light", {"size": 0.0}, "size: .*, got 0.0"),
+    ("light", {"size": 1.0}, "size: .*, got 1.0"),
     ("gmm", {"components": 0}, "components: .*, got 0"),
     ("mixxup", {}, r"did you mean 'mixup'\?"),
 ]
@@ -134,6 +136,30 @@ def test_flip_mirrors_half_of_them() -> None:
             assert np.array_equal(after, before) or np.array_equal(after, before[..., ::-1])
             mirrored.append(np.array_equal(after, before[..., ::-1]))
     assert stats.binomtest(sum(mirrored), len(mirrored)).pvalue > 0.01
+
+
+@pytest.mark.parametrize("size", [0.1, 0.4, 0.9])
+def test_light_is_one_factor_per_image_within_its_bounds(size: float) -> None:
+    """reference: of 100 on all pixels, what is shown is 100 times a factor between 1 - size and 1 + size, all alike;
+    nothing is brighter than white or wraps around."""
+    _, _, data = CASES["light image"]
+    draws = Draws(np.arange(2_000), np.ones(2_000, np.int64))
+    for level in (100, 250):
+        found = VIEWS["light"](np.full((2_000, 3, 4, 4), level, np.uint8), draws, data.pool, size=size)
+        assert (found == found[:, :1, :1, :1]).all()
+        exact = np.minimum(level * (1 + size * (2 * draws.uniform(0) - 1)), 255)
+        assert np.abs(found[:, 0, 0, 0] - exact).max() <= 0.5 + 1e-3
+        if level == 100:
+            factors = found[:, 0, 0, 0] / 100
+            assert (
+                1 - size - 0.006
+                <= factors.min()
+                < 1 - 0.97 * size
+                < 1 + 0.97 * size
+                < factors.max()
+                <= 1 + size + 0.006
+            )
+            assert abs(factors.mean() - 1) < 4 * size / np.sqrt(3 * 2_000)
 
 
 @pytest.mark.parametrize("alpha", [0.3, 1.0])

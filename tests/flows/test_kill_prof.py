@@ -1,0 +1,175 @@
+"""Resume after SIGKILL: the command is killed in four stages, and the last run reports as an undisturbed one."""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from distillery.report import without_timing
+
+# Imports are most of what the command costs here. So one process imports, and every run is a fork of it: its first one
+# tells what is imported on the way, and the others find that done. What a run opens or starts is its own all the same.
+FORKS = """
+import importlib, json, os, sys, threading
+from contextlib import suppress
+from pathlib import Path
+from flows.cli import main
+
+def run(home, config):
+    os.environ["DISTILLERY_HOME"] = home
+    os.chdir(home)
+    log = os.open("log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1), os.dup2(log, 2)
+    code = 1
+    try:
+        main(["run", config])
+    except SystemExit as ended:
+        code = ended.code
+    finally:
+        Path("imported.json").write_text(json.dumps(list(sys.modules)))
+        sys.stdout.flush(), sys.stderr.flush()
+        os._exit(code)
+
+for line in sys.stdin:
+    home, config = json.loads(line)
+    assert threading.active_count() == 1
+    child = os.fork()
+    if child == 0:
+        run(home, config)
+    print(child, flush=True)
+    _, st, ru = os.wait4(child, 0); print(os.waitstatus_to_exitcode(st), flush=True); import time; c0 = time.process_time(); n0=len(sys.modules); print("child cpu", ru.ru_utime + ru.ru_stime, file=sys.stderr)
+    with suppress(OSError):
+        for name in json.loads(Path(home, "imported.json").read_text()):
+            with suppress(Exception):
+                c1 = time.process_time()
+                importlib.import_module(name)
+                if time.process_time() - c1 > .3: print(name, time.process_time() - c1, file=sys.stderr)
+    print("parent import cpu", time.process_time() - c0, n0, len(sys.modules), file=sys.stderr)
+"""
+
+
+class Commands:
+    """Runs of the command, each in a process of its own."""
+
+    def __init__(self, tiny: Path, forks: subprocess.Popen[str]) -> None:
+        self.tiny, self.forks = tiny, forks
+
+    def start(self, home: Path) -> int:
+        """The process id of a run."""
+        home.mkdir(exist_ok=True)
+        assert self.forks.stdin is not None
+        self.forks.stdin.write(json.dumps([str(home), str(self.tiny)]) + "\n")
+        self.forks.stdin.flush()
+        return self._told()
+
+    def _told(self) -> int:
+        assert self.forks.stdout is not None
+        return int(self.forks.stdout.readline())
+
+    def kill_when(self, reached: Callable[[], bool], home: Path) -> None:
+        """A run that ends where something is reached."""
+        process = self.start(home)
+        while not reached():
+            assert Path(f"/proc/{process}/cmdline").read_bytes(), f"it ended before the point was reached: {log(home)}"
+            time.sleep(0.002)
+        os.kill(process, signal.SIGKILL)
+        assert self._told() == -signal.SIGKILL
+
+    def finish(self, home: Path) -> dict[str, Any]:
+        """The report of a run."""
+        self.start(home)
+        assert self._told() == 0, log(home)
+        report: dict[str, Any] = json.loads((home / "runs" / "tiny" / "report.json").read_text())
+        return report
+
+
+def log(home: Path) -> str:
+    """The end of what runs in this home have printed."""
+    return (home / "log").read_text()[-3000:]
+
+
+@contextmanager
+def commands(tiny: Path, server: str) -> Iterator[Commands]:
+    """A process that runs the command."""
+    environment = {**os.environ, "DISTILLERY_WORKERS": "1", "PREFECT_API_URL": server}
+    command = [sys.executable, "-c", FORKS]
+    with subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as forks:
+        try:
+            yield Commands(tiny, forks)
+        finally:
+            forks.kill()
+
+
+def _finished_parts(home: Path, stage: str) -> dict[str, int]:
+    """Finished directories of a stage, with the time at which each was finished."""
+    found = (home / ".distillery" / stage).glob("*/manifest.json")
+    return {str(p): p.stat().st_mtime_ns for p in found if not p.parent.name.endswith(".part")}
+
+
+def _trials(home: Path) -> int:
+    """Complete trials of all studies; a line of the journal that is being written is none."""
+    try:
+        lines = (home / ".distillery" / "optuna.journal").read_bytes().splitlines(keepends=True)
+    except OSError:
+        return 0
+    logs = [json.loads(line) for line in lines if line.endswith(b"\n")]
+    return sum("user_attrs" in entry and "record" in entry["user_attrs"] for entry in logs)
+
+
+def _is_registered(home: Path) -> bool:
+    try:
+        with sqlite3.connect(f"file:{home / 'mlflow' / 'mlflow.db'}?mode=ro", uri=True) as database:
+            return bool(database.execute("SELECT count(*) FROM registered_models").fetchone()[0])
+    except sqlite3.Error:
+        return False
+
+
+def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path, tiny: Path, prefect_server: str) -> None:
+    """Resume: nothing finished is computed twice, and the report equals an undisturbed run's, latencies aside."""
+    killed = tmp_path / "killed"
+    finished: dict[str, int] = {}
+    points: list[tuple[str, Callable[[], bool]]] = [
+        ("teachers", lambda: len(_finished_parts(killed, "teachers")) >= 1),
+        ("logits", lambda: len(_finished_parts(killed, "logits")) >= 2),
+        ("search", lambda: _trials(killed) >= 2),
+        ("release", lambda: _is_registered(killed)),
+    ]
+    import time as T
+    t0 = T.time()
+    def lap(x): 
+        nonlocal t0
+        print(x, T.time()-t0, file=sys.__stderr__, flush=True); t0 = T.time()
+    with commands(tiny, prefect_server) as runs:
+        undisturbed = runs.finish(tmp_path / "undisturbed")
+        lap("undisturbed")
+        for _n, reached in points:
+            runs.kill_when(reached, killed)
+            lap(_n)
+            for stage in ("data", "teachers", "logits", "ensemble", "search", "students", "evaluation", "export"):
+                finished = {**_finished_parts(killed, stage), **finished}
+        report = runs.finish(killed)
+        lap("last")
+    now = {k: v for stage in (killed / ".distillery").iterdir() for k, v in _finished_parts(killed, stage.name).items()}
+    assert {k: now.get(k) for k in finished} == finished
+    assert without_timing(report) == without_timing(undisturbed)
+    with sqlite3.connect(killed / "mlflow" / "mlflow.db") as database:
+        versions = database.execute("SELECT count(*) FROM model_versions").fetchone()[0]
+        running = database.execute("SELECT count(*) FROM runs WHERE status = 'RUNNING' AND lifecycle_stage = 'active'")
+        assert (versions, running.fetchone()[0]) == (1, 0)
+        orphans = database.execute(
+            "SELECT count(*) FROM tags JOIN runs child ON child.run_uuid = tags.run_uuid "
+            "LEFT JOIN runs parent ON parent.run_uuid = tags.value AND parent.lifecycle_stage = 'active' "
+            "WHERE tags.key = 'mlflow.parentRunId' AND child.lifecycle_stage = 'active' AND parent.run_uuid IS NULL"
+        )
+        trials = database.execute("SELECT count(*) FROM tags WHERE key = 'role' AND value = 'trial'")
+        logged = len(report["search"]["trials"]) + len(report["baseline_search"]["trials"])
+        assert (orphans.fetchone()[0], trials.fetchone()[0]) == (0, logged)
