@@ -13,6 +13,8 @@ from distillery.store import Handle, fingerprint
 from flows.stages import Context, stage
 from flows.tracking import Run
 
+POINTS = 100  # of a training curve
+
 
 @stage(name="teachers", task_run_name="teachers-{member.name}")
 def train_teachers(ctx: Context, names: list[str], member: Teacher, data: Handle) -> list[Handle]:
@@ -32,7 +34,7 @@ def train_teachers(ctx: Context, names: list[str], member: Teacher, data: Handle
             data,
             store=ctx.store,
             device=ctx.places.device,
-            on_epoch=_reporter(runs, advance),
+            on_epoch=_reporter(runs, advance, recipe.epochs),
         )
         advance(recipe.epochs)
         for run, handle in zip(runs, handles, strict=True):
@@ -104,7 +106,7 @@ def _finals(
             for key in keys
         ]
         advance = ctx.bar(name + (f" x {len(wanted)}" if len(wanted) > 1 else ""), epochs)
-        report = _reporter(runs, advance)
+        report = _reporter(runs, advance, epochs)
         handles = ctx.workers.stage(train, *inputs, store=ctx.store, device=ctx.places.device, on_epoch=report)
         advance(epochs)
         for run, handle, own, recipe in zip(runs, handles, wanted, recipes, strict=True):
@@ -123,16 +125,23 @@ def _describe(run: Run, handle: Handle, split: str) -> None:
     history = handle.json("history.json")
     if handle.cached:
         for number, record in enumerate(history, 1):
-            run.epoch(number, record)
+            if _is_drawn(number, len(history)):
+                run.epoch(number, record)
     run.metrics({f"{split}/{k}": v for k, v in handle.metrics.items()})
     run.metrics({"train_seconds": handle.seconds})
     run.tags({"store": handle.path})
 
 
-def _reporter(runs: list[Run], advance: Callable[[int], None]) -> teachers.OnEpochOf:
+def _reporter(runs: list[Run], advance: Callable[[int], None], epochs: int) -> teachers.OnEpochOf:
+    """Draws the curves of the runs, of some `POINTS` points each; history.json has every epoch."""
+
     def on_epoch(place: int, epoch: int, record: dict[str, float]) -> None:
         advance(epoch)
-        if runs[place].fresh:
+        if runs[place].fresh and _is_drawn(epoch, epochs):
             runs[place].epoch(epoch, record)
 
     return on_epoch
+
+
+def _is_drawn(epoch: int, epochs: int) -> bool:
+    return epoch % max(1, epochs // POINTS) == 0 or epoch in (1, epochs)

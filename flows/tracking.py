@@ -33,41 +33,50 @@ STORE_ERRORS = (MlflowException, ConnectionError)
 
 
 class Run:
-    """One MLflow run, by id."""
+    """One MLflow run, by id. Parameters, figures and tags wait and are written together: each call costs as much."""
 
-    def __init__(self, client: MlflowClient, run_id: str, fresh: bool) -> None:
+    def __init__(self, client: MlflowClient, run_id: str, fresh: bool, new: bool = False) -> None:
         self.client, self.id, self.fresh = client, run_id, fresh
-        self._waiting: list[Metric] = []
+        self._new = new  # made by this process, so that nothing is there yet
+        self._params: dict[str, str] = {}
+        self._metrics: list[Metric] = []
+        self._tags: dict[str, str] = {}
         self._flushed = time.monotonic()
 
     def params(self, values: dict[str, Any]) -> None:
-        """Logs parameters that the run does not have yet (a parameter cannot change)."""
-        known = self.client.get_run(self.id).data.params
-        new = [Param(k, str(v)) for k, v in values.items() if v is not None and k not in known]
-        self.client.log_batch(self.id, params=new)
+        """Parameters; those that the run has already stay as they are, since a parameter cannot change."""
+        self._params |= {k: str(v) for k, v in values.items() if v is not None}
 
     def metrics(self, values: dict[str, Any]) -> None:
-        """Logs figures; those that do not exist (None) are left out."""
+        """Figures; those that do not exist (None) are left out."""
         now = int(time.time() * 1000)
-        self.client.log_batch(self.id, [Metric(k, float(v), now, 0) for k, v in values.items() if _is_number(v)])
+        self._metrics += [Metric(k, float(v), now, 0) for k, v in values.items() if _is_number(v)]
 
     def epoch(self, epoch: int, values: dict[str, float]) -> None:
-        """Adds a point to the training curves; written every two seconds, and when the run ends."""
+        """Adds a point to the training curves; written every two seconds."""
         now = int(time.time() * 1000)
-        self._waiting += [Metric(f"curve/{k.replace('/', '_')}", float(v), now, epoch) for k, v in values.items()]
+        self._metrics += [Metric(f"curve/{k.replace('/', '_')}", float(v), now, epoch) for k, v in values.items()]
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
             self.flush()
 
-    def flush(self) -> None:
-        """Writes the points that wait."""
-        waiting, self._waiting = self._waiting, []
-        for start in range(0, len(waiting), 1000):
-            self.client.log_batch(self.id, waiting[start : start + 1000])
-        self._flushed = time.monotonic()
-
     def tags(self, values: dict[str, Any]) -> None:
-        """Sets tags."""
-        self.client.log_batch(self.id, tags=[RunTag(k, str(v)) for k, v in values.items()])
+        """Tags."""
+        self._tags |= {k: str(v) for k, v in values.items()}
+
+    def flush(self) -> None:
+        """Writes what waits."""
+        params, metrics, tags = self._params, self._metrics, self._tags
+        self._params, self._metrics, self._tags = {}, [], {}
+        if params and not self._new:
+            known = self.client.get_run(self.id).data.params
+            params = {k: v for k, v in params.items() if k not in known}
+        written = [Param(*pair) for pair in params.items()], [RunTag(*pair) for pair in tags.items()]
+        for start in range(0, max(1, len(metrics)), 800):
+            part = metrics[start : start + 800]
+            if part or any(written):
+                self.client.log_batch(self.id, part, *written)
+            written = [], []
+        self._flushed = time.monotonic()
 
     def figure(self, figure: Any, name: str) -> None:
         """Logs a matplotlib figure as a PNG."""
@@ -83,8 +92,7 @@ class Run:
 
     def end(self, status: str = "FINISHED") -> None:
         """Writes what waits and closes the run."""
-        if self._waiting:
-            self.flush()
+        self.flush()
         self.client.set_terminated(self.id, status)
 
 
@@ -109,6 +117,7 @@ class Tracker:
         else:
             run = self._create(config.name, {KEY: key, ROLE: "pipeline"})
         run.tags({"host": host, "pid": os.getpid()})
+        run.flush()
         self.parent = run
         with _closing(run):
             yield run
@@ -137,6 +146,7 @@ class Tracker:
         run = self._children[known_as]
         known = self.client.get_run(run.id).data.metrics
         run.metrics({k: v for k, v in figures.items() if k not in known})
+        run.flush()
 
     def _find_or_create(self, role: str, name: str, key: str, parent: Run | None) -> Run:
         for found in self._all(key):
@@ -171,7 +181,7 @@ class Tracker:
 
     def _create(self, name: str, tags: dict[str, str]) -> Run:
         run = self.client.create_run(self.experiment_id, run_name=name, tags=tags)
-        return Run(self.client, run.info.run_id, fresh=True)
+        return Run(self.client, run.info.run_id, fresh=True, new=True)
 
 
 def connect(places: Places) -> MlflowClient:
