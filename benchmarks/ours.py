@@ -11,12 +11,13 @@ import torch
 from torch import nn
 
 from distillery import logits, search
-from distillery.config import Experiment, Recipe, Teacher
+from distillery.config import Augment, Experiment, Logits, Recipe, Teacher
 from distillery.dataset import Dataset
-from distillery.models import InputSpec
+from distillery.logit_store import Reader, open_array
+from distillery.pixels import Normalised
 from distillery.store import Handle, Store
 from distillery.teachers import build_network, fit_classifiers
-from distillery.training import augment
+from distillery.training.feed import Feed
 from distillery.training.fit import Inputs
 
 
@@ -39,21 +40,17 @@ def ours_trials(
 def ours_batches(dataset: Dataset, batch: int, shift: float, generator: torch.Generator) -> Iterator[torch.Tensor]:
     """One epoch of training batches float [B, channels, S, S]: shifted, mirrored and normalised."""
     inputs = Inputs(dataset.inputs, dataset.splits["train"], "cpu")
-    mean, std = _moments(dataset.spec)
+    normalised = Normalised(nn.Identity(), dataset.spec.mean, dataset.spec.std)
+    feed = Feed(inputs, Augment(shift=shift, flip=True), generator, normalised)
     for items in inputs.order(1, generator).split(batch):
-        pixels = augment.shift(inputs.take(items), shift, generator)
-        yield (augment.flip(pixels, generator) - mean) / std
+        yield feed(items)
 
 
-def _moments(spec: InputSpec) -> tuple[torch.Tensor, torch.Tensor]:
-    mean, std = torch.tensor(spec.mean), torch.tensor(spec.std)
-    return mean.view(1, -1, 1, 1), std.view(1, -1, 1, 1)
-
-
-def write_logits(folder: Path, values: np.ndarray, config: logits.Logits) -> Handle:
+def write_logits(folder: Path, values: np.ndarray, config: Logits) -> Handle:
     """A stage directory with an array of logits [V, N, C], chunk by chunk as the stage writes it."""
-    array = logits._open(folder / logits.ARRAY, values.shape, config)
+    array = open_array(folder / logits.ARRAY, values.shape, config.dtype, config.chunk_rows)
+    rows = Reader(folder / logits.ARRAY).chunk_rows
     for number, view in enumerate(values):
-        for start in range(0, len(view), config.chunk_rows):
-            array[number, start : start + config.chunk_rows] = view[start : start + config.chunk_rows]
+        for start in range(0, len(view), rows):
+            array[number, start : start + rows] = view[start : start + rows]
     return Handle("logits", "speed", str(folder), "")

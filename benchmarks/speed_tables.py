@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 HOME = ROOT / ".distillery" / "bench"
 CAPACITY = "mlp-3490"
 TUTORIAL_EPOCHS = 35  # of a teacher
-TRIALS = 64  # of a measured study
+TRIALS, COHORT = 64, 32  # of a measured study
 MEASURED_EPOCHS = 2  # of a reference loop
 GROWN = (50, 1000)
 
@@ -55,7 +55,7 @@ class Task:
 def prepared() -> Task:
     """The chain up to the search, kept in the benchmark's store; not measured."""
     rungs = f"student.capacities=[{{name: {CAPACITY}, family: mlp, hidden: [64, 32]}}]"
-    study_alone = [rungs, f"search.trials={TRIALS}", "search.halving=null"]
+    study_alone = [rungs, f"search.trials={TRIALS}", f"search.cohort={COHORT}", "search.halving=null"]
     experiment = config_file.load(ROOT / "configs/tabular.yaml", study_alone)
     store = Store(HOME / ".distillery")
     data = dataset.prepare(experiment.data, dataset.read_source(experiment.data), store)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -217,25 +219,41 @@ def test_a_study_that_was_killed_goes_on(
     assert len(set(numbers)) == len(numbers)
 
 
-def test_a_journal_that_was_cut_off_goes_on(
-    studies: dict[str, SimpleNamespace],
-    search_with: Callable[..., Handle],
-    store: Store,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """resume: a line of which half was written does not count, and spoils nothing that is written after it."""
-    journal = store.root / "optuna.journal"
+@pytest.fixture
+def cut_off(search_with: Callable[..., Handle], store: Store) -> Path:
+    """The journal of a study that was killed after its first round."""
 
     def stops(record: dict[str, Any]) -> None:
         raise Killed
 
     with pytest.raises(Killed):
         search_with(store, HALVED, on_trial=stops)
-    whole = journal.read_bytes().splitlines(keepends=True)
-    journal.write_bytes(b"".join(whole[:-1]) + whole[-1][: len(whole[-1]) // 2])
+    return store.root / "optuna.journal"
+
+
+def test_a_journal_that_was_cut_off_goes_on(
+    studies: dict[str, SimpleNamespace], search_with: Callable[..., Handle], store: Store, cut_off: Path
+) -> None:
+    """resume: a line of which half was written does not count, and spoils nothing that is written after it."""
+    whole = cut_off.read_bytes().splitlines(keepends=True)
+    cut_off.write_bytes(b"".join(whole[:-1]) + whole[-1][: len(whole[-1]) // 2])
     handle = search_with(store, HALVED)
     assert facts(handle.json("search.json")["trials"]) == facts(studies["halved"].trials)
     assert len(load(handle, store).trials) == TRIALS
+
+
+def test_a_lock_that_optuna_left_behind_harms_nothing(
+    studies: dict[str, SimpleNamespace], search_with: Callable[..., Handle], store: Store, cut_off: Path
+) -> None:
+    """resume: Optuna's own lock is a link to the journal, and stays where its holder was killed; it is neither waited
+    for nor followed."""
+    before, began = cut_off.read_bytes(), time.monotonic()
+    lock = Path(f"{cut_off}.lock")
+    lock.unlink(missing_ok=True)
+    lock.symlink_to(cut_off)
+    handle = search_with(store, HALVED)
+    assert cut_off.read_bytes().startswith(before) and time.monotonic() - began < 20
+    assert facts(handle.json("search.json")["trials"]) == facts(studies["halved"].trials)
 
 
 @pytest.mark.parametrize("name", ["rich", "halved"])

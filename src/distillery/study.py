@@ -87,7 +87,7 @@ def run_study(study: optuna.Study, plan: Plan, run_many: RunMany, on_trial: OnTr
 def open_study(store: Store, name: str, objectives: tuple[str, ...]) -> optuna.Study:
     """The study of this name, new or as it was left. One journal holds all studies of a store."""
     store.root.mkdir(parents=True, exist_ok=True)
-    lock = _KernelLock(store.root / f"{JOURNAL}.lock")
+    lock = _KernelLock(store.root / f"{JOURNAL}.held")
     _drop_half_a_line(store.root / JOURNAL, lock)
     journal = JournalFileBackend(str(store.root / JOURNAL), lock)
     study = optuna.create_study(
@@ -103,14 +103,14 @@ def open_study(store: Store, name: str, objectives: tuple[str, ...]) -> optuna.S
 
 
 class _KernelLock(JournalFileOpenLock):
-    """A lock that the kernel drops when its holder dies; Optuna's own ones keep the next run waiting."""
+    """A lock that the kernel drops when its holder dies; Optuna's own ones, of another name, keep the next run waiting."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def acquire(self) -> bool:
         """Waits for the lock."""
-        self._stream = self._path.open("w")
+        self._stream = self._path.open("a")
         fcntl.flock(self._stream, fcntl.LOCK_EX)
         return True
 

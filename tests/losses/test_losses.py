@@ -125,6 +125,30 @@ def test_the_temperature_may_be_a_tensor(batch: Any, name: str) -> None:
 
 
 @EACH
+@pytest.mark.parametrize("shared", [True, False], ids=["one batch", "a batch each"])
+def test_models_that_train_together_have_a_loss_each(batch: Any, name: str, shared: bool) -> None:
+    """reference: values and gradients one by one; temperatures and options are their own, targets may be shared."""
+    batches = [batch(seed) for seed in range(3)]
+    students = torch.stack([student for student, _, _ in batches]).detach().requires_grad_()
+    teachers, labels = (torch.stack([b[i] for b in batches[: 1 if shared else 3]]) for i in (1, 2))
+    temperatures = torch.tensor([1.0, 2.0, 5.0], dtype=torch.float64).view(3, 1, 1)
+    factors = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64).view(3, 1, 1)
+    options = {option: value * factors for option, value in LOSSES.check(name, {}).items()}
+    found = LOSSES[name](students, teachers, labels, temperatures, **options)
+    assert found.shape == (3,)
+    (gradients,) = torch.autograd.grad(found.sum(), students)
+    written = LOSSES.traits(name).get("gradient")
+    if written is not None:
+        torch.testing.assert_close(written(students.detach(), teachers, labels, temperatures, **options), gradients)
+    for k in range(3):
+        own = {option: float(values[k]) for option, values in options.items()}
+        student, place = students[k].detach().requires_grad_(), 0 if shared else k
+        alone = LOSSES[name](student, teachers[place], labels[place], float(temperatures[k]), **own)
+        torch.testing.assert_close(found[k], alone)
+        torch.testing.assert_close(gradients[k], torch.autograd.grad(alone, student)[0])
+
+
+@EACH
 def test_the_trait_tells_whether_the_temperature_counts(batch: Any, name: str) -> None:
     """contract: the value changes with the temperature exactly where `uses_temperature` is not False."""
     values = [loss_of(name)(*batch(0), temperature) for temperature in (1.0, 3.0)]

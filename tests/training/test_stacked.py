@@ -16,7 +16,7 @@ from distillery.config import Augment, Recipe
 from distillery.losses import LOSSES
 from distillery.models import MODELS, InputSpec
 from distillery.training import fit as loop
-from distillery.training.alone import Alone, predict
+from distillery.training.alone import predict
 from distillery.training.fit import Course, Inputs, Learner, Validation, fit, seeded
 from distillery.training.objectives import Answers, Labels, Objective, Taught
 from distillery.training.stacked import Stack, stackable
@@ -150,18 +150,17 @@ def test_the_losses_of_a_member_are_those_alone(name: str, alone: Callable[..., 
 
 @pytest.mark.parametrize("seeds", [ONE_SEED, SEEDS], ids=["one seed", "seeds"])
 @pytest.mark.parametrize("name", LOSSES.names())
-def test_the_first_gradient_is_autograds(name: str, seeds: Sequence[int]) -> None:
+def test_the_first_gradient_is_autograds(name: str, seeds: Sequence[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """reference: of all weights, after a step on all rows; for the losses that make much of rounding as well."""
     case = Case(name, seeds=seeds, shared={"epochs": 1, "batch_size": ROWS}, some_unknown=True)
     together = loop._Fit(case.learners(EVERYONE), case.objective(EVERYONE), "cpu")
     together.run(None, None)
     assert isinstance(together.engine, Stack)
     found = [part for pair in together.engine._gradients for part in pair]
+    monkeypatch.setattr(loop, "stackable", lambda networks: False)
     for place in EVERYONE:
         (learner,) = case.learners([place])
-        single = loop._Fit([learner], case.objective([place]), "cpu")
-        single.engine = Alone([learner.network], [learner.recipe])
-        single.run(None, None)
+        fit([learner], case.objective([place]))
         for mine, parameter in zip(found, learner.network.parameters(), strict=True):
             assert parameter.grad is not None
             torch.testing.assert_close(mine[place].view_as(parameter), parameter.grad, rtol=1e-3, atol=2e-6)
@@ -212,6 +211,34 @@ def test_dropped_units_are_the_share_asked_for() -> None:
     assert float(dropped.float().mean()) == pytest.approx(0.3, abs=0.01)
     assert len(torch.unique(dropped.sum(1))) > 10 and len(torch.unique(dropped, dim=0)) == 100
     np.testing.assert_allclose(predict(network, np.ones((3, 1), np.float32)), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu", "silu"])
+def test_dropped_units_get_no_gradient(activation: str) -> None:
+    """reference: autograd's gradients of the network written out with the same units dropped, layer by layer."""
+    case = Case("labels", model={"dropout": 0.4, "activation": activation})
+    learners, objective, drawn = case.learners(EVERYONE), case.objective(EVERYONE), []
+    items, generator = torch.arange(16)[None], torch.Generator().manual_seed(0)
+
+    def draw(shape: tuple[int, ...]) -> torch.Tensor:
+        drawn.append(torch.rand(1, *shape, generator=generator))
+        return drawn[-1]
+
+    stack, rows = (
+        Stack([e.network for e in learners], [e.recipe for e in learners], "cpu"),
+        torch.from_numpy(TABLE[:16]),
+    )
+    stack.step(stack.laid_out(rows[None]), objective, objective.gather(items), 1.0, draw, False)
+    found = [part for pair in stack._gradients for part in pair]
+    for place, learner in enumerate(learners):
+        values, masks = rows, iter(drawn)
+        for layer in learner.network:
+            keeps = (next(masks)[0].T >= 0.4) / 0.6 if isinstance(layer, nn.Dropout) else 1.0
+            values = values * keeps if isinstance(layer, nn.Dropout) else layer(values)
+        own = case.objective([place])
+        own.losses(values[None], own.gather(items)).sum().backward()
+        for mine, parameter in zip(found, learner.network.parameters(), strict=True):
+            torch.testing.assert_close(mine[place].view_as(parameter), parameter.grad, rtol=1e-3, atol=1e-6)
 
 
 def test_the_same_call_gives_the_same_bits() -> None:
