@@ -103,7 +103,7 @@ def open_study(store: Store, name: str, objectives: tuple[str, ...]) -> optuna.S
 
 
 class _KernelLock(JournalFileOpenLock):
-    """A lock that the kernel drops when its holder dies; Optuna's own ones, of another name, keep the next run waiting."""
+    """A lock that the kernel drops when its holder dies; Optuna's own, of another name, outlives a killed run."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
