@@ -30,7 +30,7 @@ from distillery.teachers import derive_seed, stacks
 from distillery.trials import Job, train_trials
 
 START_UP = 8  # proposals at random before the TPE has enough to go on
-MEMORY = 256  # trials that the TPE sees, the best and the latest: its cost grows with their number
+MEMORY = 128  # trials that the TPE sees, the best and the latest: its cost grows with their number
 JOURNAL = "optuna.journal"
 TAIL = 1 << 20  # bytes at the end of the journal in which its last line begins
 STATES = {"complete": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "fail": TrialState.FAIL}
