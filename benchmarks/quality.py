@@ -235,17 +235,20 @@ def digits_table(results: Results, given: argparse.Namespace) -> None:
 
 
 def digits(results: Results, given: argparse.Namespace) -> None:
-    """The demo, three seeds: goal 6."""
+    """The demo, three seeds: goal 6. One network's luck outweighs the gain, so all seeds of a run count."""
     reports = [pipeline("configs/digits.yaml", f"digits-{s}", [f"seed={s}", f"data.split.seed={s}"]) for s in range(3)]
-    chosen = [r["search"]["chosen"] for r in reports]
-    for role in ("ensemble", "plain baseline", "tuned baseline", "student"):
-        names = [None if role == "ensemble" else c for c in chosen]
-        results.model("digits", role, [models_of(r, role, n) for r, n in zip(reports, names, strict=True)])
-    gains = {k: np.mean([r["gains"]["tuned_baseline"][k]["value"] for r in reports]) for k in ("accuracy", "nll")}
-    results.goal(
-        "6", "digits: accuracy gain over the tuned baseline, points", 100 * float(np.mean(gains["accuracy"])), 0.0
-    )
-    results.goal("6", "digits: NLL gain over the tuned baseline", gains["nll"], 0.0)
+    results.model("digits", "ensemble", [models_of(r, "ensemble") for r in reports])
+    mean: dict[str, dict[str, list[float]]] = {}
+    for role in ("plain", "tuned", "students"):
+        found = [
+            {k: float(np.mean([seed[f"{role}_{k}"] for seed in r["seeds"]])) for k in ("accuracy", "nll")}
+            for r in reports
+        ]
+        results.model("digits", "student" if role == "students" else f"{role} baseline", found)
+        mean[role] = {k: [f[k] for f in found] for k in ("accuracy", "nll")}
+    accuracy, nll = (np.subtract(mean["students"][k], mean["tuned"][k]) for k in ("accuracy", "nll"))
+    results.goal("6", "digits: accuracy gain over the tuned baseline, points", 100 * float(accuracy.mean()), 0.0)
+    results.goal("6", "digits: NLL gain over the tuned baseline", -float(nll.mean()), 0.0)
 
 
 def images(results: Results, given: argparse.Namespace) -> None:

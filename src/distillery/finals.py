@@ -8,7 +8,7 @@ from typing import Any
 
 from distillery.config import Capacity, Experiment
 from distillery.dataset import Dataset
-from distillery.search import best_settings, select
+from distillery.search import best_settings, quality_of, select
 from distillery.store import Handle
 from distillery.students import Wanted
 from distillery.teachers import derive_seed, stacks
@@ -23,7 +23,7 @@ Untaught = Callable[[str, Capacity, list[Wanted]], Promise]
 
 @dataclass(frozen=True)
 class Finals:
-    """The trained networks of one capacity, one per seed; the first of `students` is the one that is shipped.
+    """The trained networks of one capacity, one per seed, the best on val_search first; that student is shipped.
 
     Attributes:
         plain: Labels alone, the student's own recipe.
@@ -46,7 +46,8 @@ def train_finals(
     """One `Finals` per capacity that was searched.
 
     Of the chosen capacity the best settings are trained at full length with several seeds; the mean on val_search
-    decides between them. The tuned baseline is chosen in the same way, among settings searched without a teacher.
+    decides between them, and of its networks the best one on val_search comes first: it is shipped, or compared with.
+    The tuned baseline is chosen in the same way, among settings searched without a teacher.
 
     Args:
         config: The experiment.
@@ -84,12 +85,17 @@ def train_finals(
     rivals = _by_setting(tuned, len(seeds))
     rival = rivals[select(rivals, config.search.objectives[0])]
     finals = [Finals(name, *(_by_setting(promises, 1)[0] for promises in both)) for name, *both in singles]
-    finals.append(Finals(chosen.name, trained[best], _by_setting(plain, len(seeds))[0], rival))
+    roles = (trained[best], _by_setting(plain, len(seeds))[0], rival)
+    finals.append(Finals(chosen.name, *(_best_first(role, config.search.objectives[0]) for role in roles)))
     return sorted(finals, key=lambda f: [c.name for c in config.student.capacities].index(f.capacity))
 
 
 def _in_one_go(capacity: Capacity, kind: str, wanted: list[Wanted]) -> list[list[Wanted]]:
     return [wanted] if stacks(capacity, kind) else [[one] for one in wanted]
+
+
+def _best_first(networks: tuple[Handle, ...], objective: str) -> tuple[Handle, ...]:
+    return tuple(sorted(networks, key=lambda h: quality_of(h, objective)))
 
 
 def _by_setting(promises: Sequence[Promise], seeds: int) -> list[tuple[Handle, ...]]:

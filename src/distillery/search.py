@@ -229,5 +229,9 @@ def select(runs: Sequence[Sequence[Handle]], objective: str) -> int:
         runs: Stage `students`: for each setting, its students.
         objective: ``nll`` or ``error``.
     """
-    values = [[h.metrics["nll"] if objective == "nll" else -h.metrics["accuracy"] for h in mine] for mine in runs]
-    return int(np.argmin([np.mean(mine) for mine in values]))
+    return int(np.argmin([np.mean([quality_of(h, objective) for h in mine]) for mine in runs]))
+
+
+def quality_of(network: Handle, objective: str) -> float:
+    """What a trained network has on val_search, ``nll`` or ``error``; less is better."""
+    return float(network.metrics["nll"] if objective == "nll" else 1 - network.metrics["accuracy"])
