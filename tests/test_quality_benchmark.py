@@ -2,34 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from collections.abc import Iterator
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+import quality
 from scipy import stats
 
-FOLDER = Path(__file__).parent.parent / "benchmarks"
 
-
-@pytest.fixture(scope="module")
-def quality() -> Iterator[ModuleType]:
-    """The benchmark as a module."""
-    sys.path.insert(0, str(FOLDER))
-    spec = importlib.util.spec_from_file_location("quality_benchmark", FOLDER / "quality.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module
-    sys.path.remove(str(FOLDER))
-
-
-def test_rows_have_a_t_interval_over_seeds(quality: ModuleType) -> None:
+def test_rows_have_a_t_interval_over_seeds() -> None:
     """reference: scipy's own interval of a mean; a single value has none."""
     results, values = quality.Results(), [0.81, 0.84, 0.80, 0.85]
     results.row("data", "method", values, "accuracy")
@@ -39,7 +20,7 @@ def test_rows_have_a_t_interval_over_seeds(quality: ModuleType) -> None:
     assert results.rows[1]["low"] is None and results.rows[1]["mean"] == 0.81
 
 
-def test_goals_are_met_or_missed(quality: ModuleType) -> None:
+def test_goals_are_met_or_missed() -> None:
     """golden: at least and at most, the limit included."""
     results = quality.Results()
     for value, limit, least in ((1.0, 1.0, True), (0.9, 1.0, True), (0.2, 0.2, False), (0.3, 0.2, False)):
@@ -47,7 +28,7 @@ def test_goals_are_met_or_missed(quality: ModuleType) -> None:
     assert [goal["met"] for goal in results.goals] == [True, False, True, False]
 
 
-def test_gap_recovery_is_a_ratio_of_means(quality: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gap_recovery_is_a_ratio_of_means(monkeypatch: pytest.MonkeyPatch) -> None:
     """reference: mean gains over seeds, divided; the interval holds it, and is wider with few rows."""
     generator = np.random.default_rng(0)
 

@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
-from pathlib import Path
-from types import ModuleType
 
+import pairs
 import pytest
 
-FOLDER = Path(__file__).parent.parent / "benchmarks"
 
-
-@pytest.fixture(scope="module")
-def pairs() -> ModuleType:
-    """The benchmark's measuring part as a module."""
-    spec = importlib.util.spec_from_file_location("speed_benchmark_pairs", FOLDER / "pairs.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_sides_take_turns_after_a_call_that_does_not_count(pairs: ModuleType) -> None:
+def test_sides_take_turns_after_a_call_that_does_not_count() -> None:
     """golden: A B, then A B A B; each side keeps a cost for each round."""
     calls: list[str] = []
     sides = [pairs.Side(name, lambda name=name: calls.append(name)) for name in "AB"]
@@ -31,7 +16,7 @@ def test_sides_take_turns_after_a_call_that_does_not_count(pairs: ModuleType) ->
     assert "".join(calls) == "AB" + "ABAB" and [len(mine) for mine in costs] == [2, 2]
 
 
-def test_costs_are_per_unit_and_include_children(pairs: ModuleType) -> None:
+def test_costs_are_per_unit_and_include_children() -> None:
     """property: ten units cost a tenth each; CPU seconds of a program that was waited for count."""
     [[cost]] = pairs.in_turn([pairs.Side("ten", lambda: sum(range(2_000_000)), 10)], 1)
     assert 0 < cost.cpu < 0.1
@@ -39,7 +24,7 @@ def test_costs_are_per_unit_and_include_children(pairs: ModuleType) -> None:
     assert spent.cpu > 0.02
 
 
-def test_ratios_are_paired_and_judged(pairs: ModuleType) -> None:
+def test_ratios_are_paired_and_judged() -> None:
     """golden: median, lowest and highest of the ratios pair by pair; as dear is the inverse of as fast."""
     seconds = ((4.0, 2.0), (9.0, 3.0), (8.0, 2.0))
     reference, candidate = ([pairs.Cost(pair[side], 2 * pair[side]) for pair in seconds] for side in (0, 1))
