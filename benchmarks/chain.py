@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from distillery import config_file, dataset, ensemble, evaluate, export, logits, search, students, teachers
+from distillery import cohorts, config_file, dataset, ensemble, evaluate, export, logits, search, students, teachers
 from distillery.config import Capacity, Experiment
 from distillery.data import Rows
 from distillery.finals import Promise, train_finals
@@ -38,7 +38,7 @@ class Chain:
         runs = config.evaluation.latency_runs
         profiles = [search.profile_capacity(c, self.data, runs, store) for c in config.student.capacities]
         members: list[Handle] = []
-        for names, member in teachers.in_one_go(config.teachers, self.data):
+        for names, member in cohorts.in_one_go(config.teachers, self.data):
             recipe = config.teachers.recipe_of(member)
             members += teachers.train_teachers(names, member, recipe, config.seed, self.data, store)
         pooled = ensemble.optimize_weights(

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from distillery import logits, search
+from distillery.cohorts import stack_size
 from distillery.config import Augment, Experiment, Logits, Recipe, Teacher
 from distillery.dataset import Dataset
 from distillery.logit_store import Reader, open_array
@@ -24,7 +25,10 @@ from distillery.training.fit import Inputs
 def ours_teachers(member: Teacher, recipe: Recipe, dataset: Dataset, seeds: list[int]) -> list[nn.Module]:
     """One teacher for each seed, trained on the labels of train."""
     networks = [build_network(member, dataset.spec, seed) for seed in seeds]
-    fit_classifiers(networks, dataset, [recipe] * len(seeds), seeds)
+    size = stack_size(member, recipe, dataset.spec)
+    for start in range(0, len(seeds), size):
+        part = slice(start, start + size)
+        fit_classifiers(networks[part], dataset, [recipe] * len(seeds[part]), seeds[part])
     return networks
 
 

@@ -23,7 +23,7 @@ from rich.console import Console
 from scipy import stats
 from tables import show
 
-from distillery import config_file, dataset, ensemble, logits, metrics, teachers
+from distillery import cohorts, config_file, dataset, ensemble, logits, metrics, teachers
 from distillery.data import Rows
 from distillery.pooling import Pooling
 from distillery.store import Handle, Store, write_json
@@ -95,7 +95,7 @@ def pool(config: str, overrides: list[str]) -> Pool:
     rows: Rows = dataset.read_source(experiment.data)
     data = dataset.prepare(experiment.data, rows, store)
     members: list[Handle] = []
-    for names, member in teachers.in_one_go(experiment.teachers, data):
+    for names, member in cohorts.in_one_go(experiment.teachers, data):
         recipe = experiment.teachers.recipe_of(member)
         members += teachers.train_teachers(names, member, recipe, experiment.seed, data, store)
 

@@ -19,7 +19,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
-from distillery import config_file, dataset, ensemble, logits, students, teachers
+from distillery import cohorts, config_file, dataset, ensemble, logits, students, teachers
 from distillery.config import Experiment
 from distillery.dataset import Dataset
 from distillery.models import InputSpec
@@ -80,7 +80,7 @@ def prepared(folder: Path) -> Task:
     store, rows = Store(HOME / ".distillery"), dataset.read_source(experiment.data)
     data = dataset.prepare(experiment.data, rows, store)
     members: list[Handle] = []
-    for names, member in teachers.in_one_go(experiment.teachers, data):
+    for names, member in cohorts.in_one_go(experiment.teachers, data):
         recipe = experiment.teachers.recipe_of(member)
         members += teachers.train_teachers(names, member, recipe, experiment.seed, data, store)
     views = experiment.student.views

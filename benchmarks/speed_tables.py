@@ -18,11 +18,12 @@ from pairs import Results, Side, paired
 from torch import nn
 
 from distillery import config_file, dataset, ensemble, logits, metrics, search, students, study
+from distillery.cohorts import in_one_go
 from distillery.config import Experiment, Recipe
 from distillery.dataset import Dataset
 from distillery.space import Setting
 from distillery.store import Handle, Store
-from distillery.teachers import build_network, in_one_go, load_member, train_teachers
+from distillery.teachers import build_network, load_member, train_teachers
 from distillery.training.alone import predict
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -147,7 +148,7 @@ def teachers(results: Results, pairs: int) -> None:
         ("with the tutorial's batch size and learning rate", None, alike),
     ):
         recipe = Recipe(**{**configured.model_dump(), **change, "epochs": TUTORIAL_EPOCHS})
-        short = recipe.model_copy(update={"epochs": 2 * MEASURED_EPOCHS})
+        short = recipe.model_copy(update={"epochs": 4 * MEASURED_EPOCHS})
         mine = _quality(task.dataset, *ours_teachers(member, recipe, task.dataset, seeds))
         work = partial(ours_teachers, member, short, task.dataset, seeds)
         candidate = Side("twelve teachers " + name, work, short.epochs / TUTORIAL_EPOCHS)

@@ -12,6 +12,7 @@ from typing import Any
 from prefect import flow
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from distillery.cohorts import in_one_go
 from distillery.config import Experiment
 from distillery.config_file import load
 from distillery.dataset import read_source
@@ -19,7 +20,6 @@ from distillery.ensemble import active
 from distillery.evaluate import Inputs
 from distillery.finals import train_finals
 from distillery.store import Handle
-from distillery.teachers import in_one_go
 from flows import networks, release, stages, studies
 from flows.places import Places
 from flows.tracking import Tracker
@@ -39,7 +39,7 @@ def pipeline(config: Experiment) -> dict[str, Any]:
         data = stages.prepare_data.submit(ctx, rows).result()
         profiles = [stages.profile_capacity.submit(ctx, c, data).result() for c in config.student.capacities]
 
-        groups = in_one_go(config.teachers, data)
+        groups = in_one_go(config.teachers, data, places.device)
         teachers = [networks.train_teachers.submit(ctx, names, member, data) for names, member in groups]
         members = [member for trained in teachers for member in trained.result()]
 

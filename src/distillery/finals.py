@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from distillery.cohorts import stacks
 from distillery.config import Capacity, Experiment
 from distillery.dataset import Dataset
 from distillery.search import best_settings, quality_of, select
 from distillery.store import Handle
 from distillery.students import Wanted
-from distillery.teachers import derive_seed, stacks
+from distillery.teachers import derive_seed
 
 Promise = Callable[[], list[Handle]]
 """Waits for networks that are in training."""

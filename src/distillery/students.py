@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from distillery.calibration import Calibrated, calibrated
+from distillery.cohorts import stacks, within_memory
 from distillery.config import Capacity, Recipe, Student, Views
 from distillery.dataset import Dataset
 from distillery.ensemble import teacher_logits
@@ -31,7 +32,6 @@ from distillery.teachers import (
     fit_classifiers,
     load_network,
     save_network,
-    stacks,
     validation_on,
 )
 from distillery.training.alone import predict
@@ -230,9 +230,10 @@ class _Making:
         return [found[i] for i in range(len(self.wanted))]
 
     def _stacked(self, groups: list[list[int]]) -> list[list[int]]:
-        if stacks(self.capacity, Dataset(self.data).spec.kind):
-            return groups
-        return [[place] for group in groups for place in group]
+        spec = Dataset(self.data).spec
+        if not stacks(self.capacity, spec.kind):
+            return [[place] for group in groups for place in group]
+        return within_memory(groups, build_network(self.capacity, spec, 0), self.recipes[0], self.device)
 
     def _build(self, works: dict[int, Path], group: list[int]) -> dict[int, dict[str, Any] | Exception]:
         dataset, places = Dataset(self.data), list(works)

@@ -23,10 +23,11 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import TrialState
 
+from distillery.cohorts import stacks
 from distillery.config import Capacity, Experiment
 from distillery.space import Knobs, Loss, Range, Setting, Space
 from distillery.store import Handle, Store
-from distillery.teachers import derive_seed, stacks
+from distillery.teachers import derive_seed
 from distillery.trials import Job, train_trials
 
 START_UP = 8  # proposals at random before the TPE has enough to go on

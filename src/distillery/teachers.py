@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from scipy.special import log_softmax
 from torch import nn
 
-from distillery.config import Model, Recipe, Teacher, Teachers
+from distillery.cohorts import stacks
+from distillery.config import Model, Recipe, Teacher
 from distillery.dataset import Dataset
 from distillery.errors import InputError
 from distillery.metrics import quality
@@ -114,20 +115,6 @@ def check_model(model: Model, spec: InputSpec, where: str, n_rows: int) -> None:
         raise InputError(f"{where}: does not take inputs of shape {list(spec.shape)}: {first}") from error
     if shape != (2, spec.classes):
         raise InputError(f"{where}: expected logits of shape [2, {spec.classes}], got {list(shape)}")
-
-
-def stacks(model: Model, kind: str) -> bool:
-    """Whether networks of this family train together on such data."""
-    return kind in MODELS.traits(model.family).get("stacks", ())
-
-
-def in_one_go(config: Teachers, data: Handle) -> list[tuple[list[str], Teacher]]:
-    """(names, member) of teachers that train in one go: all copies of a member where its networks can be stacked."""
-    kind, groups = Dataset(data).spec.kind, []
-    for member in config.members:
-        names = [name for name, m, _ in config.each() if m is member]
-        groups += [(names, member)] if stacks(member, kind) else [([name], member) for name in names]
-    return groups
 
 
 def train_teachers(

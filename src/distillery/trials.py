@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from distillery.calibration import calibration_rows, temperature_of
+from distillery.cohorts import stacks, within_memory
 from distillery.config import Capacity, Experiment
 from distillery.dataset import Dataset
 from distillery.metrics import row_correct, row_nll
 from distillery.space import Setting
 from distillery.store import Handle, fingerprint
 from distillery.students import Targets, applied, distil, student_seed, together
-from distillery.teachers import build_network, fit_classifiers, stacks
+from distillery.teachers import build_network, fit_classifiers
 from distillery.training.fit import Validation
 
 
@@ -67,7 +68,10 @@ class _Trials:
         """The records of all trials."""
         job = self.job
         groups = together(job.settings, job.config.student.loss)
-        if not stacks(job.capacity, self.dataset.spec.kind):
+        if stacks(job.capacity, self.dataset.spec.kind):
+            network = build_network(job.capacity, self.dataset.spec, 0)
+            groups = within_memory(groups, network, self.recipe, job.device)
+        else:
             groups = [[place] for group in groups for place in group]
         for group in groups:
             self._train(group)
