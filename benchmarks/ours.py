@@ -14,7 +14,7 @@ from distillery import logits, search
 from distillery.cohorts import stack_size
 from distillery.config import Augment, Experiment, Logits, Recipe, Teacher
 from distillery.dataset import Dataset
-from distillery.logit_store import Reader, open_array
+from distillery.logit_store import Reader, Writer
 from distillery.pixels import Normalised
 from distillery.store import Handle, Store
 from distillery.teachers import build_network, fit_classifiers
@@ -52,9 +52,9 @@ def ours_batches(dataset: Dataset, batch: int, shift: float, generator: torch.Ge
 
 def write_logits(folder: Path, values: np.ndarray, config: Logits) -> Handle:
     """A stage directory with an array of logits [V, N, C], chunk by chunk as the stage writes it."""
-    array = open_array(folder / logits.ARRAY, values.shape, config.dtype, config.chunk_rows)
+    array = Writer(folder / logits.ARRAY, values.shape, config.dtype, config.chunk_rows, config.top)
     rows = Reader(folder / logits.ARRAY).chunk_rows
     for number, view in enumerate(values):
         for start in range(0, len(view), rows):
-            array[number, start : start + rows] = view[start : start + rows]
+            array.write(number, start, view[start : start + rows])
     return Handle("logits", "speed", str(folder), "")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from distillery import memory as memory_mb
 from distillery.errors import InputError
 
 
@@ -18,6 +19,7 @@ class Places:
     DISTILLERY_HOME: folder that holds everything below; the current one by default.
     DISTILLERY_WORKERS: processes that train at the same time; by default one per core, or one if there is a GPU.
     DISTILLERY_DEVICE: cpu, cuda, ...; by default the GPU if there is one.
+    DISTILLERY_MEMORY_MB: what a process keeps in memory of its training inputs, and of its targets; 1024 by default.
     MLFLOW_TRACKING_URI: by default the sqlite database mlflow/mlflow.db.
     """
 
@@ -37,6 +39,9 @@ class Places:
         text = os.environ.get("DISTILLERY_WORKERS", str(cores))
         if not text.isdigit() or int(text) < 1:
             raise InputError(f"DISTILLERY_WORKERS: expected a number of processes, got {text!r}")
+        memory = os.environ.get(memory_mb.VARIABLE, str(memory_mb.DEFAULT_MB))
+        if not memory.isdigit():
+            raise InputError(f"{memory_mb.VARIABLE}: expected a number of megabytes, got {memory!r}")
         return cls(Path(os.environ.get("DISTILLERY_HOME", ".")).resolve(), int(text), device)
 
     @property

@@ -17,6 +17,7 @@ from rich.progress import Progress
 from distillery import dataset, ensemble, evaluate, figures, logits, metrics, search, students, teachers, transfer
 from distillery.config import Capacity, Experiment
 from distillery.data import Rows
+from distillery.encodings import encoding_of
 from distillery.store import Handle, Store
 from flows.places import Places
 from flows.tracking import STORE_ERRORS, Tracker
@@ -77,6 +78,7 @@ def prepare_data(ctx: Context, rows: Rows) -> Handle:
         teachers.check_model(capacity, spec, f"student {capacity.name!r}", len(rows))
     for where, loss in _losses(ctx.config):
         students.check_loss(loss, spec.classes, where)
+    encoding_of(config.logits.dtype, config.logits.top, spec.classes)
     evaluate.check_groups(ctx.config.evaluation.groups, rows)
     transfer.check_views(dataset.Dataset(handle), ctx.config.student.views)
     return ctx.done(handle)
@@ -100,7 +102,9 @@ def cache_logits(ctx: Context, member: Handle, split: str, data: Handle) -> Hand
 
     Found ones are compared with what the member answers now, on a sample.
     """
-    seen = {"views": ctx.config.student.views} if split == "transfer" else {}
+    seen: dict[str, Any] = {}
+    if split == "transfer":
+        seen = {"views": ctx.config.student.views, "temperatures": ctx.config.search.temperatures}
     inputs, device = (member, split, data, ctx.config.logits), ctx.places.device
     handle = ctx.workers.stage(logits.cache_logits, *inputs, store=ctx.store, device=device, **seen)
     if handle.cached and split == "transfer":

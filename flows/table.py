@@ -20,6 +20,10 @@ def show(report: dict[str, Any], console: Console) -> None:
     ratios = ", ".join(f"{k} {v:.3g}×" for k, v in report["compression"].items() if v)
     console.print(f"smaller than the ensemble: {ratios}", highlight=False)
     console.print(f"ensemble: {report['weights']['reason']}", highlight=False)
+    if report["encoding"]:
+        lost = ", ".join(f"{kl:.2g} at T {t}" for t, kl in report["encoding"]["kl"].items())
+        kept = f"{report['encoding']['bytes_per_row']} bytes a row"
+        console.print(f"cached logits: {kept}; KL to the members' answers in nats: {lost}", highlight=False)
     if report["optimism"]["shrank"]:
         found = report["optimism"]
         console.print(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -281,3 +282,14 @@ def test_candidates_are_the_configs(chain: SimpleNamespace, store: Store) -> Non
     assert label(optimize_weights(chain.members, on_val, chain.data, only_convex, store)) == "convex-logits"
     with pytest.raises(InputError, match="expected at least 90 rows in val_ensemble"):
         candidates(STACKING, 3, 3, 89)
+
+
+def test_targets_beyond_memory_lie_on_disk(chain: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """reference: the same numbers, in a file without a name; nothing is left in the store."""
+    held = teacher_logits(chain.ensemble, chain.taught)
+    folder = Path(chain.ensemble.path).parent
+    before = sorted(folder.iterdir())
+    monkeypatch.setenv("DISTILLERY_MEMORY_MB", "0")
+    mapped = teacher_logits(chain.ensemble, chain.taught)
+    assert not isinstance(held, np.memmap) and isinstance(mapped, np.memmap) and np.array_equal(held, mapped)
+    assert sorted(folder.iterdir()) == before

@@ -141,10 +141,12 @@ def test_a_gap_that_may_be_chance_has_no_recovery(gap: float) -> None:
     assert behind.value is None and behind.note == "no gap, the ensemble is behind the baseline: [-1, -1]"
 
 
-@pytest.mark.parametrize("rows", [7, 300, 5000])
-def test_the_bootstrap_is_scipys(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """reference: the ends agree with scipy's percentile bootstrap to its own noise; kept draws or not, the same."""
-    a = np.random.default_rng(rows).exponential(size=rows)
+@pytest.mark.parametrize(("rows", "blocks"), [(7, 5000), (300, 5000), (5000, 5000), (5003, 1000)])
+def test_the_bootstrap_is_scipys(rows: int, blocks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """reference: the ends agree with scipy's percentile bootstrap to its own noise, whether rows are drawn or blocks of
+    them; kept draws or not, the same."""
+    monkeypatch.setattr(metrics, "BLOCKS", blocks)
+    a = np.sort(np.random.default_rng(rows).exponential(size=rows))
     found = metrics.paired_difference(a, 0 * a, resamples=4000, confidence=0.9)
     theirs = stats.bootstrap((a,), np.mean, n_resamples=4000, confidence_level=0.9, method="percentile", rng=1)
     noise = 4 * theirs.standard_error / np.sqrt(4000 * 0.05)

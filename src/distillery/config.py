@@ -180,10 +180,22 @@ class Student(Section):
 
 
 class Logits(Section):
-    """How raw logits are kept."""
+    """How raw logits are kept. `int8` and `top` are for the transfer set; what models are judged by stays exact."""
 
-    dtype: Literal["float16", "float32"] = "float16"
+    dtype: Literal["float16", "float32", "int8"] = "float16"
+    top: int | None = Field(None, ge=1, description="keep so many classes of a row, and the mass of the others")
     chunk_rows: int = Field(4096, ge=1)
+
+    @property
+    def exact(self) -> Logits:
+        """The same, without what loses precision on purpose."""
+        return self.model_copy(update={"top": None, "dtype": "float16" if self.dtype == "int8" else self.dtype})
+
+    @model_validator(mode="after")
+    def _one_encoding(self) -> Logits:
+        if self.top is not None and self.dtype != "float16":
+            raise ValueError(f"top: values are kept as float16, expected no other dtype, got {self.dtype!r}")
+        return self
 
 
 class Evaluation(Section):

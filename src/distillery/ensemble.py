@@ -5,6 +5,8 @@ M members, N rows, C classes.
 
 from __future__ import annotations
 
+import math
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from distillery.dataset import Dataset
 from distillery.errors import InputError
 from distillery.logit_store import ahead
 from distillery.logits import read_logits, reader_of
+from distillery.memory import resident_bytes
 from distillery.metrics import quality, row_nll
 from distillery.pooling import Pooling, influence, pool_logits
 from distillery.store import Handle, Store, write_json
@@ -222,6 +225,8 @@ def label(ensemble: Handle) -> str:
 def teacher_logits(ensemble: Handle, member_logits: list[Handle]) -> np.ndarray:
     """Logits float32 [N, C] of the ensemble on the split that `member_logits` cover, after the adopted temperature.
 
+    Where they would take more than `memory.resident_bytes`, they lie in a file that is gone with the process.
+
     Args:
         ensemble: Stage `ensemble`.
         member_logits: Of the active members, in the members' order, or of all members; read by blocks of rows, the next
@@ -233,7 +238,14 @@ def teacher_logits(ensemble: Handle, member_logits: list[Handle]) -> np.ndarray:
     assert len(member_logits) == len(pooling.active), f"expected logits of {', '.join(active(ensemble))}"
     readers, narrowed = [reader_of(h) for h in member_logits], pooling.narrowed()
     first = readers[0]
-    pooled = np.empty((first.views, first.rows, first.classes), np.float32)
+    pooled = _room((first.views, first.rows, first.classes), Path(ensemble.path).parent)
     for view, start, block in ahead(readers, max(1, BLOCK_BYTES // (len(readers) * first.classes * 8))):
         pooled[view, start : start + block.shape[1]] = narrowed.apply(block)
     return pooled.reshape(-1, first.classes)
+
+
+def _room(shape: tuple[int, ...], folder: Path) -> np.ndarray:
+    if 4 * math.prod(shape) <= resident_bytes():
+        return np.empty(shape, np.float32)
+    with tempfile.TemporaryFile(dir=folder) as stream:
+        return np.memmap(stream, np.float32, shape=shape)

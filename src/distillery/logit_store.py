@@ -1,7 +1,8 @@
 """How logits lie on disk: a zarr v3 array [V, N, C] in chunks of rows of one view, each with a CRC-32C.
 
-Any zarr library reads it. Reading it here goes by the file, as a chunk's bytes are the rows and nothing else: into
-memory that is used again, checked, and made float32 while they are in the processor's cache.
+Any zarr library reads it; of encoded logits it is uint8 [V, N, W], see `encodings`. Reading it here goes by the file,
+as a chunk's bytes are the rows and nothing else: into memory that is used again, checked, and made float32 while they
+are in the processor's cache.
 """
 
 from __future__ import annotations
@@ -17,41 +18,72 @@ import torch
 import zarr
 from zarr.codecs import BytesCodec, Crc32cCodec
 
+from distillery.encodings import encoding_of
+
 CRC_BYTES = 4
 
 
-def open_array(path: Path, shape: tuple[int, int, int], dtype: str, chunk_rows: int) -> Any:
-    """The array to be filled, in equal chunks of at most `chunk_rows`; one that a killed run left is gone on with."""
-    if path.exists():
-        try:
-            array = zarr.open_array(path, mode="r+")
-            if array.shape == shape:
-                return array
-        except (OSError, ValueError, KeyError):
-            pass  # cut off while the array was being made: begin again
-    number = max(1, -(-shape[1] // chunk_rows))
-    return zarr.create_array(
-        path,
-        shape=shape,
-        chunks=(1, max(1, -(-shape[1] // number)), shape[2]),
-        dtype=dtype,
-        fill_value=float("nan"),
-        serializer=BytesCodec(),
-        compressors=[Crc32cCodec()],
-        filters=None,
-        overwrite=True,
-    )
+class Writer:
+    """An array to be filled, in equal chunks of at most `chunk_rows`; one that a killed run left is gone on with.
+
+    Args:
+        path: Where.
+        shape: V views, N rows, C classes.
+        dtype: ``float16``, ``float32`` or ``int8``.
+        chunk_rows: Of a chunk, at most.
+        top: Keep so many classes of a row, and the mass of the others.
+
+    Raises:
+        InputError: The encoding would not save anything.
+    """
+
+    def __init__(
+        self, path: Path, shape: tuple[int, int, int], dtype: str, chunk_rows: int, top: int | None = None
+    ) -> None:
+        views, rows, classes = shape
+        self._encoding = encoding_of(dtype, top, classes)
+        attributes: dict[str, Any] = {"classes": classes, "top": top} if self._encoding else {}
+        shape = (views, rows, self._encoding.width) if self._encoding else shape
+        self._array = _begun(path, shape, attributes) or zarr.create_array(
+            path,
+            shape=shape,
+            chunks=(1, max(1, -(-rows // max(1, -(-rows // chunk_rows)))), shape[2]),
+            dtype="uint8" if self._encoding else dtype,
+            fill_value=0 if self._encoding else float("nan"),
+            serializer=BytesCodec(),
+            compressors=[Crc32cCodec()],
+            filters=None,
+            attributes=attributes,
+            overwrite=True,
+        )
+
+    def write(self, view: int, start: int, logits: np.ndarray) -> None:
+        """Puts logits [rows, C] of a view in their place: whole chunks."""
+        rows = logits.astype(self._array.dtype) if self._encoding is None else self._encoding.encode(logits)
+        self._array[view, start : start + len(rows)] = rows
+
+
+def _begun(path: Path, shape: tuple[int, int, int], attributes: dict[str, Any]) -> Any:
+    if not path.exists():
+        return None
+    try:
+        array = zarr.open_array(path, mode="r+")
+        return array if array.shape == shape and dict(array.attrs) == attributes else None
+    except (OSError, ValueError, KeyError):
+        return None  # cut off while the array was being made
 
 
 class Reader:
     """The logits of one member on one split: V views, N rows, C classes. Not for several threads at once."""
 
     def __init__(self, path: Path) -> None:
-        array = zarr.open_array(path, mode="r")
+        array: Any = zarr.open_array(path, mode="r")
         self.path, self.dtype = path, array.dtype
-        self.views, self.rows, self.classes = array.shape
+        self.views, self.rows, self._width = array.shape
+        self.classes = int(array.attrs.get("classes", self._width))
+        self.encoding = encoding_of("int8", array.attrs["top"], self.classes) if "classes" in array.attrs else None
         self.chunk_rows = array.chunks[1]
-        self._room = np.empty(self.chunk_rows * self.classes * self.dtype.itemsize + CRC_BYTES, np.uint8)
+        self._room = np.empty(self.chunk_rows * self._width * self.dtype.itemsize + CRC_BYTES, np.uint8)
 
     def rows_of(self, view: int, start: int, stop: int) -> np.ndarray:
         """Rows `start` ... `stop` - 1 of a view, float32 [rows, C].
@@ -84,7 +116,8 @@ class Reader:
             first = number * self.chunk_rows
             low, high = max(start, first), min(stop, first + self.chunk_rows)
             kept = self._chunk(view, number)[low - first : high - first]
-            torch.from_numpy(out[low - start : high - start]).copy_(torch.from_numpy(kept))
+            decoded = kept if self.encoding is None else self.encoding.decode(kept)
+            torch.from_numpy(out[low - start : high - start]).copy_(torch.from_numpy(decoded))
 
     def _chunk(self, view: int, number: int) -> np.ndarray:
         file = self.path / "c" / str(view) / str(number) / "0"
@@ -99,7 +132,7 @@ class Reader:
         content, crc = self._room[:-CRC_BYTES], self._room[-CRC_BYTES:].tobytes()
         if google_crc32c.value(content) != int.from_bytes(crc, "little"):
             raise ValueError(f"logits: {file} is damaged: its CRC-32C is not that of its content")
-        return content.view(self.dtype).reshape(self.chunk_rows, self.classes)
+        return content.view(self.dtype).reshape(self.chunk_rows, self._width)
 
 
 def ahead(readers: list[Reader], block_rows: int) -> Iterator[tuple[int, int, np.ndarray]]:

@@ -5,6 +5,8 @@ A chunk that a killed run left behind whole is kept; one that is missing or dama
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +15,16 @@ from scipy.special import log_softmax
 
 from distillery.config import Logits, Views
 from distillery.dataset import Dataset
+from distillery.encodings import kl_at
 from distillery.errors import InputError
-from distillery.logit_store import Reader, open_array
+from distillery.logit_store import Reader, Writer
 from distillery.store import Handle, Store, write_json
 from distillery.teachers import load_member
 from distillery.transfer import show, transfer_rows
 
 VERSION = 4
 ARRAY = "logits.zarr"
+SAMPLE = 1024  # items on which the error of an encoding is measured
 DRIFT = 0.05  # in log-probability; rounding to float16 and another order of sums stay well below
 
 
@@ -33,6 +37,7 @@ def cache_logits(
     *,
     device: str = "cpu",
     views: Views | None = None,
+    temperatures: Sequence[float] = (1.0,),
 ) -> Handle:
     """The member's raw logits: [V · N, C], view after view, in the order of the split's rows.
 
@@ -44,16 +49,21 @@ def cache_logits(
         store: Where.
         device: Where to compute.
         views: With ``transfer``: the views.
+        temperatures: At which to say what an encoding loses.
+
+    Metrics: of encoded logits `bytes_per_row` and `kl`, the mean KL in nats between the member's answers and what is
+    kept, for each temperature, on `kl_rows` items drawn at random.
     """
-    shown = views or Views()
+    shown, config = views or Views(), config if split == "transfer" else config.exact
     belongs = {"member": member.fingerprint, "data": data.fingerprint, "split": split, "views": shown.model_dump()}
-    key = [VERSION, config, belongs]
+    encoded = config != config.exact
+    key = [VERSION, config, belongs, list(temperatures) if encoded else []]
 
     def build(work: Path) -> dict[str, Any]:
         dataset = Dataset(data)
         rows = transfer_rows(dataset) if split == "transfer" else dataset.splits[split]
         shape = (shown.count, len(rows), dataset.spec.classes)
-        array = open_array(work / ARRAY, shape, config.dtype, config.chunk_rows)
+        array = Writer(work / ARRAY, shape, config.dtype, config.chunk_rows, config.top)
         found, source, computed = Reader(work / ARRAY), None, 0
         for number in range(shown.count):
             for start in range(0, len(rows), found.chunk_rows):
@@ -62,12 +72,13 @@ def cache_logits(
                     continue
                 source = source or load_member(member, dataset.spec, device)
                 inputs = show(dataset, shown, part, np.full(len(part), number))
-                logits = source.logits(inputs, part).astype(config.dtype)
+                logits = source.logits(inputs, part).astype(config.exact.dtype)
                 _check_finite(logits, part, member.name)
-                array[number, start : start + len(part)] = logits
+                array.write(number, start, logits)
                 computed += len(part)
         write_json(work / "belongs.json", belongs)
-        return {"rows": shown.count * len(rows), "rows_computed": computed}
+        lost = _lost(found, _Answers(member, data, shown, device), temperatures) if encoded else {}
+        return {"rows": shown.count * len(rows), "rows_computed": computed, **lost}
 
     return store.stage("logits", f"{member.name}-{split}", key, build)
 
@@ -78,24 +89,63 @@ def check_drift(logits: Handle, member: Handle, data: Handle, *, device: str = "
     Raises:
         RuntimeError: It is above `DRIFT`: the member, a library or the machine gives other answers than it did.
     """
-    dataset, belongs = Dataset(data), logits.json("belongs.json")
-    rows, views = transfer_rows(dataset), Views(**belongs["views"])
-    generator = np.random.default_rng(int(logits.fingerprint[:8], 16))
-    places = generator.integers(0, len(rows), min(entries, len(rows)))
-    numbers = generator.integers(0, views.count, len(places))
-    array = reader_of(logits)
-    kept = np.concatenate([array.rows_of(v, p, p + 1) for v, p in zip(numbers, places, strict=True)]).astype(np.float64)
-    inputs = show(dataset, views, rows[places], numbers)
-    now = load_member(member, dataset.spec, device).logits(inputs, rows[places])
-    drift = np.abs(log_softmax(kept, axis=-1) - log_softmax(now.astype(np.float64), axis=-1)).max(-1)
-    worst = int(drift.argmax())
-    if drift[worst] > DRIFT:
+    views, array = Views(**logits.json("belongs.json")["views"]), reader_of(logits)
+    drawn = _Answers(member, data, views, device).some(array, entries, int(logits.fingerprint[:8], 16))
+    drift, allowed = _apart(drawn.kept, drawn.now), np.full(len(drawn.now), DRIFT)
+    if array.encoding is not None:
+        allowed += _apart(array.encoding.decode(array.encoding.encode(drawn.now)), drawn.now)
+    worst = int((drift - allowed).argmax())
+    if drift[worst] > allowed[worst]:
         raise RuntimeError(
-            f"logits of member {member.name!r}: row {rows[places[worst]]} in view {numbers[worst]} was labelled "
-            f"{drift[worst]:.3g} away in log-probability from what the member answers now, expected at most {DRIFT}; "
-            f"remove {logits.path} to label again"
+            f"logits of member {member.name!r}: row {drawn.rows[worst]} in view {drawn.views[worst]} was labelled "
+            f"{drift[worst]:.3g} away in log-probability from what the member answers now, expected at most "
+            f"{allowed[worst]:.3g}; remove {logits.path} to label again"
         )
-    return float(drift[worst])
+    return float(drift.max())
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """Items drawn at random: row ids and views [B], and logits [B, C] as they are kept and as the member answers."""
+
+    rows: np.ndarray
+    views: np.ndarray
+    kept: np.ndarray
+    now: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """A member, asked about the transfer set."""
+
+    member: Handle
+    data: Handle
+    views: Views
+    device: str
+
+    def some(self, array: Reader, entries: int, seed: int) -> _Drawn:
+        """The member's answers on some items, beside those that are kept."""
+        dataset, generator = Dataset(self.data), np.random.default_rng(seed)
+        rows = transfer_rows(dataset)
+        places = generator.integers(0, len(rows), min(entries, len(rows)))
+        numbers = generator.integers(0, self.views.count, len(places))
+        kept = np.concatenate([array.rows_of(v, p, p + 1) for v, p in zip(numbers, places, strict=True)])
+        inputs = show(dataset, self.views, rows[places], numbers)
+        now = load_member(self.member, dataset.spec, self.device).logits(inputs, rows[places])
+        return _Drawn(rows[places], numbers, kept, now)
+
+
+def _apart(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Largest difference of a log-probability [B] between logits [B, C]."""
+    logs = [log_softmax(logits.astype(np.float64), axis=-1) for logits in (one, other)]
+    return np.asarray(np.abs(logs[0] - logs[1]).max(-1))
+
+
+def _lost(array: Reader, answers: _Answers, temperatures: Sequence[float]) -> dict[str, Any]:
+    drawn = answers.some(array, SAMPLE, 0)
+    assert array.encoding is not None
+    kl = {f"{t:g}": float(kl_at(t, drawn.now, drawn.kept).mean()) for t in temperatures}
+    return {"bytes_per_row": array.encoding.width, "kl": kl, "kl_rows": len(drawn.rows)}
 
 
 def check_belongs(logits: list[Handle], data: Handle, views: Views) -> None:

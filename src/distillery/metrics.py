@@ -9,6 +9,7 @@ from functools import lru_cache
 import numpy as np
 from scipy.special import log_softmax
 
+BLOCKS = 50_000  # that a bootstrap draws at most
 KEPT = 128 << 20  # draws of a bootstrap that are kept in memory for the next figure on the same rows, in bytes
 
 
@@ -124,12 +125,20 @@ def gap_recovery(
 
 
 def resampled_means(figures_NF: np.ndarray, resamples: int, seed: int = 0) -> np.ndarray:
-    """Means of F figures over rows drawn with replacement, [resamples, F]; the same rows for the same N and seed."""
-    count = len(figures_NF)
-    centre = figures_NF.mean(0)
+    """Means of F figures over rows drawn with replacement, [resamples, F]; the same rows for the same N and seed.
+
+    More than `BLOCKS` rows are dealt out at random to so many blocks, and blocks are drawn: rows are independent, so
+    sums of blocks vary as rows do, and the cost does not grow with N.
+    """
+    centre, sizes = figures_NF.mean(0), np.ones(len(figures_NF))
     centred = figures_NF - centre
-    parts = [counts.astype(np.float64) @ centred for counts in _draws(count, resamples, seed)]
-    return np.asarray(centre + np.concatenate(parts) / count)
+    if len(figures_NF) > BLOCKS:
+        starts = np.linspace(0, len(figures_NF), BLOCKS, endpoint=False).astype(np.int64)
+        shuffled = np.random.default_rng(seed).permutation(len(figures_NF))
+        centred, sizes = np.add.reduceat(centred[shuffled], starts), np.diff(starts, append=len(figures_NF))
+    drawn = np.column_stack([centred, sizes])
+    sums = np.concatenate([counts.astype(np.float64) @ drawn for counts in _draws(len(drawn), resamples, seed)])
+    return np.asarray(centre + sums[:, :-1] / sums[:, -1:])
 
 
 def _draws(rows: int, resamples: int, seed: int) -> Iterable[np.ndarray]:

@@ -77,10 +77,20 @@ def assemble(
         "data": {**data.metrics, "skipped_rows": Dataset(data).skipped, "test_rows_digest": judged["test_rows_digest"]},
         "config": config.model_dump(mode="json"),
         "store": {handle.stage: handle.path for handle in (data, ensemble, search, evaluation, export)},
+        "encoding": _encoding(handles),
         "seconds": {**_seconds(handles), "total": total_seconds},
         "cached": sorted({h.stage for h in handles} - {h.stage for h in handles if not h.cached}),
     }
     return {**tree, "advice": advise(tree, config.search.max_latency_ms)}
+
+
+def _encoding(handles: list[Handle]) -> dict[str, Any] | None:
+    """Bytes of a row of encoded logits, and the largest of the members' mean KL at each temperature; None if exact."""
+    encoded = [h.metrics for h in handles if "kl" in h.metrics]
+    if not encoded:
+        return None
+    kl = {t: max(metrics["kl"][t] for metrics in encoded) for t in encoded[0]["kl"]}
+    return {"bytes_per_row": encoded[0]["bytes_per_row"], "kl": kl, "kl_rows": encoded[0]["kl_rows"]}
 
 
 def _seconds(handles: list[Handle]) -> dict[str, float]:

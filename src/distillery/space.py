@@ -164,6 +164,12 @@ class Search(Knobs):
     )
     known_good: tuple[dict[str, Any], ...] = ({"temperature": 4.0, "alpha": 0.7}, {"temperature": 1.0, "alpha": 1.0})
 
+    @property
+    def temperatures(self) -> tuple[float, ...]:
+        """The ends and the geometric middle of the temperatures that are searched."""
+        given = self.temperature
+        return (given.low, math.sqrt(given.low * given.high), given.high) if isinstance(given, Range) else (given,)
+
     @model_validator(mode="after")
     def _consistent(self) -> Search:
         if len(self.objectives) < 2 or self.objectives[0] not in ("nll", "error"):

@@ -20,6 +20,7 @@ from distillery.ensemble import teacher_logits
 from distillery.errors import InputError
 from distillery.logits import check_belongs
 from distillery.losses import LOSSES
+from distillery.memory import resident_bytes
 from distillery.metrics import quality
 from distillery.models import InputSpec
 from distillery.space import Loss, Setting
@@ -69,7 +70,7 @@ class Targets:
     """What students of one ensemble learn from.
 
     Attributes:
-        logits: The ensemble's, float32 [V · N, C], of the whole transfer set.
+        logits: The ensemble's, float32 [V · N, C], of the whole transfer set; on the device where they fit into memory.
         shown: The transfer set's inputs [V · N, ...], where they fit into memory.
     """
 
@@ -84,7 +85,8 @@ class Targets:
             InputError: They were made for other data or views.
         """
         check_belongs(logits, data, views)
-        pooled = torch.from_numpy(teacher_logits(ensemble, logits)).to(device)
+        pooled = torch.from_numpy(teacher_logits(ensemble, logits))
+        pooled = pooled.to(device) if pooled.nbytes <= resident_bytes() else pooled
         return cls(pooled, Transfer(Dataset(data), views, device=device).load())
 
 
@@ -122,7 +124,7 @@ def distil(
     losses = [setting.chosen_loss(config.loss) for setting in settings]
     objective = Taught(
         targets.logits,
-        Answers(labels, None if known.all() else known, targets.logits.shape[1]),
+        Answers(labels.to(device), None if known.all() else known.to(device), targets.logits.shape[1]),
         losses[0].name,
         [loss.options for loss in losses],
         [setting.temperature for setting in settings],

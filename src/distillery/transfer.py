@@ -12,9 +12,10 @@ import torch
 from distillery.config import Views
 from distillery.counter import Draws
 from distillery.dataset import Dataset
-from distillery.training.fit import RESIDENT_BYTES
+from distillery.memory import resident_bytes
 from distillery.views import VIEWS
 
+BLOCK_ROWS = 1 << 14
 ORDER_KEY = 1 << 20  # the stream that deals views out to epochs; transforms use 0, 1, 2, ...
 
 
@@ -73,11 +74,22 @@ class Transfer:
     def load(self, resident: torch.Tensor | None = None) -> torch.Tensor | None:
         """All items [V · N, ...], kept in memory from now on if they fit; `resident` are those of an equal set."""
         size = self.config.count * len(self.rows) * self.dataset.inputs[:1].nbytes
-        if resident is None and size <= RESIDENT_BYTES:
-            views = [show(self.dataset, self.config, self.rows, np.full(len(self.rows), v)) for v in self.views]
-            resident = torch.from_numpy(np.concatenate(views)).to(self.device)
+        if resident is None and size <= resident_bytes():
+            resident = self._shown().to(self.device)
         self._resident = resident
         return resident
+
+    def _shown(self) -> torch.Tensor:
+        """All items, made block by block: a view needs several times its own size while it is made."""
+        pixels = self.dataset.inputs
+        shown = torch.from_numpy(np.empty((len(self.views), len(self.rows), *pixels.shape[1:]), pixels.dtype))
+        for view in self.views:
+            for start in range(0, len(self.rows), BLOCK_ROWS):
+                rows = self.rows[start : start + BLOCK_ROWS]
+                shown[view, start : start + len(rows)] = torch.from_numpy(
+                    show(self.dataset, self.config, rows, np.full(len(rows), view))
+                )
+        return shown.flatten(0, 1)
 
     @property
     def views(self) -> range:

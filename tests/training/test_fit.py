@@ -95,7 +95,7 @@ def test_the_seed_decides_every_bit(name: str, stacked: bool, monkeypatch: pytes
     second, _ = trained(recipe, 0, rows, stacked)
     assert torch.equal(first, second) and len(history) == 2
     assert not torch.equal(first, trained(recipe, 1, rows, stacked)[0])
-    monkeypatch.setattr(loop, "RESIDENT_BYTES", 0)
+    monkeypatch.setattr(loop, "resident_bytes", lambda: 0)
     assert torch.equal(first, trained(recipe, 0, rows, stacked)[0])
 
 
@@ -334,7 +334,7 @@ def test_learners_that_cannot_train_together_are_refused() -> None:
 @pytest.mark.parametrize("limit", [0, 2 << 30])
 def test_inputs_are_the_rows_of_a_split(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """reference: numpy's own indexing, in memory or by the batch; every epoch is a shuffle of all places."""
-    monkeypatch.setattr(loop, "RESIDENT_BYTES", limit)
+    monkeypatch.setattr(loop, "resident_bytes", lambda: limit)
     rows, places = np.array([7, 3, 40, 11]), torch.tensor([2, 0, 2])
     for source in (TABLE, IMAGES):
         inputs = Inputs(source, rows, "cpu")

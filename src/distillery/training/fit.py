@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from distillery.config import Recipe
+from distillery.memory import resident_bytes
 from distillery.training.alone import Alone
 from distillery.training.feed import Batches, Feed
 from distillery.training.objectives import Given, Objective
@@ -26,9 +27,6 @@ OnEpoch = Callable[[int, dict[str, float]], None]
 
 OnEpochs = Callable[[int, dict[int, dict[str, float]]], Collection[int]]
 """(epoch, record of each learner that trains) -> the learners that stop here."""
-
-RESIDENT_BYTES = 2 << 30
-"""Training inputs up to this size are copied into memory (or onto the device) once."""
 
 BLOCK_NUMBERS = 1 << 20
 """Batches are taken and augmented together up to this many numbers; the draws depend on it, so it is fixed."""
@@ -53,7 +51,7 @@ class Inputs:
     def __init__(self, inputs: np.ndarray, rows: np.ndarray, device: str) -> None:
         self._device, self._source, self._rows = device, inputs, rows
         size = len(rows) * inputs[:1].nbytes
-        self._resident = torch.from_numpy(inputs[rows]).to(device) if size <= RESIDENT_BYTES else None
+        self._resident = torch.from_numpy(inputs[rows]).to(device) if size <= resident_bytes() else None
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -121,7 +121,7 @@ class Taught(Objective):
         alphas: Sequence[float] | torch.Tensor,
         smoothing: Sequence[float] | torch.Tensor,
     ) -> None:
-        self.answers, self.loss, device = answers, loss, targets.device
+        self.answers, self.loss, device = answers, loss, answers.labels.device
         self.targets = targets
         self.temperatures, self.alphas, self.smoothing = (
             _column(values, device) for values in (temperatures, alphas, smoothing)
@@ -142,7 +142,7 @@ class Taught(Objective):
 
     def gather(self, items: torch.Tensor) -> Given:
         """(the ensemble's logits [S, n, C], labels [S, n], hard targets [S, n, C], whether labels hold [S, n, 1])."""
-        taught = _batch_last(self.targets[items])
+        taught = _batch_last(self.targets[items.to(self.targets.device)].to(items.device))
         found = (taught, self.answers.labels[items])
         if not self._hard:
             return found

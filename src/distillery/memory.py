@@ -1,0 +1,16 @@
+"""How much of what is read again and again a process keeps in memory. It changes no result."""
+
+from __future__ import annotations
+
+import os
+
+VARIABLE = "DISTILLERY_MEMORY_MB"
+DEFAULT_MB = 1024
+
+
+def resident_bytes() -> int:
+    """Training inputs, and an ensemble's logits, up to this size are kept in memory (or on the device), each.
+
+    Larger ones are read by the batch. From the environment, so that worker processes know it, too.
+    """
+    return int(os.environ.get(VARIABLE, DEFAULT_MB)) << 20
