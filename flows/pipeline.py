@@ -33,7 +33,7 @@ def pipeline(config: Experiment) -> dict[str, Any]:
     places = Places.from_environment()
     rows = read_source(config.data)
     tracker = Tracker(places, config.name)
-    with Workers(places.workers) as workers, _bars() as bars, tracker.pipeline_run(config):
+    with Workers(places.workers, places.gpus) as workers, _bars() as bars, tracker.pipeline_run(config):
         ctx = stages.Context(config, places, tracker, workers, bars)
 
         data = stages.prepare_data.submit(ctx, rows).result()

@@ -17,7 +17,7 @@ class Places:
     """Folders and resources of this process, from the environment.
 
     DISTILLERY_HOME: folder that holds everything below; the current one by default.
-    DISTILLERY_WORKERS: processes that train at the same time; by default one per core, or one if there is a GPU.
+    DISTILLERY_WORKERS: processes that train at the same time; by default one per core, or per GPU.
     DISTILLERY_DEVICE: cpu, cuda, ...; by default the GPU if there is one.
     DISTILLERY_MEMORY_MB: what a process keeps in memory of its training inputs, and of its targets; 1024 by default.
     MLFLOW_TRACKING_URI: by default the sqlite database mlflow/mlflow.db.
@@ -35,14 +35,19 @@ class Places:
             InputError: A variable holds something else than expected.
         """
         device = os.environ.get("DISTILLERY_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
-        cores = 1 if device != "cpu" else len(os.sched_getaffinity(0))
-        text = os.environ.get("DISTILLERY_WORKERS", str(cores))
+        able = len(os.sched_getaffinity(0)) if device == "cpu" else max(1, len(visible_gpus(device)))
+        text = os.environ.get("DISTILLERY_WORKERS", str(able))
         if not text.isdigit() or int(text) < 1:
             raise InputError(f"DISTILLERY_WORKERS: expected a number of processes, got {text!r}")
         memory = os.environ.get(memory_mb.VARIABLE, str(memory_mb.DEFAULT_MB))
         if not memory.isdigit():
             raise InputError(f"{memory_mb.VARIABLE}: expected a number of megabytes, got {memory!r}")
         return cls(Path(os.environ.get("DISTILLERY_HOME", ".")).resolve(), int(text), device)
+
+    @property
+    def gpus(self) -> list[str]:
+        """The GPUs that workers share; none where they train on a CPU, or all on the one that is named."""
+        return visible_gpus(self.device)
 
     @property
     def store(self) -> Path:
@@ -63,3 +68,11 @@ class Places:
     def artifacts(self) -> str | None:
         """Where a store without a server keeps artifacts; None leaves it to the server."""
         return (self.home / "mlflow" / "artifacts").as_uri() if self.tracking_uri.startswith("sqlite") else None
+
+
+def visible_gpus(device: str) -> list[str]:
+    """The GPUs that ``cuda`` may be, as CUDA_VISIBLE_DEVICES names them; none for any other device."""
+    if device != "cuda":
+        return []
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return named.split(",") if named else [str(number) for number in range(torch.cuda.device_count())]

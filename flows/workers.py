@@ -6,7 +6,7 @@ import itertools
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from typing import Any
@@ -24,10 +24,14 @@ class Workers:
     """Runs library functions in `count` processes, or in this one if `count` is 1.
 
     Use as a context manager: leaving it ends the processes.
+
+    Args:
+        count: Number of processes.
+        gpus: What each of them may see of the GPUs, dealt out in turn; none: what this process sees.
     """
 
-    def __init__(self, count: int) -> None:
-        self.count = count
+    def __init__(self, count: int, gpus: Sequence[str] = ()) -> None:
+        self.count, self._gpus = count, gpus
         self._numbers = itertools.count()
         self._listeners: dict[int, OnEpoch] = {}
         self._turn = threading.Lock()
@@ -44,9 +48,11 @@ class Workers:
                 return
             # A fork would copy the locks of this process's threads.
             context = multiprocessing.get_context("spawn")
-            self._queue = context.Queue()
+            self._queue, shares = context.Queue(), context.Queue()
+            for number in range(self.count):
+                shares.put(self._gpus[number % len(self._gpus)] if self._gpus else None)
             threads = max(1, len(os.sched_getaffinity(0)) // self.count)
-            pool = ProcessPoolExecutor(self.count, context, _begin, (self._queue, threads))
+            pool = ProcessPoolExecutor(self.count, context, _begin, (self._queue, threads, shares))
             self._reader = threading.Thread(target=self._listen, daemon=True)
             self._reader.start()
             self._pool = pool
@@ -94,9 +100,11 @@ class Workers:
                 self._listeners[number](*report)
 
 
-def _begin(events: Any, threads: int) -> None:
+def _begin(events: Any, threads: int, gpus: Any) -> None:
     global _events
     _events = events
+    if (gpu := gpus.get()) is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # before this process first asks for one
     torch.set_num_threads(threads)
 
 

@@ -87,6 +87,18 @@ DAMAGE: dict[str, Callable[[Path], Any]] = {
 }
 
 
+def test_what_another_version_made_is_told_and_made_anew(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    """contract: said once, with both versions, for the same inputs alone."""
+    build, calls = builder()
+    with caplog.at_level(logging.INFO):
+        for key in ([3, "a"], [3, "b"], [4, "a"], [4, "a"], [4, "c"], "plain", "other"):
+            store.stage("part", "my result", key, build)
+    assert len(calls) == 6
+    assert [record.getMessage() for record in caplog.records] == [
+        "part 'my result': found one of version 3, made anew by version 4"
+    ]
+
+
 @pytest.mark.parametrize("file", ["deep/file.txt", "manifest.json"])
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_stage_is_computed_again(

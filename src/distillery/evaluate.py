@@ -27,7 +27,7 @@ from distillery.students import evaluate_on, load_student
 from distillery.teachers import GivenMember, Member, NetworkMember, load_member
 from distillery.training.alone import predict
 
-VERSION = 2
+VERSION = 3
 COSTS = ("params", "macs", "size_mb", "latency_ms_p50", "latency_ms_p95", "latency_ms_p99", "throughput_per_s")
 
 

@@ -168,7 +168,7 @@ def _search(plan: Plan, store: Store, run_many: RunMany, on_trial: OnTrial | Non
         study = open_study(store, name, config.search.objectives)
         return _conclude(work, name, run_study(study, plan, run_many, on_trial), config.search)
 
-    return store.stage("search", f"{config.name}-{role}", [key, config.search.choose], build)
+    return store.stage("search", f"{config.name}-{role}", [*key, config.search.choose], build)
 
 
 def _conclude(work: Path, name: str, records: list[dict[str, Any]], config: Search) -> dict[str, Any]:

@@ -100,7 +100,8 @@ class Store:
         Args:
             stage: Name of the stage, a folder of the store.
             name: What a person calls this result.
-            key: Everything that determines the content; JSON-able.
+            key: Everything that determines the content; JSON-able. The number that a list begins with, if any, is
+                the version of the code.
             build: Fills the directory it is given and returns metrics. After a crash it is called again with the
                 same directory, and may keep what it finds there and can trust.
         """
@@ -134,34 +135,47 @@ class Store:
             found = {f: self._open(f, stage, name) for f, (name, _) in zip(finals, wanted, strict=True)}
             missing = {finals.index(f): f for f, handle in found.items() if handle is None}
             if missing:
-                self._build(stage, {place: (wanted[place][0], final) for place, final in missing.items()}, build, found)
+                self._tell_older(stage, [wanted[place] for place in missing])
+                self._build(stage, {place: (*wanted[place], final) for place, final in missing.items()}, build, found)
         handles = [(found[final], name) for final, (name, _) in zip(finals, wanted, strict=True)]
         return [replace(handle, name=name) for handle, name in handles if handle is not None]
 
     def _build(
         self,
         stage: str,
-        missing: dict[int, tuple[str, Path]],
+        missing: dict[int, tuple[str, Any, Path]],
         build: Callable[[dict[int, Path]], dict[int, dict[str, Any] | Exception]],
         found: dict[Path, Handle | None],
     ) -> None:
-        works = {place: final.with_suffix(".part") for place, (_, final) in missing.items()}
+        works = {place: final.with_suffix(".part") for place, (*_, final) in missing.items()}
         for work in works.values():
             work.mkdir(exist_ok=True)
         began = time.perf_counter()
         results = build(works)
         seconds = (time.perf_counter() - began) / len(works)
         errors = []
-        for place, (name, final) in missing.items():
+        for place, (name, key, final) in missing.items():
             result = results[place]
             if isinstance(result, Exception):
                 errors.append(result)
                 continue
-            _seal(works[place], result, seconds)
+            _seal(works[place], result, seconds, _identity(key))
             works[place].rename(final)
             found[final] = replace(_handle(final, stage, name), cached=False)
         if errors:
             raise errors[0]
+
+    def _tell_older(self, stage: str, missing: list[tuple[str, Any]]) -> None:
+        """Says which of the missing ones are there, but made by another version of the code."""
+        known = {}
+        for path in (self.root / stage).glob(f"*/{MANIFEST}"):
+            manifest = json.loads(path.read_text())
+            known[manifest.get("same")] = manifest.get("version")
+        for name, key in missing:
+            mine = _identity(key)
+            if mine["same"] is not None and known.get(mine["same"], mine["version"]) != mine["version"]:
+                was, now = known[mine["same"]], mine["version"]
+                log.info("%s '%s': found one of version %s, made anew by version %s", stage, name, was, now)
 
     def _open(self, final: Path, stage: str, name: str) -> Handle | None:
         if not final.exists():
@@ -174,6 +188,12 @@ class Store:
         return _handle(final, stage, name)
 
 
+def _identity(key: Any) -> dict[str, Any]:
+    """`version` of the code that a key begins with, and what is the `same` in all versions; None if it has none."""
+    versioned = isinstance(key, list) and bool(key) and isinstance(key[0], int)
+    return {"version": key[0], "same": fingerprint(key[1:])} if versioned else {"version": None, "same": None}
+
+
 def _handle(final: Path, stage: str, name: str) -> Handle:
     manifest = json.loads((final / MANIFEST).read_text())
     return Handle(stage, name, str(final), final.name, manifest["metrics"], manifest["seconds"], cached=True)
@@ -183,9 +203,9 @@ def _files(folder: Path) -> Iterator[Path]:
     return (p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != MANIFEST)
 
 
-def _seal(work: Path, metrics: dict[str, Any], seconds: float) -> None:
+def _seal(work: Path, metrics: dict[str, Any], seconds: float, identity: dict[str, Any]) -> None:
     files = {str(p.relative_to(work)): [p.stat().st_size, checksum(p)] for p in _files(work)}
-    write_json(work / MANIFEST, {"metrics": metrics, "seconds": seconds, "files": files})
+    write_json(work / MANIFEST, {"metrics": metrics, "seconds": seconds, "files": files, **identity})
     descriptor = os.open(work, os.O_RDONLY)
     try:
         os.fsync(descriptor)

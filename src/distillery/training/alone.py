@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +14,8 @@ from torch import nn
 from distillery.config import Recipe
 from distillery.training.objectives import Given, Objective
 from distillery.training.stacked import Draw
+
+log = logging.getLogger(__name__)
 
 
 class Alone:
@@ -25,6 +29,11 @@ class Alone:
 
     def __init__(self, network: nn.Module, trained: nn.Module, recipe: Recipe) -> None:
         self.network, self._trained, self._recipe = network, trained, recipe
+        self._most = 1 << 30  # rows that go through the network at once
+        self._cast: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+        if next(network.parameters()).device.type == "cuda":
+            network.to(memory_format=torch.channels_last)
+            self._cast = torch.autocast("cuda", torch.bfloat16)
         parameters = [p for p in self.network.parameters() if p.requires_grad]
         groups: list[dict[str, Any]] = [
             {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
@@ -46,13 +55,38 @@ class Alone:
             self.network.train()
         for group in self.optimizer.param_groups:
             group["lr"] = factor * self._recipe.lr
-        losses = objective.losses(self._trained(rows[0])[None], given)
-        self.optimizer.zero_grad(set_to_none=True)
-        losses.sum().backward()
+        losses = self._gradients(rows[0], objective, given)
         if self._recipe.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.network.parameters(), self._recipe.clip_norm)
         self.optimizer.step()
-        return losses.detach() if look else None
+        return losses if look else None
+
+    def _gradients(self, rows: torch.Tensor, objective: Objective, given: Given) -> torch.Tensor:
+        """Losses [1] of a batch, their gradient left on the parameters; in parts where the device's memory is short."""
+        while True:
+            self.optimizer.zero_grad(set_to_none=True)
+            try:
+                starts = range(0, len(rows), self._most)
+                return torch.stack([self._part(rows, objective, given, start) for start in starts]).sum(0)
+            except torch.OutOfMemoryError:
+                if min(self._most, len(rows)) == 1:
+                    raise
+            self._most = -(-min(self._most, len(rows)) // 2)
+            log.warning(
+                "memory: the device cannot hold a batch of %d, it goes through the network %d rows at a time",
+                len(rows),
+                self._most,
+            )
+
+    def _part(self, rows: torch.Tensor, objective: Objective, given: Given, start: int) -> torch.Tensor:
+        """Some rows' share of the losses, after their backward pass."""
+        mine = rows[start : start + self._most]
+        with self._cast:
+            logits = self._trained(mine)
+        losses = objective.losses(logits.float()[None], tuple(g[:, start : start + self._most] for g in given))
+        share = losses * (len(mine) / len(rows))
+        share.sum().backward()
+        return share.detach()
 
     def predict(self, inputs: np.ndarray) -> np.ndarray:
         """Logits float32 [1, N, C] of encoded rows [N, ...]."""

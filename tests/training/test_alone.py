@@ -1,0 +1,61 @@
+"""One network by torch's own means, where the device's memory is short."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from distillery.config import Recipe
+from distillery.training.fit import Inputs, Learner, fit
+from distillery.training.objectives import Answers, Taught
+
+ROWS = np.random.default_rng(0).normal(size=(64, 6)).astype(np.float32)
+
+
+class Narrow(nn.Module):
+    """A network on a device that cannot hold more than some rows."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.most, self.layer, self.seen = most, nn.Linear(6, 3), 0
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """Logits, unless there are too many rows."""
+        if self.training and len(rows) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        self.seen = max(self.seen, len(rows))
+        return self.layer(rows)
+
+
+def trained(most: int) -> tuple[Narrow, list[float]]:
+    """The network after two epochs in batches of 24, and its losses."""
+    network, generator = Narrow(most), np.random.default_rng(1)
+    targets = torch.from_numpy(generator.normal(size=(64, 3)).astype(np.float32))
+    answers = Answers(torch.from_numpy(generator.integers(0, 3, 64)), None, 3)
+    objective = Taught(targets, answers, "kd", [{}], [2.0], [0.7], [0.0])
+    recipe = Recipe(epochs=2, batch_size=24, lr=0.01, clip_norm=1.0)
+    (course,) = fit([Learner(network, recipe, 0, Inputs(ROWS, np.arange(64), "cpu"))], objective)
+    return network, [record["train_loss"] for record in course.history]
+
+
+def test_a_batch_that_does_not_fit_goes_in_parts(caplog: pytest.LogCaptureFixture) -> None:
+    """reference: the same weights and losses as from whole batches; said once for each size that was tried."""
+    whole, losses = trained(1000)
+    with caplog.at_level(logging.WARNING):
+        parted, found = trained(7)
+    assert torch.allclose(parted.layer.weight, whole.layer.weight, atol=1e-6)
+    assert found == pytest.approx(losses, rel=1e-5)
+    said = [record.getMessage() for record in caplog.records]
+    assert [message.split(" network ")[1] for message in said] == ["12 rows at a time", "6 rows at a time"]
+    assert parted.seen <= 7
+
+
+def test_a_network_that_cannot_hold_one_row_fails() -> None:
+    """contract: the error of the device itself, not an endless loop."""
+    with pytest.raises(torch.OutOfMemoryError):
+        trained(0)
