@@ -18,8 +18,7 @@ from distillery.logit_store import Reader, Writer
 from distillery.pixels import Normalised
 from distillery.store import Handle, Store
 from distillery.teachers import build_network, fit_classifiers
-from distillery.training.feed import Feed
-from distillery.training.fit import Inputs
+from distillery.training.feed import Feed, Inputs
 
 
 def ours_teachers(member: Teacher, recipe: Recipe, dataset: Dataset, seeds: list[int]) -> list[nn.Module]:

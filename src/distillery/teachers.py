@@ -24,7 +24,8 @@ from distillery.metrics import quality
 from distillery.models import MODELS, GivenLogits, InputSpec
 from distillery.store import Handle, Store, checksum, fingerprint, write_json
 from distillery.training.alone import predict
-from distillery.training.fit import Course, Inputs, Learner, OnEpochs, Validation, fit, seeded
+from distillery.training.feed import Inputs
+from distillery.training.fit import Course, Learner, OnEpochs, Validation, fit, seeded
 from distillery.training.objectives import Answers, Labels
 
 VERSION = 3

@@ -127,6 +127,13 @@ class Transfer:
         shown = show(self.dataset, self.config, self.rows[chosen % len(self.rows)], chosen // len(self.rows))
         return torch.from_numpy(shown).to(self.device)
 
+    def lying(self, items: torch.Tensor) -> list[np.ndarray] | None:
+        """See `Batches`."""
+        if self._resident is None:
+            return None
+        held = self._resident.numpy()
+        return [held[item] for item in items.tolist()]
+
     def answers(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(class of every item int64 [V · N], whether it is a label that holds for the item bool [V · N]).
 

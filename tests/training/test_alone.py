@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from distillery.config import Recipe
-from distillery.training.fit import Inputs, Learner, fit
+from distillery.training.feed import Inputs
+from distillery.training.fit import Learner, fit
 from distillery.training.objectives import Answers, Taught
 
 ROWS = np.random.default_rng(0).normal(size=(64, 6)).astype(np.float32)

@@ -10,8 +10,7 @@ from torch import nn
 from distillery.config import Augment
 from distillery.pixels import Normalised
 from distillery.training import augment, feed
-from distillery.training.feed import Feed
-from distillery.training.fit import Inputs
+from distillery.training.feed import Feed, Inputs
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (60, 3, 12, 12), np.uint8)
 BOTH = Augment(shift=0.25, flip=True)
@@ -32,16 +31,18 @@ def fed(config: Augment, network: nn.Module, items: torch.Tensor, seed: int = 0)
 def test_every_way_shows_the_same(config: Augment, limits: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     """reference: the whole batch shifted, flipped, made float and normalised by the network, bit by bit.
 
-    Whatever the chunk, and for images one by one as well.
+    Whatever the chunk, for images one by one as well, and from memory or from the pack.
     """
     monkeypatch.setattr(feed, "CHUNK_BYTES", limits[0])
     monkeypatch.setattr(feed, "LARGE_BYTES", limits[1])
     items, generator = torch.randperm(60)[:23], torch.Generator().manual_seed(0)
     before = torch.from_numpy(IMAGES)[items]
-    changes = augment.drawn(before, config, generator)
+    changes = augment.drawn(23, 12, config, generator)
     expected = changes.lit(changes.of(before).float())
-    assert torch.equal(fed(config, SCALED, items), SCALED(expected))
-    assert torch.equal(fed(config, nn.Identity(), items), expected)
+    for room in (1 << 30, 0):
+        monkeypatch.setattr(feed, "resident_bytes", lambda room=room: room)
+        assert torch.equal(fed(config, SCALED, items), SCALED(expected))
+        assert torch.equal(fed(config, nn.Identity(), items), expected)
 
 
 def test_the_source_stays_as_it_is() -> None:

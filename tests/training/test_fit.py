@@ -15,10 +15,11 @@ from torch import nn
 from torch.nn.functional import pad
 
 from distillery.config import Augment, Recipe
-from distillery.training import augment
+from distillery.training import augment, feed
 from distillery.training import fit as loop
 from distillery.training.alone import predict
-from distillery.training.fit import Batches, Course, Inputs, Learner, Validation, fit, seeded
+from distillery.training.feed import Inputs
+from distillery.training.fit import Batches, Course, Learner, Validation, fit, seeded
 from distillery.training.objectives import Answers, Given, Labels, Objective
 
 GENERATOR = np.random.default_rng(0)
@@ -95,7 +96,7 @@ def test_the_seed_decides_every_bit(name: str, stacked: bool, monkeypatch: pytes
     second, _ = trained(recipe, 0, rows, stacked)
     assert torch.equal(first, second) and len(history) == 2
     assert not torch.equal(first, trained(recipe, 1, rows, stacked)[0])
-    monkeypatch.setattr(loop, "resident_bytes", lambda: 0)
+    monkeypatch.setattr(feed, "resident_bytes", lambda: 0)
     assert torch.equal(first, trained(recipe, 0, rows, stacked)[0])
 
 
@@ -334,7 +335,7 @@ def test_learners_that_cannot_train_together_are_refused() -> None:
 @pytest.mark.parametrize("limit", [0, 2 << 30])
 def test_inputs_are_the_rows_of_a_split(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """reference: numpy's own indexing, in memory or by the batch; every epoch is a shuffle of all places."""
-    monkeypatch.setattr(loop, "resident_bytes", lambda: limit)
+    monkeypatch.setattr(feed, "resident_bytes", lambda: limit)
     rows, places = np.array([7, 3, 40, 11]), torch.tensor([2, 0, 2])
     for source in (TABLE, IMAGES):
         inputs = Inputs(source, rows, "cpu")
@@ -357,7 +358,7 @@ def test_predictions_do_not_depend_on_the_batch() -> None:
 
 def augmented(images: torch.Tensor, seed: int, **settings: Any) -> torch.Tensor:
     """The images with the changes that are drawn for them."""
-    changes = augment.drawn(images, Augment(**settings), torch.Generator().manual_seed(seed))
+    changes = augment.drawn(len(images), images.shape[-1], Augment(**settings), torch.Generator().manual_seed(seed))
     return changes.lit(changes.of(images.clone()))
 
 

@@ -17,7 +17,8 @@ from distillery.losses import LOSSES
 from distillery.models import MODELS, InputSpec
 from distillery.training import fit as loop
 from distillery.training.alone import predict
-from distillery.training.fit import Course, Inputs, Learner, Validation, fit, seeded
+from distillery.training.feed import Inputs
+from distillery.training.fit import Course, Learner, Validation, fit, seeded
 from distillery.training.objectives import Answers, Labels, Objective, Taught
 from distillery.training.stacked import Stack, stackable
 

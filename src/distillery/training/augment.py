@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from distillery.config import Augment
@@ -43,22 +44,22 @@ class Changes:
             return pixels
         return pixels.mul_(self.light[part, None, None, None].to(pixels.device)).clamp_(max=255)
 
-    def into(self, images: torch.Tensor, out: torch.Tensor, then: Callable[[torch.Tensor], object]) -> None:
+    def into(self, images: Sequence[np.ndarray], out: torch.Tensor, then: Callable[[torch.Tensor], object]) -> None:
         """Writes the changed images into `out`, one after the other, and calls `then` with each [1, ...]."""
         still = torch.zeros(len(images), dtype=torch.int64)
         down, right = (still, still) if self.offsets is None else self.offsets - self.reach
         flags = still if self.mirrored is None else self.mirrored
-        source, target = images.numpy(), out.numpy()
+        target = out.numpy()
         for index, (y, x, mirrored) in enumerate(zip(down.tolist(), right.tolist(), flags.tolist(), strict=True)):
-            place(source[index], y, x, mirrored, target[index])
+            place(images[index], y, x, mirrored, target[index])
             part = slice(index, index + 1)
             then(self.lit(out[part], part))
 
 
-def drawn(batch: torch.Tensor, config: Augment, generator: torch.Generator) -> Changes:
-    """Changes for a batch [B, ...]: moves all equally likely, half mirrored, light evenly between its ends."""
-    reach = round(config.shift * batch.shape[-1])
-    offsets = torch.randint(0, 2 * reach + 1, (2, len(batch)), generator=generator) if reach else None
-    mirrored = torch.rand(len(batch), generator=generator) < 0.5 if config.flip else None
-    light = 1 + config.light * (2 * torch.rand(len(batch), generator=generator) - 1) if config.light else None
+def drawn(count: int, side: int, config: Augment, generator: torch.Generator) -> Changes:
+    """Changes for so many images of a side: moves all equally likely, half mirrored, light evenly between its ends."""
+    reach = round(config.shift * side)
+    offsets = torch.randint(0, 2 * reach + 1, (2, count), generator=generator) if reach else None
+    mirrored = torch.rand(count, generator=generator) < 0.5 if config.flip else None
+    light = 1 + config.light * (2 * torch.rand(count, generator=generator) - 1) if config.light else None
     return Changes(reach, offsets, mirrored, light)

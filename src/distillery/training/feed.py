@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from distillery.config import Augment
+from distillery.memory import resident_bytes
 from distillery.pixels import Normalised
 from distillery.training import augment
 
@@ -31,6 +32,38 @@ class Batches(Protocol):
     def take(self, items: torch.Tensor) -> torch.Tensor:
         """Their inputs [B, ...] as they are kept: uint8 pixels or float features."""
 
+    def lying(self, items: torch.Tensor) -> list[np.ndarray] | None:
+        """The inputs of each where they lie, in memory or in the pack, without a copy; None where they are made."""
+
+
+class Inputs:
+    """The rows of one split; item = place in the split. Kept on the device where they fit, else read by the batch."""
+
+    def __init__(self, inputs: np.ndarray, rows: np.ndarray, device: str) -> None:
+        self._device, self._source, self._rows = device, inputs, rows
+        size = len(rows) * inputs[:1].nbytes
+        self._resident = torch.from_numpy(inputs[rows]).to(device) if size <= resident_bytes() else None
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def order(self, epoch: int, generator: torch.Generator) -> torch.Tensor:
+        """All places, shuffled."""
+        return torch.randperm(len(self), generator=generator)
+
+    def take(self, items: torch.Tensor) -> torch.Tensor:
+        """Batch [B, ...] of the given places, uint8 pixels or float features."""
+        if self._resident is not None:
+            return self._resident.index_select(0, items.to(self._device))
+        return torch.from_numpy(self._source[self._rows[items.cpu().numpy()]]).to(self._device)
+
+    def lying(self, items: torch.Tensor) -> list[np.ndarray]:
+        """See `Batches`."""
+        if self._resident is not None:
+            held = self._resident.numpy()
+            return [held[item] for item in items.tolist()]
+        return [self._source[row] for row in self._rows[items.numpy()].tolist()]
+
 
 class Feed:
     """Training inputs by the batch.
@@ -51,22 +84,27 @@ class Feed:
         self._scale = network if isinstance(network, Normalised) else None
         self.network = network if self._scale is None else self._scale.backbone
         self._room = torch.empty(0)
+        self._one = inputs.take(torch.zeros(1, dtype=torch.int64))
 
     def __call__(self, items: torch.Tensor) -> torch.Tensor:
         """Float batch [B, ...] of these items, to be used before the next one is asked for."""
-        batch, config = self._inputs.take(items), self._config
-        changes = augment.drawn(batch, config, self._generator)
-        if batch.dtype == torch.uint8 and batch.device.type == "cpu":
-            return self._in_place(batch, changes)
-        return self._normalise(changes.lit(changes.of(batch).float()))
-
-    def _in_place(self, pixels: torch.Tensor, changes: augment.Changes) -> torch.Tensor:
-        if self._room.numel() < pixels.numel():
-            self._room = torch.from_numpy(np.empty(pixels.numel(), np.float32))  # numpy asks for huge pages
-        floats = self._room[: pixels.numel()].view(pixels.shape)
-        if pixels[0].numel() > LARGE_BYTES:
-            changes.into(pixels, floats, self._normalise)
+        changes = augment.drawn(len(items), self._one.shape[-1], self._config, self._generator)
+        if self._one.dtype != torch.uint8 or self._one.device.type != "cpu":
+            return self._normalise(changes.lit(changes.of(self._inputs.take(items)).float()))
+        floats = self._floats(len(items))
+        if self._one.numel() > LARGE_BYTES:
+            lying = self._inputs.lying(items)
+            changes.into(list(self._inputs.take(items).numpy()) if lying is None else lying, floats, self._normalise)
             return floats
+        return self._in_place(self._inputs.take(items), floats, changes)
+
+    def _floats(self, count: int) -> torch.Tensor:
+        numbers = count * self._one.numel()
+        if self._room.numel() < numbers:
+            self._room = torch.from_numpy(np.empty(numbers, np.float32))  # numpy asks for huge pages
+        return self._room[:numbers].view(count, *self._one.shape[1:])
+
+    def _in_place(self, pixels: torch.Tensor, floats: torch.Tensor, changes: augment.Changes) -> torch.Tensor:
         size = max(1, CHUNK_BYTES // pixels[0].numel())
         for start in range(0, len(pixels), size):
             part = slice(start, start + size)

@@ -17,7 +17,6 @@ import torch
 from torch import nn
 
 from distillery.config import Recipe
-from distillery.memory import resident_bytes
 from distillery.training.alone import Alone
 from distillery.training.feed import Batches, Feed
 from distillery.training.objectives import Given, Objective
@@ -43,28 +42,6 @@ def seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         yield
-
-
-class Inputs:
-    """The rows of one split; item = place in the split. Kept on the device where they fit, else read by the batch."""
-
-    def __init__(self, inputs: np.ndarray, rows: np.ndarray, device: str) -> None:
-        self._device, self._source, self._rows = device, inputs, rows
-        size = len(rows) * inputs[:1].nbytes
-        self._resident = torch.from_numpy(inputs[rows]).to(device) if size <= resident_bytes() else None
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def order(self, epoch: int, generator: torch.Generator) -> torch.Tensor:
-        """All places, shuffled."""
-        return torch.randperm(len(self), generator=generator)
-
-    def take(self, items: torch.Tensor) -> torch.Tensor:
-        """Batch [B, ...] of the given places, uint8 pixels or float features."""
-        if self._resident is not None:
-            return self._resident.index_select(0, items.to(self._device))
-        return torch.from_numpy(self._source[self._rows[items.cpu().numpy()]]).to(self._device)
 
 
 @dataclass(frozen=True, eq=False)
