@@ -40,13 +40,16 @@ def ours_trials(
     return trials
 
 
-def ours_batches(dataset: Dataset, batch: int, shift: float, generator: torch.Generator) -> Iterator[torch.Tensor]:
-    """One epoch of training batches float [B, channels, S, S]: shifted, mirrored and normalised."""
+def ours_batches(
+    dataset: Dataset, batch: int, shift: float, generator: torch.Generator, epochs: int
+) -> Iterator[torch.Tensor]:
+    """The training batches of some epochs, float [B, channels, S, S]: shifted, mirrored and normalised."""
     inputs = Inputs(dataset.inputs, dataset.splits["train"], "cpu")
     normalised = Normalised(nn.Identity(), dataset.spec.mean, dataset.spec.std)
     feed = Feed(inputs, Augment(shift=shift, flip=True), generator, normalised)
-    for items in inputs.order(1, generator).split(batch):
-        yield feed(items)
+    for epoch in range(1, epochs + 1):
+        for items in inputs.order(epoch, generator).split(batch):
+            yield feed(items)
 
 
 def write_logits(folder: Path, values: np.ndarray, config: Logits) -> Handle:

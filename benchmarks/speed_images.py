@@ -195,7 +195,7 @@ def images_input(results: Results, pairs: int) -> None:
             )
             data = dataset.prepare(experiment.data, dataset.read_source(experiment.data), Store(Path(folder) / "store"))
             opened = Dataset(data)
-            epochs = 8 if size == 32 else 2
+            epochs = 8
             ours = Side("the pack", partial(_read_pack, opened, size, epochs), epochs * len(opened.splits["train"]))
             theirs = Side("ImageFolder DataLoader", partial(_read_folder, files, opened.spec), INPUT_FILES[size])
             [measured] = paired([theirs], ours, pairs)
@@ -205,9 +205,8 @@ def images_input(results: Results, pairs: int) -> None:
 
 def _read_pack(opened: Dataset, size: int, epochs: int) -> None:
     generator = torch.Generator().manual_seed(0)
-    for _ in range(epochs):
-        for batch in ours_batches(opened, 64, _padding(size) / size, generator):
-            assert batch.dtype == torch.float32
+    for batch in ours_batches(opened, 64, _padding(size) / size, generator, epochs):
+        assert batch.dtype == torch.float32
 
 
 def _read_folder(files: Path, spec: InputSpec) -> None:
