@@ -14,7 +14,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 from rich.progress import Progress
 
-from distillery import dataset, ensemble, evaluate, figures, logits, metrics, search, students, teachers, transfer
+from distillery import dataset, ensemble, evaluate, figures, logits, metrics, search, soft_losses, teachers, transfer
 from distillery.config import Capacity, Experiment
 from distillery.data import Rows
 from distillery.encodings import encoding_of
@@ -77,7 +77,7 @@ def prepare_data(ctx: Context, rows: Rows) -> Handle:
     for capacity in ctx.config.student.capacities:
         teachers.check_model(capacity, spec, f"student {capacity.name!r}", len(rows))
     for where, loss in _losses(ctx.config):
-        students.check_loss(loss, spec.classes, where)
+        soft_losses.check_loss(loss, spec.classes, where)
     encoding_of(config.logits.dtype, config.logits.top, spec.classes)
     evaluate.check_groups(ctx.config.evaluation.groups, rows)
     transfer.check_views(dataset.Dataset(handle), ctx.config.student.views)

@@ -22,13 +22,13 @@ from distillery.errors import InputError
 from distillery.logits import cache_logits
 from distillery.losses import LOSSES
 from distillery.metrics import quality
+from distillery.soft_losses import check_loss
 from distillery.space import Loss, Setting
 from distillery.store import Handle, Store, checksum
 from distillery.students import (
     Targets,
     Wanted,
     applied,
-    check_loss,
     distil,
     load_student,
     student_seed,

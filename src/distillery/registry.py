@@ -1,4 +1,7 @@
-"""A registry turns "one file in this folder" into "one word in the config"."""
+"""A registry turns "one file in this folder" into "one word in the config".
+
+Some also take a function or class of the user's own file, written as ``path/to/file.py:name``.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from distillery.errors import InputError
+from distillery.own import is_own, own_code
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -25,10 +29,17 @@ def closest(word: str, allowed: Iterable[str]) -> str:
 
 
 class Registry:
-    """Named choices of one kind. Keyword-only parameters of a choice are its options in the config."""
+    """Named choices of one kind. Keyword-only parameters of a choice are its options in the config.
 
-    def __init__(self, kind: str, package: str) -> None:
-        self.kind = kind
+    Args:
+        kind: What its choices are called in messages.
+        package: Where they lie.
+        own: The traits of a choice from a user's own file, unless its attribute `traits` says otherwise; None where
+            such a choice is not taken.
+    """
+
+    def __init__(self, kind: str, package: str, own: dict[str, Any] | None = None) -> None:
+        self.kind, self._own = kind, own
         self._package = package
         self._entries: dict[str, Callable[..., Any]] = {}
         self._traits: dict[str, dict[str, Any]] = {}
@@ -59,7 +70,7 @@ class Registry:
     def names(self) -> list[str]:
         """All registered names, sorted."""
         self._discover()
-        return sorted(self._entries)
+        return sorted(name for name in self._entries if not is_own(name))
 
     def __getitem__(self, name: str) -> Callable[..., Any]:
         """The function registered as `name`.
@@ -68,8 +79,11 @@ class Registry:
             InputError: `name` is not registered.
         """
         self._discover()
+        if name not in self._entries and self._own is not None and is_own(name):
+            found = own_code(name, self.kind)
+            self._entries[name], self._traits[name] = found, self._own | getattr(found, "traits", {})
         if name not in self._entries:
-            raise InputError(f"unknown {self.kind}: {closest(name, self._entries)}")
+            raise InputError(f"unknown {self.kind}: {closest(name, (n for n in self._entries if not is_own(n)))}")
         return self._entries[name]
 
     def traits(self, name: str) -> dict[str, Any]:
@@ -81,7 +95,7 @@ class Registry:
         """A pydantic model of the options of `name`, made from its keyword-only parameters."""
         signature = inspect.signature(self[name], eval_str=True)
         fields: dict[str, Any] = {
-            p.name: (p.annotation, ... if p.default is p.empty else p.default)
+            p.name: (Any if p.annotation is p.empty else p.annotation, ... if p.default is p.empty else p.default)
             for p in signature.parameters.values()
             if p.kind is p.KEYWORD_ONLY
         }

@@ -15,6 +15,7 @@ import numpy as np
 from distillery.config import Capacity, Experiment
 from distillery.dataset import Dataset
 from distillery.errors import InputError
+from distillery.own import is_own, own_digest
 from distillery.pareto import front
 from distillery.profile import cost
 from distillery.space import Knobs, Range, Search, Setting
@@ -150,7 +151,8 @@ def study_settings(config: Experiment, role: str) -> list[Any]:
     """
     if role == "student":
         searched = config.search.model_dump(exclude={"finalists", "seeds", "baseline", "trials", "choose"})
-        return [role, searched, config.student, config.seed]
+        own = [own_digest(loss.name) for loss in config.search.losses if is_own(loss.name)]
+        return [role, searched, config.student, config.seed, *own]
     searched = config.search.model_dump(include={"epochs", "halving", "objectives", "cohort"})
     return [role, searched, baseline_knobs(config), config.student.recipe, config.seed]
 

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from distillery.own import is_own, own_digest
 from distillery.registry import Registry, closest
 
 
@@ -25,7 +26,10 @@ class Section(BaseModel):
 
 
 class Choice(BaseModel):
-    """A part of the config that names a registered choice; its further keys are that choice's options."""
+    """A part of the config that names a registered choice; its further keys are that choice's options.
+
+    One from a user's own file also holds `code`, the digest of the file, which is filled in.
+    """
 
     model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
     registry: ClassVar[Registry]
@@ -33,12 +37,15 @@ class Choice(BaseModel):
 
     @model_validator(mode="after")
     def _resolve(self) -> Choice:
-        extra = self.__pydantic_extra__ or {}
-        checked = self.registry.check(getattr(self, self.selector), extra, also=type(self).model_fields)
-        object.__setattr__(self, "__pydantic_extra__", checked)
+        name, extra = getattr(self, self.selector), self.__pydantic_extra__ or {}
+        given = {k: v for k, v in extra.items() if not (k == "code" and is_own(name))}
+        checked = self.registry.check(name, given, also=type(self).model_fields)
+        own = {"code": own_digest(name)} if is_own(name) else {}
+        object.__setattr__(self, "__pydantic_extra__", {**checked, **own})
         return self
 
     @property
     def options(self) -> dict[str, Any]:
         """The options of the choice, defaults filled in."""
-        return dict(self.__pydantic_extra__ or {})
+        extra = self.__pydantic_extra__ or {}
+        return {k: v for k, v in extra.items() if not (k == "code" and is_own(getattr(self, self.selector)))}

@@ -17,13 +17,12 @@ from distillery.cohorts import stacks, within_memory
 from distillery.config import Capacity, Recipe, Student, Views
 from distillery.dataset import Dataset
 from distillery.ensemble import teacher_logits
-from distillery.errors import InputError
 from distillery.logits import check_belongs
-from distillery.losses import LOSSES
 from distillery.memory import resident_bytes
 from distillery.metrics import quality
 from distillery.models import InputSpec
-from distillery.space import Loss, Setting
+from distillery.soft_losses import together
+from distillery.space import Setting
 from distillery.store import Handle, Store, write_json
 from distillery.teachers import (
     OnEpochOf,
@@ -50,19 +49,6 @@ def applied(setting: Setting, recipe: Recipe) -> Recipe:
     if setting.noise is not None:
         changes["augment"] = recipe.augment.model_copy(update={"noise": setting.noise})
     return recipe.model_copy(update=changes)
-
-
-def check_loss(name: str, classes: int, where: str) -> None:
-    """Refuses a loss that teaches nothing about so few classes.
-
-    Raises:
-        InputError: It does.
-    """
-    traits = LOSSES.traits(name)
-    if classes < traits.get("min_classes", 2):
-        raise InputError(
-            f"{where}: loss {name!r} expects at least {traits['min_classes']} classes, got {classes}: {traits['dead']}"
-        )
 
 
 @dataclass(frozen=True)
@@ -132,15 +118,6 @@ def distil(
         [own.label_smoothing for own in recipes],
     )
     return fit(learners, objective, device=device, validation=validation, on_epochs=on_epochs)
-
-
-def together(settings: Sequence[Setting], default: Loss) -> list[list[int]]:
-    """Places of the settings that may train together."""
-    groups: dict[Any, list[int]] = {}
-    for place, setting in enumerate(settings):
-        loss = setting.chosen_loss(default)
-        groups.setdefault((loss.name, tuple(loss.options), setting.epochs), []).append(place)
-    return list(groups.values())
 
 
 @dataclass(frozen=True)

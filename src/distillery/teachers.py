@@ -265,7 +265,7 @@ def load_network(model: dict[str, Any], spec: InputSpec, path: Path) -> nn.Modul
         spec: What it is fed.
         path: The weights.
     """
-    own = {k: v for k, v in model.items() if k not in ("family", "name", "copies", "recipe", "checkpoint")}
+    own = {k: v for k, v in model.items() if k not in ("family", "name", "copies", "recipe", "checkpoint", "code")}
     network: nn.Module = MODELS[model["family"]](
         spec, **{**own, **({"pretrained": False} if "pretrained" in own else {})}
     )

@@ -14,9 +14,10 @@ from distillery.cohorts import stacks, within_memory
 from distillery.config import Capacity, Experiment
 from distillery.dataset import Dataset
 from distillery.metrics import row_correct, row_nll
+from distillery.soft_losses import together
 from distillery.space import Setting
 from distillery.store import Handle, fingerprint
-from distillery.students import Targets, applied, distil, student_seed, together
+from distillery.students import Targets, applied, distil, student_seed
 from distillery.teachers import build_network, fit_classifiers
 from distillery.training.fit import Validation
 

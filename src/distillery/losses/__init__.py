@@ -21,7 +21,7 @@ from torch.nn.functional import log_softmax
 from distillery.registry import Registry
 
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-LOSSES = Registry("loss", "distillery.losses")
+LOSSES = Registry("loss", "distillery.losses", own={})
 
 
 def log_probs(logits: torch.Tensor) -> torch.Tensor:

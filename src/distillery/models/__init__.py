@@ -15,7 +15,7 @@ import numpy as np
 
 from distillery.registry import Registry
 
-MODELS = Registry("model family", "distillery.models")
+MODELS = Registry("model family", "distillery.models", own={"kinds": ("table", "image"), "network": True})
 
 
 @dataclass(frozen=True)
