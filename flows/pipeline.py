@@ -21,6 +21,7 @@ from distillery.evaluate import Inputs
 from distillery.finals import train_finals
 from distillery.store import Handle
 from flows import networks, release, stages, studies
+from flows.outside import answered
 from flows.places import Places
 from flows.tracking import Tracker
 from flows.workers import Workers
@@ -39,6 +40,7 @@ def pipeline(config: Experiment) -> dict[str, Any]:
         data = stages.prepare_data.submit(ctx, rows).result()
         profiles = [stages.profile_capacity.submit(ctx, c, data).result() for c in config.student.capacities]
 
+        config = ctx.config = answered(ctx, rows, data)
         groups = in_one_go(config.teachers, data, places.device)
         teachers = [networks.train_teachers.submit(ctx, names, member, data) for names, member in groups]
         members = [member for trained in teachers for member in trained.result()]

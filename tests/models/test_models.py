@@ -37,7 +37,10 @@ EXAMPLES: dict[str, Callable[[Path], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("family", MODELS.names())
+INSIDE = [name for name in MODELS.names() if not MODELS.traits(name).get("outside")]
+
+
+@pytest.mark.parametrize("family", INSIDE)
 def test_every_family_keeps_the_promise(family: str, tmp_path: Path) -> None:
     """contract: a network gives finite logits [B, C] and gradients, an estimator probabilities, given logits rows."""
     traits = MODELS.traits(family)

@@ -1,0 +1,49 @@
+"""Fitted classifiers that take raw rows, as teachers: their answers on all rows are asked for once.
+
+Both are resolved to family `given` before they are used (`distillery.outside`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from distillery.errors import InputError
+from distillery.models import MODELS, GivenLogits, InputSpec
+
+
+def _vouched(options: dict[str, Any]) -> None:
+    if not options["trusted"]:
+        raise InputError(
+            f"trusted: a pickle can run any code when it is opened; set trusted: true if {options['path']!r} is yours"
+        )
+    if not Path(options["path"]).expanduser().is_file():
+        raise InputError(f"path: expected a pickled classifier, got {options['path']!r}, which does not exist")
+
+
+@MODELS.register("pickle", kinds=("table",), network=False, outside=True, check=_vouched)
+def pickled(spec: InputSpec, *, path: str, trusted: bool = False) -> GivenLogits:
+    """A fitted scikit-learn classifier or pipeline that takes the raw columns.
+
+    Args:
+        spec: Of the data.
+        path: Written by pickle or joblib.
+        trusted: Whether the user vouches for the file.
+    """
+    raise AssertionError("asked for its answers before it is used")
+
+
+def _address(options: dict[str, Any]) -> None:
+    if not options["model"].startswith(("models:/", "runs:/")):
+        raise InputError(f"model: expected an address such as models:/name@champion, got {options['model']!r}")
+
+
+@MODELS.register("mlflow", kinds=("table", "image"), network=False, outside=True, check=_address)
+def tracked(spec: InputSpec, *, model: str) -> GivenLogits:
+    """A model that MLflow keeps, of any flavour, that takes raw rows and answers with a probability for each class.
+
+    Args:
+        spec: Of the data.
+        model: Its address, for instance ``models:/name@champion`` or ``models:/name/3``.
+    """
+    raise AssertionError("asked for its answers before it is used")
