@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.progress import Progress
 
 from distillery.errors import InputError
 
@@ -94,6 +95,7 @@ def parser() -> argparse.ArgumentParser:
     predict.add_argument("file", help=".csv, .parquet, an image, or a folder of images")
     predict.add_argument("--version", default="champion", help="version number or alias")
     predict.add_argument("--out", type=Path, help="write a .csv or .parquet instead of printing")
+    predict.add_argument("--keep", nargs="+", default=[], metavar="COLUMN", help="columns to hand through: an id")
     add("doctor", _doctor, "what is installed, where things are stored, what is wrong")
     return whole
 
@@ -145,13 +147,15 @@ def _rollback(given: argparse.Namespace) -> None:
 def _predict(given: argparse.Namespace) -> None:
     from flows import predict, registry
 
-    found = predict.predict_file(registry.open_model(_client(), given.name, given.version), Path(given.file))
-    if given.out is None:
-        console.out(found.to_csv(index=False), highlight=False, end="")
-    elif given.out.suffix == ".parquet":
-        found.to_parquet(given.out, index=False)
-    else:
-        found.to_csv(given.out, index=False)
+    running = registry.open_model(_client(), given.name, given.version)
+    with Progress(console=Console(stderr=True), transient=True) as bars:
+        bar = bars.add_task("rows", total=None)
+
+        def on_rows(done: int, total: int | None) -> None:
+            bars.update(bar, completed=done, total=total)
+
+        batches = predict.predict_file(running, Path(given.file), given.keep, on_rows)
+        predict.write(batches, given.out, lambda lines: console.out(lines, highlight=False, end=""))
 
 
 def _doctor(given: argparse.Namespace) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from distillery import config, preprocess
 from distillery import dataset as stage
-from distillery.data import Rows
+from distillery.data import Rows, table_feeds
 from distillery.dataset import Dataset, prepare, read_source
 from distillery.splits import NAMES
 from distillery.store import Store
@@ -107,7 +107,7 @@ def test_unlabelled_rows_are_in_no_split(mixed: SimpleNamespace) -> None:
         assert [dataset.classes[i] for i in dataset.labels(split)] == mixed.labels[dataset.splits[split]].tolist()
     assert mixed.handle.metrics["rows_unlabeled"] == mixed.hidden.sum() and mixed.handle.metrics["classes"] == 2
     running = preprocess.session(onnx.load(mixed.handle.file("preprocess.onnx")))
-    feeds = preprocess.table_feeds(mixed.frame)
+    feeds = table_feeds(mixed.frame)
     assert np.array_equal(dataset.inputs, preprocess.encode(running, feeds))
 
 

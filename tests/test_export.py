@@ -46,6 +46,10 @@ EXPERIMENTS: dict[str, Any] = {
         "data": {"source": "table", "label": "class"},
         "capacity": {"name": "mlp", "family": "mlp", "hidden": [6]},
     },
+    "numbers": {
+        "data": {"source": "table", "label": "class", "drop": ["colour"]},
+        "capacity": {"name": "mlp", "family": "mlp", "hidden": [6]},
+    },
     "image": {
         "data": {"source": "digits", "image_size": 16, "split": {"train": 200, "test": 100}},
         "capacity": {"name": "net", "family": "timm", "arch": "resnet10t", "kwargs": NARROW},
@@ -58,7 +62,7 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     """A student of one epoch and its exported file."""
     folder, given = tmp_path_factory.mktemp("export"), EXPERIMENTS[request.param]
     write_table(folder / "rows.csv")
-    more = {"path": str(folder / "rows.csv")} if request.param == "table" else {}
+    more = {"path": str(folder / "rows.csv")} if request.param != "image" else {}
     data, store = config.Data(**given["data"], **more), Store(folder / "store")
     rows = dataset.read_source(data)
     handle = dataset.prepare(data, rows, store)
@@ -117,7 +121,7 @@ def test_all_rows_of_a_source_can_be_asked(served: SimpleNamespace) -> None:
 
 
 def test_the_file_says_what_it_takes_and_gives(served: SimpleNamespace) -> None:
-    """golden: class names travel in the file; images have one input, tables one for each column."""
+    """golden: class names travel in the file; one input for images and for numbers alone, else one for each column."""
     assert export.classes_of(served.session) == served.dataset.classes
     inputs, outputs = served.session.get_inputs(), [o.name for o in served.session.get_outputs()]
     if served.kind == "image":
@@ -126,10 +130,16 @@ def test_the_file_says_what_it_takes_and_gives(served: SimpleNamespace) -> None:
         feeds = raw(served, served.dataset.splits["test"][:4])
         probs, logits = served.session.run(["probabilities", "logits"], feeds)
         np.testing.assert_allclose(softmax(logits, axis=-1), probs, atol=1e-6)
+        assert export.columns_of(served.session) == {}
+        return
+    named = list(served.rows.frame.columns)
+    assert export.columns_of(served.session) == {name: name != "colour" for name in named}
+    assert outputs == ["label", "probability:b/ü", "probability:c", "probability:class a"]
+    if served.kind == "numbers":
+        assert [(i.name, i.type, i.shape[1]) for i in inputs] == [("numbers", "tensor(double)", 2)]
     else:
         kinds = {"width (mm)": "tensor(double)", "inputs": "tensor(double)", "colour": "tensor(string)"}
         assert {i.name: i.type for i in inputs} == kinds
-        assert outputs == ["label", "probability:b/ü", "probability:c", "probability:class a"]
 
 
 ALONE = """

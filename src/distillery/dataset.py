@@ -21,7 +21,7 @@ from distillery.splits import split_rows
 from distillery.store import Handle, Store, write_json
 from distillery.views import Pool
 
-VERSION = 2
+VERSION = 3
 LANDMARKS = 257  # of every number on train, among which networks place the edges of their bins
 
 

@@ -3,7 +3,8 @@
 Preprocessing, network, softmax and class names are inside.
 
 Images: ``image`` uint8 [N, H, W, channels] -> ``label`` text [N], ``probabilities`` and ``logits`` float32 [N, C].
-Tables: one input per column -> ``label`` text [N] and one output ``probability:<class>`` float32 [N] per class.
+Tables: one input per column, or one for all where they all hold numbers -> ``label`` text [N] and one output
+``probability:<class>`` float32 [N] per class.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from scipy.special import softmax
 from torch import nn
 
 from distillery import preprocess
-from distillery.data import Feeds, Rows
+from distillery.data import Feeds, Rows, table_feeds
 from distillery.dataset import Dataset
 from distillery.models import InputSpec
 from distillery.profile import latency
@@ -33,7 +34,7 @@ from distillery.store import Handle, Store
 from distillery.students import load_student
 from distillery.training.alone import predict
 
-VERSION = 1
+VERSION = 2
 MODEL = "student.onnx"
 TOLERANCE = 1e-4
 
@@ -59,6 +60,7 @@ def export_student(student: Handle, data: Handle, rows: Rows, runs: int, store: 
 
 def assemble(graph: onnx.ModelProto, network: nn.Module, spec: InputSpec, classes: list[str]) -> onnx.ModelProto:
     """Preprocessing graph + network + softmax and class names, one model."""
+    columns = preprocess.columns_prop(graph)
     middle = compose.add_prefix(_network_graph(network, spec), "network.")
     pairs = [(graph.graph.output[0].name, middle.graph.input[0].name)]
     middle.ir_version = graph.ir_version
@@ -66,7 +68,7 @@ def assemble(graph: onnx.ModelProto, network: nn.Module, spec: InputSpec, classe
         graph.opset_import.append(helper.make_opsetid("ai.onnx.ml", 4))
     merged = compose.merge_models(graph, middle, io_map=pairs)
     _add_outputs(merged, spec, classes)
-    helper.set_model_props(merged, {"classes": json.dumps(classes), "kind": spec.kind})
+    helper.set_model_props(merged, {"classes": json.dumps(classes), "kind": spec.kind, **columns})
     onnx.checker.check_model(merged)
     return merged
 
@@ -140,9 +142,22 @@ def classes_of(running: ort.InferenceSession) -> list[str]:
     return list(json.loads(running.get_modelmeta().custom_metadata_map["classes"]))
 
 
+def columns_of(running: ort.InferenceSession) -> dict[str, bool]:
+    """The raw columns that an exported model takes, in its order, and whether each holds numbers; none for images."""
+    found, inputs = running.get_modelmeta().custom_metadata_map, running.get_inputs()
+    if found["kind"] == "image":
+        return {}
+    if preprocess.COLUMNS in found:
+        return dict.fromkeys(json.loads(found[preprocess.COLUMNS]), True)
+    return {i.name: i.type == "tensor(double)" for i in inputs}
+
+
 def predict_rows(running: ort.InferenceSession, rows: Rows, ids: np.ndarray) -> np.ndarray:
     """Probabilities [len(ids), C] of an exported model for raw rows of a source."""
-    return np.concatenate([probabilities(running, rows.feed(batch)) for batch in rows.batches(ids)])
+    if rows.frame is None:
+        return np.concatenate([probabilities(running, rows.feed(batch)) for batch in rows.batches(ids)])
+    frame = rows.frame[list(columns_of(running))]
+    return np.concatenate([probabilities(running, table_feeds(frame.iloc[batch])) for batch in rows.batches(ids)])
 
 
 def _check(path: Path, network: nn.Module, dataset: Dataset, rows: Rows, runs: int) -> dict[str, Any]:

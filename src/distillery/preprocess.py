@@ -16,12 +16,13 @@ from onnx import TensorProto, helper, numpy_helper, parser
 from sklearn.impute import SimpleImputer
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from distillery.data import Feeds, is_number, table_feeds
+from distillery.data import NUMBERS, Feeds, column_feeds, is_number
 
 OPSET = 20
 IR_VERSION = 10
 RARE = 10  # a category seen fewer times than this in training is treated like one never seen
 MAX_CATEGORIES = 100
+COLUMNS = "distillery.columns"  # names of the columns of a table of numbers alone, kept with the graph
 FEATURES = "distillery.features"  # what every feature was made from, kept with the graph
 
 
@@ -62,6 +63,8 @@ def image_graph(channels: int, size: int, fit: str) -> onnx.ModelProto:
 def table_graph(train: pd.DataFrame, scale: str = "column") -> onnx.ModelProto:
     """One input per column (float64 or text [N]) -> float32 [N, features], fitted on the training rows.
 
+    A table of numbers alone has one input for all, ``numbers`` float64 [N, columns]; the graph names its columns.
+
     Numbers: missing values become the median, then zero mean and unit variance; a column that has missing values gets
     a second feature that marks them. Text: one feature per category, all zero for one that training did not show.
     With the scale ``shared``, all numbers have one mean and one variance, for columns in the same unit such as pixels.
@@ -69,9 +72,11 @@ def table_graph(train: pd.DataFrame, scale: str = "column") -> onnx.ModelProto:
     builder = _Builder()
     numbers = [str(c) for c in train.columns if is_number(train[c])]
     texts = [str(c) for c in train.columns if not is_number(train[c])]
-    feeds = table_feeds(train)
+    feeds = column_feeds(train)
     if numbers:
-        _number_nodes(builder, numbers, np.stack([feeds[n] for n in numbers], axis=1), scale == "shared")
+        values = np.stack([feeds[n] for n in numbers], axis=1)
+        raw = builder.side_by_side(numbers) if texts else NUMBERS
+        _number_nodes(builder, raw, numbers, values, scale == "shared")
     for index, name in enumerate(texts):
         _text_nodes(builder, index, name, feeds[name])
     builder.node("Concat", builder.parts, "distillery.inputs", axis=1)
@@ -79,13 +84,21 @@ def table_graph(train: pd.DataFrame, scale: str = "column") -> onnx.ModelProto:
         helper.make_tensor_value_info(str(c), TensorProto.DOUBLE if str(c) in numbers else TensorProto.STRING, ["N"])
         for c in train.columns
     ]
+    if not texts:
+        inputs = [helper.make_tensor_value_info(NUMBERS, TensorProto.DOUBLE, ["N", len(numbers)])]
     output = helper.make_tensor_value_info("distillery.inputs", TensorProto.FLOAT, ["N", builder.width])
     graph = helper.make_graph(builder.nodes, "preprocess", inputs, [output], builder.constants)
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("ai.onnx.ml", 4)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
-    helper.set_model_props(model, {FEATURES: json.dumps(builder.sources)})
+    columns = {} if texts else {COLUMNS: json.dumps(numbers)}
+    helper.set_model_props(model, {FEATURES: json.dumps(builder.sources), **columns})
     onnx.checker.check_model(model)
     return model
+
+
+def columns_prop(graph: onnx.ModelProto) -> dict[str, str]:
+    """What `COLUMNS` says, as a property for a model that begins with this graph; empty where it says nothing."""
+    return {p.key: p.value for p in graph.metadata_props if p.key == COLUMNS}
 
 
 def feature_sources(graph: onnx.ModelProto) -> list[tuple[str, str]]:
@@ -112,20 +125,22 @@ class _Builder:
         self.constants.append(numpy_helper.from_array(value, name))
         return name
 
+    def side_by_side(self, names: list[str]) -> str:
+        one = self.constant("distillery.axis1", np.array([1], np.int64))
+        columns = [self.node("Unsqueeze", [name, one], f"distillery.column_{i}") for i, name in enumerate(names)]
+        return self.node("Concat", columns, "distillery.numbers", axis=1)
+
     def features(self, name: str, columns: list[str], kind: str) -> None:
         self.parts.append(name)
         self.width += len(columns)
         self.sources += [(column, kind) for column in columns]
 
 
-def _number_nodes(builder: _Builder, names: list[str], values: np.ndarray, shared: bool) -> None:
+def _number_nodes(builder: _Builder, raw: str, names: list[str], values: np.ndarray, shared: bool) -> None:
     imputer = SimpleImputer(strategy="median", keep_empty_features=True).fit(values)
     complete = imputer.transform(values)
     scaler = StandardScaler().fit(complete.reshape(-1, 1) if shared else complete)
     mean, spread = (np.broadcast_to(v, len(names)).astype(np.float64) for v in (scaler.mean_, scaler.scale_))
-    one = builder.constant("distillery.axis1", np.array([1], np.int64))
-    columns = [builder.node("Unsqueeze", [name, one], f"distillery.column_{i}") for i, name in enumerate(names)]
-    raw = builder.node("Concat", columns, "distillery.numbers", axis=1)
     gone = builder.node("IsNaN", [raw], "distillery.missing")
     median = builder.constant("distillery.median", imputer.statistics_.astype(np.float64))
     filled = builder.node("Where", [gone, median, raw], "distillery.filled")

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 
 from distillery import preprocess
-from distillery.data import Rows, table_feeds
+from distillery.data import Rows, column_feeds, side_by_side
 from distillery.dataset import Dataset
 
 SEED = 20260101
@@ -32,13 +32,13 @@ def _noisy(inputs: np.ndarray, numeric: np.ndarray, size: float) -> np.ndarray:
 def _with_holes(dataset: Dataset, rows: Rows, ids: np.ndarray, share: float) -> np.ndarray:
     """Raw rows with cells taken out at random, through the same preprocessing as any other row."""
     assert rows.frame is not None
-    feeds = table_feeds(rows.frame.iloc[ids])
+    feeds = column_feeds(rows.frame.iloc[ids])
     generator = np.random.default_rng(SEED)
     for name, values in feeds.items():
         gone = generator.random(len(values)) < share
         feeds[name] = np.where(gone, np.nan if values.dtype == np.float64 else "", values).astype(values.dtype)
     graph = preprocess.session(onnx.load(dataset.handle.file("preprocess.onnx")))
-    return preprocess.encode(graph, feeds).astype(dataset.inputs.dtype)
+    return preprocess.encode(graph, side_by_side(feeds)).astype(dataset.inputs.dtype)
 
 
 def _pixels(change: Disturbance) -> Disturbance:

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from distillery.data import table_feeds
 from flows.cli import _explain, main
 
 
@@ -196,6 +197,6 @@ def test_mlflow_answers_for_raw_rows(home: Path, tiny: Path, prefect_server: str
     subprocess.run([sys.executable, "-m", *command], check=True, env=environment, cwd=home, capture_output=True)
     answers = json.loads((home / "out.json").read_text())["predictions"]
     running = open_model(connect(Places.from_environment()), "tiny", "1")
-    feeds = {c: rows[c].to_numpy() for c in rows}
+    feeds = table_feeds(rows)
     expected = running.run(["probability:1"], feeds)[0]
     np.testing.assert_allclose([a["probability:1"] for a in answers], expected, atol=1e-6)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from distillery.data import SOURCES, Rows, is_number
+from distillery.data import SOURCES, Rows, as_text, is_number
 from distillery.data.sklearn_tables import table_digest
 from distillery.errors import InputError
 
@@ -56,7 +56,7 @@ def table_file(
     given_test = None if test_path is None else origin == 1
     unlabeled = None if unlabeled_path is None else origin == len(parts) - 1
     for column in set(categories or []) & set(whole.columns):
-        whole[column] = whole[column].astype(object).where(whole[column].isna(), whole[column].astype(str))
+        whole[column] = as_text(whole[column])
     labels = whole.pop(label)
     known = np.ones(len(whole), bool) if unlabeled is None else ~unlabeled
     _check_labels(labels[known], label, len(frame), path, test_path)

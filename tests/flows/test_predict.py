@@ -1,0 +1,175 @@
+"""Raw rows of files through an exported model: every way of reading gives the same answers, wrong rows are named."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from distillery.data import table_feeds
+from distillery.errors import InputError
+from distillery.export import assemble, probabilities
+from distillery.models import InputSpec
+from distillery.preprocess import image_graph, session, table_graph
+from flows import predict
+from flows.predict import predict_file, write
+
+GENERATOR = np.random.default_rng(0)
+ROWS = pd.DataFrame(
+    {
+        "x": GENERATOR.normal(size=25),
+        "code": np.array(["007", "12", "colour"])[GENERATOR.integers(0, 3, 25)],
+        "flag": GENERATOR.random(25) < 0.5,
+    }
+)
+NUMBERS = ROWS[["x"]].assign(y=GENERATOR.integers(0, 9, 25))
+
+
+def table_model(frame: pd.DataFrame) -> ort.InferenceSession:
+    """An untrained network behind the preprocessing of a table."""
+    graph = table_graph(frame.loc[frame.index.repeat(10)])  # often enough to be no rare category
+    width = session(graph).run(None, table_feeds(frame))[0].shape[1]
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(width, 5), nn.ReLU(), nn.Linear(5, 2))
+    return session(assemble(graph, network, InputSpec("table", (width,), 2), ["no", "yes"]))
+
+
+@pytest.fixture(scope="module")
+def mixed() -> ort.InferenceSession:
+    """A model of numbers, text and truth values."""
+    return table_model(ROWS)
+
+
+@pytest.fixture(scope="module")
+def images() -> ort.InferenceSession:
+    """A model of gray images of any size."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+    return session(assemble(image_graph(1, 8, "crop"), network, InputSpec("image", (1, 8, 8), 2), ["cat", "dog"]))
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+@pytest.mark.parametrize("batch", [4, 1000])
+def test_a_table_is_answered_row_by_row(
+    mixed: ort.InferenceSession, tmp_path: Path, suffix: str, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """reference: the model fed with the whole frame; in any batches, the columns in any order, an id handed through."""
+    monkeypatch.setattr(predict, "BATCH", batch)
+    file, told = tmp_path / f"rows{suffix}", []
+    frame = ROWS.assign(id=[f"row {n}" for n in range(25)])[["flag", "id", "x", "code"]]
+    frame.to_csv(file, index=False) if suffix == ".csv" else frame.to_parquet(file)
+    found = pd.concat(predict_file(mixed, file, ["id"], lambda *told_now: told.append(told_now)))
+    assert list(found.columns) == ["id", "label", "probability:no", "probability:yes"]
+    expected = probabilities(mixed, table_feeds(ROWS))
+    np.testing.assert_allclose(found[["probability:no", "probability:yes"]], expected, atol=1e-6)
+    assert found["id"].tolist() == frame["id"].tolist()
+    assert found["label"].tolist() == [["no", "yes"][i] for i in expected.argmax(1)]
+    assert told[-1] == (25, 25 if suffix == ".parquet" else None) and len(told) == -(-25 // batch)
+
+
+def test_numbers_alone_are_answered_too(tmp_path: Path) -> None:
+    """reference: as above, for the model that takes all columns at once; whole numbers and gaps count as numbers."""
+    model = table_model(NUMBERS)
+    frame = NUMBERS.astype({"y": float})
+    frame.loc[3, "y"] = np.nan
+    frame[["y", "x"]].to_csv(tmp_path / "rows.csv", index=False)
+    found = pd.concat(predict_file(model, tmp_path / "rows.csv"))
+    np.testing.assert_allclose(found.iloc[:, 1:], probabilities(model, table_feeds(frame)), atol=1e-6)
+
+
+def test_codes_that_are_numbers_are_one_text_in_every_format(tmp_path: Path) -> None:
+    """contract: 3, "3" and 3.0 (beside a gap) are one category, in training and here."""
+    train = pd.DataFrame({"code": ["3", "4"] * 10, "x": 1.0})
+    model = table_model(train)
+    answers = []
+    for number, codes in enumerate(([3, 4, 3], ["3", "4", "3"], [3.0, 4.0, None])):
+        file = tmp_path / f"{number}.parquet"
+        pd.DataFrame({"code": codes, "x": 1.0}).to_parquet(file)
+        answers.append(pd.concat(predict_file(model, file))["probability:no"].to_numpy()[:2])
+    assert np.array_equal(answers[0], answers[1]) and np.array_equal(answers[0], answers[2])
+    assert answers[0][0] != answers[0][1]
+
+
+TABLES: dict[str, tuple[str, str]] = {
+    "missing": ("x,flag\n1,True\n", "expected the columns x, code, flag, got none called code"),
+    "extra": ("x,code,flag,age,name\n1,a,True,3,b\n", "columns that the model does not take: age, name; hand them"),
+    "text": ("x,code,flag\n1,a,True\nlarge,b,False\n", "column 'x': expected numbers, got 'large' in row 2"),
+    "no rows": ("x,code,flag\n", "expected rows in .*, got none"),
+    "nothing": ("", "cannot read .*rows.csv"),
+    "ragged": ("x,code,flag\n1,a,True\n1,a,True,7,8\n", "cannot read .*rows.csv"),
+}
+
+
+@pytest.mark.parametrize("case", TABLES)
+def test_wrong_tables_are_named(mixed: ort.InferenceSession, tmp_path: Path, case: str) -> None:
+    """contract: one error that names the column or row."""
+    text, message = TABLES[case]
+    (tmp_path / "rows.csv").write_text(text)
+    with pytest.raises(InputError, match=f"predict: .*{message}"):
+        list(predict_file(mixed, tmp_path / "rows.csv"))
+
+
+def test_a_row_is_counted_from_the_start_of_the_file(
+    mixed: ort.InferenceSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """contract: also in a later batch."""
+    monkeypatch.setattr(predict, "BATCH", 4)
+    (tmp_path / "rows.csv").write_text("x,code,flag\n" + "1,a,True\n" * 9 + "?,a,True\n")
+    with pytest.raises(InputError, match=r"got '\?' in row 10"):
+        list(predict_file(mixed, tmp_path / "rows.csv"))
+
+
+def test_images_are_answered_one_by_one(images: ort.InferenceSession, tmp_path: Path) -> None:
+    """reference: the model fed with the pixels; files below the folder in order, a colour image is made gray."""
+    pixels = {"b/1.png": (10, 12), "a.png": (9, 9), "c.jpg": (8, 8, 3)}
+    for name, shape in pixels.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(GENERATOR.integers(0, 256, shape, np.uint8)).save(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no image")
+    found = pd.concat(predict_file(images, tmp_path))
+    assert [Path(f).name for f in found["file"]] == ["a.png", "1.png", "c.jpg"]
+    for file, probs in zip(found["file"], found.iloc[:, 2:].to_numpy(), strict=True):
+        gray = np.asarray(Image.open(file).convert("L"))[None, ..., None]
+        np.testing.assert_allclose(probs, probabilities(images, {"image": gray})[0], atol=1e-6)
+    single = pd.concat(predict_file(images, tmp_path / "a.png"))
+    assert single.iloc[0].tolist() == found.iloc[0].tolist()
+
+
+def test_files_of_the_wrong_kind_are_named(
+    mixed: ort.InferenceSession, images: ort.InferenceSession, tmp_path: Path
+) -> None:
+    """contract: an image for a table's model, a table or an empty folder for images, nothing at all."""
+    Image.new("L", (3, 3)).save(tmp_path / "a.png")
+    (tmp_path / "rows.csv").write_text("x\n1\n")
+    (tmp_path / "empty").mkdir()
+    for model, file, message in (
+        (mixed, "a.png", "takes the rows of a .csv or .parquet file, got"),
+        (images, "rows.csv", "cannot read the image"),
+        (images, "empty", "expected images in"),
+        (images, "gone.png", "which does not exist"),
+    ):
+        with pytest.raises(InputError, match=message):
+            list(predict_file(model, tmp_path / file))
+
+
+@pytest.mark.parametrize("name", ["out.csv", "out.parquet", None])
+def test_batches_are_written_as_they_come(tmp_path: Path, name: str | None) -> None:
+    """reference: pandas reads the whole back; one header."""
+    batches = [pd.DataFrame({"label": [f"é{n}", "b"], "p": [0.25, n]}, index=[7, 8]) for n in range(3)]
+    shown: list[str] = []
+    out = None if name is None else tmp_path / name
+    write(iter(batches), out, shown.append)
+    if out is None:
+        found = pd.read_csv(io.StringIO("".join(shown)))
+    else:
+        found = pd.read_csv(out) if out.suffix == ".csv" else pd.read_parquet(out)
+    pd.testing.assert_frame_equal(found, pd.concat(batches, ignore_index=True), check_dtype=False)
+    with pytest.raises(InputError, match=r"--out: expected a \.csv or \.parquet file"):
+        write(iter(batches), tmp_path / "out.txt", shown.append)
