@@ -51,29 +51,34 @@ def export_student(student: Handle, data: Handle, rows: Rows, runs: int, store: 
     def build(work: Path) -> dict[str, Any]:
         dataset = Dataset(data)
         network = load_student(student, dataset.spec)
-        model = assemble(onnx.load(data.file("preprocess.onnx")), network, dataset.spec, dataset.classes)
+        graph = onnx.load(data.file("preprocess.onnx"))
+        model = assemble(graph, network_graph(network, dataset.spec), dataset.spec, dataset.classes)
         onnx.save(model, work / MODEL)
         return _check(work / MODEL, network, dataset, rows, runs)
 
     return store.stage("export", student.name, [VERSION, student.fingerprint, data.fingerprint], build)
 
 
-def assemble(graph: onnx.ModelProto, network: nn.Module, spec: InputSpec, classes: list[str]) -> onnx.ModelProto:
+def assemble(graph: onnx.ModelProto, network: onnx.ModelProto, spec: InputSpec, classes: list[str]) -> onnx.ModelProto:
     """Preprocessing graph + network + softmax and class names, one model."""
     columns = preprocess.columns_prop(graph)
-    middle = compose.add_prefix(_network_graph(network, spec), "network.")
+    middle = compose.add_prefix(network, "network.")
     pairs = [(graph.graph.output[0].name, middle.graph.input[0].name)]
     middle.ir_version = graph.ir_version
     if not any(o.domain == "ai.onnx.ml" for o in graph.opset_import):
         graph.opset_import.append(helper.make_opsetid("ai.onnx.ml", 4))
     merged = compose.merge_models(graph, middle, io_map=pairs)
+    versions = {o.domain: o.version for o in merged.opset_import}
+    del merged.opset_import[:]
+    merged.opset_import.extend(helper.make_opsetid(*pair) for pair in versions.items())
     _add_outputs(merged, spec, classes)
     helper.set_model_props(merged, {"classes": json.dumps(classes), "kind": spec.kind, **columns})
     onnx.checker.check_model(merged)
     return merged
 
 
-def _network_graph(network: nn.Module, spec: InputSpec) -> onnx.ModelProto:
+def network_graph(network: nn.Module, spec: InputSpec) -> onnx.ModelProto:
+    """``inputs`` float32 [N, ...], encoded -> ``logits`` float32 [N, C]."""
     # The exporter prints its progress and warns about its own future; neither is news to a user.
     quiet = logging.getLogger("torch.onnx")
     before, quiet.level = quiet.level, logging.ERROR
@@ -154,10 +159,21 @@ def columns_of(running: ort.InferenceSession) -> dict[str, bool]:
 
 def predict_rows(running: ort.InferenceSession, rows: Rows, ids: np.ndarray) -> np.ndarray:
     """Probabilities [len(ids), C] of an exported model for raw rows of a source."""
+    return np.concatenate([probabilities(running, feed_rows(running, rows, batch)) for batch in rows.batches(ids)])
+
+
+def feed_rows(running: ort.InferenceSession, rows: Rows, batch: np.ndarray) -> Feeds:
+    """Raw rows of a source as what an exported model takes, its columns in its order."""
     if rows.frame is None:
-        return np.concatenate([probabilities(running, rows.feed(batch)) for batch in rows.batches(ids)])
-    frame = rows.frame[list(columns_of(running))]
-    return np.concatenate([probabilities(running, table_feeds(frame.iloc[batch])) for batch in rows.batches(ids)])
+        return rows.feed(batch)
+    return table_feeds(rows.frame[list(columns_of(running))].iloc[batch])
+
+
+def served_latency(running: ort.InferenceSession, rows: Rows, ids: np.ndarray, runs: int) -> dict[str, float]:
+    """Latency and throughput of an exported model from raw rows; see `profile.latency`."""
+    feeds = [feed_rows(running, rows, ids[i : i + 1]) for i in range(len(ids))]
+    # Rows travel as numbers into the feeds; `latency` repeats one for the batch, so raw rows are joined beforehand.
+    return latency(lambda batch: probabilities(running, _joined(feeds, batch)), np.arange(len(feeds)), runs)
 
 
 def _check(path: Path, network: nn.Module, dataset: Dataset, rows: Rows, runs: int) -> dict[str, Any]:
@@ -168,11 +184,7 @@ def _check(path: Path, network: nn.Module, dataset: Dataset, rows: Rows, runs: i
     parity = float(np.abs(served - expected).max())
     if not parity <= TOLERANCE:
         raise ArithmeticError(f"export: the ONNX model differs from the network by {parity:.2g} in a probability")
-    feeds = [rows.feed(ids[i : i + 1]) for i in range(min(64, len(ids)))]
-    # Rows travel as numbers into the feeds; `latency` repeats one for the batch, so raw rows are joined beforehand.
-    sample = np.arange(len(feeds))
-    costs = latency(lambda batch: probabilities(running, _joined(feeds, batch)), sample, runs)
-    figures = {f"served_{k}": v for k, v in costs.items()}
+    figures = {f"served_{k}": v for k, v in served_latency(running, rows, ids[:64], runs).items()}
     return {"parity": parity, "onnx_mb": path.stat().st_size / 1e6, **figures}
 
 

@@ -46,15 +46,15 @@ def image_graph(channels: int, size: int, fit: str) -> onnx.ModelProto:
     <ir_version: {IR_VERSION}, opset_import: ["" : {OPSET}]>
     preprocess (uint8[N, H, W, {channels}] image) => (float[N, {channels}, {size}, {size}] inputs) {{
         {crop if fit == "crop" else "square = Identity (image)"}
-        planes = Transpose <perm = [0, 3, 1, 2]> (square)
-        pixels = Cast <to = 1> (planes)
+        pixels = Cast <to = 1> (square)
         target = Constant <value = int64[2] {{{size}, {size}}}> ()
-        resized = Resize <mode = "linear", antialias = 1, exclude_outside = 1, axes = [2, 3],
+        resized = Resize <mode = "linear", antialias = 1, exclude_outside = 1, axes = [1, 2],
             coordinate_transformation_mode = "half_pixel"> (pixels, , , target)
         whole = Round (resized)
         low = Constant <value = float {{0}}> ()
         high = Constant <value = float {{255}}> ()
-        inputs = Clip (whole, low, high)
+        clipped = Clip (whole, low, high)
+        inputs = Transpose <perm = [0, 3, 1, 2]> (clipped)
     }}
     """
     return parser.parse_model(text)

@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pandas as pd
 import pytest
@@ -15,7 +16,7 @@ from torch import nn
 
 from distillery.data import table_feeds
 from distillery.errors import InputError
-from distillery.export import assemble, probabilities
+from distillery.export import assemble, network_graph, probabilities
 from distillery.models import InputSpec
 from distillery.preprocess import image_graph, session, table_graph
 from flows import predict
@@ -32,13 +33,18 @@ ROWS = pd.DataFrame(
 NUMBERS = ROWS[["x"]].assign(y=GENERATOR.integers(0, 9, 25))
 
 
+def assembled(graph: onnx.ModelProto, network: nn.Module, spec: InputSpec, classes: list[str]) -> onnx.ModelProto:
+    """A whole model around a network."""
+    return assemble(graph, network_graph(network, spec), spec, classes)
+
+
 def table_model(frame: pd.DataFrame) -> ort.InferenceSession:
     """An untrained network behind the preprocessing of a table."""
     graph = table_graph(frame.loc[frame.index.repeat(10)])  # often enough to be no rare category
     width = session(graph).run(None, table_feeds(frame))[0].shape[1]
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(width, 5), nn.ReLU(), nn.Linear(5, 2))
-    return session(assemble(graph, network, InputSpec("table", (width,), 2), ["no", "yes"]))
+    return session(assembled(graph, network, InputSpec("table", (width,), 2), ["no", "yes"]))
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +58,7 @@ def images() -> ort.InferenceSession:
     """A model of gray images of any size."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
-    return session(assemble(image_graph(1, 8, "crop"), network, InputSpec("image", (1, 8, 8), 2), ["cat", "dog"]))
+    return session(assembled(image_graph(1, 8, "crop"), network, InputSpec("image", (1, 8, 8), 2), ["cat", "dog"]))
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
