@@ -20,7 +20,7 @@ from distillery.evaluate import Inputs
 from distillery.finals import train_finals
 from distillery.store import Handle
 from distillery.teachers import in_one_go
-from flows import networks, release, stages, studies
+from flows import lock, networks, registry, release, stages, studies
 from flows.places import Places
 from flows.tracking import Tracker
 from flows.workers import Workers
@@ -31,8 +31,10 @@ def pipeline(config: Experiment) -> dict[str, Any]:
     """Distils the ensemble that `config` describes and returns the report."""
     began = time.perf_counter()
     places = Places.from_environment()
+    lock.check_database(places)
     rows = read_source(config.data)
     tracker = Tracker(places, config.name)
+    registry.check_name(tracker.client, config.name)
     with Workers(places.workers) as workers, _bars() as bars, tracker.pipeline_run(config):
         ctx = stages.Context(config, places, tracker, workers, bars)
 

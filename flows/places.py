@@ -10,6 +10,8 @@ import torch
 
 from distillery.errors import InputError
 
+DATABASE = "DISTILLERY_DATABASE"
+
 
 @dataclass(frozen=True)
 class Places:
@@ -18,6 +20,7 @@ class Places:
     DISTILLERY_HOME: folder that holds everything below; the current one by default.
     DISTILLERY_WORKERS: processes that train at the same time; by default one per core, or one if there is a GPU.
     DISTILLERY_DEVICE: cpu, cuda, ...; by default the GPU if there is one.
+    DISTILLERY_DATABASE: postgresql://..., where several machines share a tracking server; flows/lock.py says why.
     MLFLOW_TRACKING_URI: by default the sqlite database mlflow/mlflow.db.
     """
 
@@ -53,6 +56,11 @@ class Places:
     def tracking_uri(self) -> str:
         """MLflow's store."""
         return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.home / 'mlflow' / 'mlflow.db'}"
+
+    @property
+    def database(self) -> str | None:
+        """The PostgreSQL database whose locks several machines share; None where it is one machine."""
+        return os.environ.get(DATABASE) or None
 
     @property
     def artifacts(self) -> str | None:
