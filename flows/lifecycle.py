@@ -115,7 +115,7 @@ class Turn:
         withdrawn = last is not None and last.action == ROLLED_BACK
         if last is not None and last.version != version and (withdrawn or self.champion is not None):
             how = "rolled back to" if withdrawn else "replaced by"
-            reasons = [*stored.reasons, f"was the champion, {how} version {last.version} {last.when}"]
+            reasons = [*stored.reasons, f"was the champion, {how} version {last.version} on {last.when[:10]}"]
             return replace(stored, reasons=reasons, promoted=False)
         present = (REJECTED, rules, self.champion, number)
         return stored if last is not None and (last.action, last.rules, last.over, last.number) == present else None
