@@ -20,6 +20,7 @@ from distillery.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+LONGEST_REASON = 2000
 FULL = ("No space left on device", "database or disk is full", "Disk quota exceeded")
 
 console = Console(width=None if sys.stdout.isatty() else 150)
@@ -90,6 +91,10 @@ def parser() -> argparse.ArgumentParser:
     promote.add_argument("--reason", required=True, help="stored on the version")
     rollback = add("rollback", _rollback, "make the previous champion the champion again")
     rollback.add_argument("name")
+    rollback.add_argument("--reason", default="", help="stored in the history")
+    history = add("history", _history, "every decision about the versions of a registered model")
+    history.add_argument("name")
+    history.add_argument("--json", action="store_true", help="print the entries themselves")
     predict = add("predict", _predict, "classify a table, an image or a folder of images with a registered student")
     predict.add_argument("name")
     predict.add_argument("file", help=".csv, .parquet, an image, or a folder of images")
@@ -126,22 +131,66 @@ def _report(given: argparse.Namespace) -> None:
         show(json.loads(file.read_text()), console)
 
 
-def _promote(given: argparse.Namespace) -> None:
-    from distillery.promotion import Decision
-    from flows import registry
+def _history(given: argparse.Namespace) -> None:
+    from dataclasses import asdict
+
+    from flows import history, registry, table
 
     client = _client()
-    if registry.by_version(client, given.name, given.version) is None:
-        raise InputError(f"promote: expected a version of {given.name!r}, got {given.version}")
-    registry.promote(client, given.name, given.version, Decision(True, [f"by hand: {given.reason}"]), "by hand")
+    model = _known(client, given.name, "history")
+    entries = history.read(model.tags)
+    if given.json:
+        console.out(json.dumps([asdict(entry) for entry in entries], indent=1), highlight=False)
+    else:
+        aliases = {alias: int(model.aliases[alias]) for alias in registry.ALIASES if alias in model.aliases}
+        console.print(table.history_table(given.name, entries, aliases), highlight=False)
+
+
+def _promote(given: argparse.Namespace) -> None:
+    from flows import lifecycle, registry
+
+    client, places = _to_decide(given.name, "promote")
+    version = registry.by_version(client, given.name, given.version)
+    if version is None or registry.FINGERPRINT not in version.tags:
+        raise InputError(f"promote: expected a version of {given.name!r} made by distillery, got {given.version}")
+    if len(given.reason) > LONGEST_REASON:
+        raise InputError(f"--reason: expected at most {LONGEST_REASON} characters, got {len(given.reason)}")
+    with lifecycle.turn(client, places, given.name) as turn:
+        turn.promote(given.version, given.reason)
     console.print(f"{given.name} version {given.version} is the champion", highlight=False)
 
 
 def _rollback(given: argparse.Namespace) -> None:
+    from flows import lifecycle
+
+    client, places = _to_decide(given.name, "rollback")
+    with lifecycle.turn(client, places, given.name) as turn:
+        before, now = turn.rollback(given.reason)
+    instead = "" if before is None else f", instead of version {before}"
+    console.print(f"{given.name} version {now} is the champion again{instead}", highlight=False)
+
+
+def _to_decide(name: str, command: str) -> tuple[Any, Any]:
+    """(client, places), after everything that could be wrong with them was looked at."""
+    from flows import lock, registry
+    from flows.places import Places
+
+    places = Places.from_environment()
+    lock.check_database(places)
+    client = _client()
+    _known(client, name, command)
+    registry.check_name(client, name)
+    return client, places
+
+
+def _known(client: Any, name: str, command: str) -> Any:
     from flows import registry
 
-    before, now = registry.rollback(_client(), given.name)
-    console.print(f"{given.name} version {now} is the champion again, instead of version {before}", highlight=False)
+    model = registry.registered(client, name)
+    if model is None:
+        known = ", ".join(registry.names(client)[:20]) or "none"
+        raise InputError(f"{command}: expected the name of a registered model ({known}), got {name!r}")
+    return model
 
 
 def _predict(given: argparse.Namespace) -> None:

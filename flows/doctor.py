@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import shutil
+from typing import Any
 
 import torch
 from packaging.specifiers import SpecifierSet
 from rich.console import Console
 
 from distillery.errors import InputError
+from flows import history, lock, registry
 from flows.places import Places
 from flows.tracking import connect
 
@@ -62,13 +64,27 @@ def _places(console: Console) -> bool:
 def _stores(console: Console) -> bool:
     places = Places.from_environment()
     try:
-        connect(places)
+        client = connect(places)
         good = _line(console, True, f"MLflow answers at {places.tracking_uri}", "")
+        for name in registry.names(client):
+            good &= _champion(console, client, name)
     except InputError as error:
         good = _line(console, False, "MLflow", str(error))
+    try:
+        lock.check_database(places)
+    except InputError as error:
+        good = _line(console, False, "lock", str(error))
     server = os.environ.get("PREFECT_API_URL")
     console.print(f"     Prefect server: {server or 'none, one is started for each run'}", highlight=False)
     return good
+
+
+def _champion(console: Console, client: Any, name: str) -> bool:
+    model = registry.registered(client, name)
+    expected = None if model is None else history.champion(history.read(model.tags))
+    missing = expected is not None and model is not None and registry.CHAMPION not in model.aliases
+    problem = f"version {expected} was the champion and is gone, there is none now; `distillery history {name}`"
+    return not missing or _line(console, False, f"registered model {name}", problem)
 
 
 def _line(console: Console, good: bool, what: str, problem: str) -> bool:

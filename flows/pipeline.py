@@ -20,7 +20,7 @@ from distillery.ensemble import active
 from distillery.evaluate import Inputs
 from distillery.finals import train_finals
 from distillery.store import Handle
-from flows import networks, release, stages, studies
+from flows import lock, networks, registry, release, stages, studies
 from flows.outside import answered
 from flows.places import Places
 from flows.tracking import Tracker
@@ -32,8 +32,10 @@ def pipeline(config: Experiment) -> dict[str, Any]:
     """Distils the ensemble that `config` describes and returns the report."""
     began = time.perf_counter()
     places = Places.from_environment()
+    lock.check_database(places)
     rows = read_source(config.data)
     tracker = Tracker(places, config.name)
+    registry.check_name(tracker.client, config.name)
     with Workers(places.workers, places.gpus) as workers, _bars() as bars, tracker.pipeline_run(config):
         ctx = stages.Context(config, places, tracker, workers, bars)
 

@@ -11,6 +11,8 @@ import torch
 from distillery import memory as memory_mb
 from distillery.errors import InputError
 
+DATABASE = "DISTILLERY_DATABASE"
+
 
 @dataclass(frozen=True)
 class Places:
@@ -20,6 +22,7 @@ class Places:
     DISTILLERY_WORKERS: processes that train at the same time; by default one per core, or per GPU.
     DISTILLERY_DEVICE: cpu, cuda, ...; by default the GPU if there is one.
     DISTILLERY_MEMORY_MB: what a process keeps in memory of its training inputs, and of its targets; 1024 by default.
+    DISTILLERY_DATABASE: postgresql://..., where several machines share a tracking server; flows/lock.py says why.
     MLFLOW_TRACKING_URI: by default the sqlite database mlflow/mlflow.db.
     """
 
@@ -63,6 +66,11 @@ class Places:
     def tracking_uri(self) -> str:
         """MLflow's store."""
         return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.home / 'mlflow' / 'mlflow.db'}"
+
+    @property
+    def database(self) -> str | None:
+        """The PostgreSQL database whose locks several machines share; None where it is one machine."""
+        return os.environ.get(DATABASE) or None
 
     @property
     def artifacts(self) -> str | None:

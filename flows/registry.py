@@ -1,19 +1,19 @@
-"""MLflow model versions: log the student, register it once, compare it with the champion, move aliases."""
+"""MLflow model versions: log the student, register it once, find versions and open them."""
 
 from __future__ import annotations
 
-import json
 import tempfile
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import mlflow
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pandas as pd
-from mlflow.entities.model_registry import ModelVersion
+from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.tracking import MlflowClient
@@ -21,15 +21,16 @@ from mlflow.types import ColSpec, Schema, TensorSpec
 
 from distillery.data import Rows, is_number
 from distillery.errors import InputError
-from distillery.export import MODEL, classes_of, predict_rows
-from distillery.gates import Verdict
+from distillery.export import MODEL, classes_of, columns_of, predict_rows
 from distillery.preprocess import session
-from distillery.promotion import Decision
 from distillery.store import Handle
 from flows.tracking import Run
 
 CHAMPION, PREVIOUS, CANDIDATE = "champion", "previous", "candidate"
+ALIASES = (CHAMPION, PREVIOUS, CANDIDATE)
 FINGERPRINT = "distillery.fingerprint"
+T = TypeVar("T")
+ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # the latter for an alias
 
 
 @dataclass(frozen=True)
@@ -74,27 +75,58 @@ def register(client: MlflowClient, name: str, exported: Handle, rows: Rows, clas
 
 def find_version(client: MlflowClient, name: str, fingerprint: str) -> ModelVersion | None:
     """The version of a registered model that was made from this export, if any."""
-    try:
-        versions = client.search_model_versions(f"name = '{name}'", max_results=1000)
-    except MlflowException:
-        return None
-    return next((v for v in versions if v.tags.get(FINGERPRINT) == fingerprint), None)
+    found = client.search_model_versions(f"name = '{name}' and tags.`{FINGERPRINT}` = '{fingerprint}'")
+    return found[0] if found else None
 
 
 def by_alias(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
     """The version that carries an alias; None if the model or the alias does not exist."""
-    try:
-        return client.get_model_version_by_alias(name, alias)
-    except MlflowException:
-        return None
+    return _or_none(lambda: client.get_model_version_by_alias(name, alias))
 
 
 def by_version(client: MlflowClient, name: str, version: int) -> ModelVersion | None:
     """A version by its number; None if it does not exist."""
+    return _or_none(lambda: client.get_model_version(name, str(version)))
+
+
+def registered(client: MlflowClient, name: str) -> RegisteredModel | None:
+    """A registered model with its tags and aliases; None if it does not exist."""
+    return _or_none(lambda: client.get_registered_model(name))
+
+
+def _or_none(look: Callable[[], T]) -> T | None:
+    # A store that does not answer is another matter: who takes it for "no champion" promotes without a comparison.
     try:
-        return client.get_model_version(name, str(version))
-    except MlflowException:
+        return look()
+    except MlflowException as error:
+        if error.error_code not in ABSENT:
+            raise
         return None
+
+
+def names(client: MlflowClient) -> list[str]:
+    """The registered models of the store."""
+    return [model.name for model in client.search_registered_models(max_results=1000)]
+
+
+def check_name(client: MlflowClient, name: str) -> None:
+    """Looks whether a registered model's name is free for an experiment.
+
+    Raises:
+        InputError: Something else holds versions under it.
+    """
+    model = registered(client, name)
+    if model is None:
+        return
+    champion = by_alias(client, name, CHAMPION)
+    foreign = champion is not None and FINGERPRINT not in champion.tags
+    made_here = f"name = '{name}' and tags.`{FINGERPRINT}` LIKE '%'"
+    if foreign or (model.latest_versions and not client.search_model_versions(made_here, max_results=1)):
+        what = f"champion, version {champion.version}," if champion is not None and foreign else "versions"
+        raise InputError(
+            f"name: expected one that is free in the model registry, got {name!r}, a registered model whose {what} "
+            "distillery did not make"
+        )
 
 
 def open_model(client: MlflowClient, name: str, version: str) -> ort.InferenceSession:
@@ -114,95 +146,30 @@ def open_model(client: MlflowClient, name: str, version: str) -> ort.InferenceSe
         return session(onnx.load(files[0]))
 
 
-def reasons_of(version: ModelVersion) -> list[str]:
-    """Why a version was promoted or not, as stored on it."""
-    return list(json.loads(version.tags.get("reasons", "[]")))
-
-
-def gates_of(version: ModelVersion) -> list[Verdict]:
-    """What each gate found, as stored on a version."""
-    return [Verdict(**verdict) for verdict in json.loads(version.tags.get("gates", "[]"))]
-
-
-def verdict_of(client: MlflowClient, name: str, version: int, rules: str) -> Decision | None:
-    """The decision that was made about a version, None if none was made yet, or by other `rules`."""
-    found = client.get_model_version(name, str(version))
-    if "promoted" not in found.tags or found.tags.get("rules") != rules:
-        return None
-    return Decision(found.tags["promoted"] == "true", reasons_of(found), gates_of(found))
-
-
 def champion_probabilities(
-    client: MlflowClient, name: str, champion: ModelVersion, rows: Rows, ids: np.ndarray, classes: list[str]
+    client: MlflowClient, name: str, champion: int, rows: Rows, ids: np.ndarray, classes: list[str]
 ) -> tuple[np.ndarray | None, str]:
     """(probabilities [len(ids), C] of the champion for raw rows, "") or (None, why it cannot take them)."""
-    running = open_model(client, name, str(champion.version))
+    running = open_model(client, name, str(champion))
+    problem = refuses(running, rows, classes)
+    return (None, problem) if problem else (predict_rows(running, rows, ids), "")
+
+
+def refuses(running: ort.InferenceSession, rows: Rows, classes: list[str]) -> str:
+    """Why an exported model cannot be asked about these rows with these classes; empty if it can."""
+    wanted = columns_of(running)
     if classes_of(running) != classes:
-        return None, f"its classes are {', '.join(classes_of(running))}"
-    wanted, offered = {i.name for i in running.get_inputs()}, set(rows.feed(ids[:1]))
-    if not wanted <= offered:
-        return None, f"it needs inputs that the data lacks: {', '.join(sorted(wanted - offered))}"
-    return predict_rows(running, rows, ids), ""
-
-
-def promote(client: MlflowClient, name: str, version: int, decision: Decision, rules: str) -> None:
-    """Makes a version the champion; the one before keeps the alias `previous`.
-
-    The alias moves after the reasons are written; the rules come last, so that a decision half stored is made again.
-    """
-    reigning = by_alias(client, name, CHAMPION)
-    if reigning is not None and int(reigning.version) == version:
-        return
-    _explain(client, name, version, "Promoted to champion", decision)
-    if reigning is not None:
-        client.set_model_version_tag(name, str(version), "promoted_over", str(reigning.version))
-        client.set_registered_model_alias(name, PREVIOUS, str(reigning.version))
-    client.set_registered_model_alias(name, CHAMPION, str(version))
-    _settle(client, name, version, "true", rules)
-
-
-def reject(client: MlflowClient, name: str, version: int, decision: Decision, rules: str) -> None:
-    """Stores on a version why it was not promoted."""
-    _explain(client, name, version, "Not promoted", decision)
-    _settle(client, name, version, "false", rules)
-
-
-def _settle(client: MlflowClient, name: str, version: int, promoted: str, rules: str) -> None:
-    for key, value in (("promoted", promoted), ("rules", rules)):
-        client.set_model_version_tag(name, str(version), key, value)
-
-
-def _explain(client: MlflowClient, name: str, version: int, verdict: str, decision: Decision) -> None:
-    gates = [asdict(gate) for gate in decision.gates]
-    for key, value in (("reasons", json.dumps(decision.reasons)), ("gates", json.dumps(gates))):
-        client.set_model_version_tag(name, str(version), key, value)
-    text = "\n".join([f"{verdict}:", "", *(f"- {r}" for r in decision.reasons)])
-    client.update_model_version(name, str(version), text)
-
-
-def rollback(client: MlflowClient, name: str) -> tuple[int, int]:
-    """(version that was the champion, version that is it again).
-
-    Raises:
-        InputError: There is no champion or none before it.
-    """
-    reigning, previous = by_alias(client, name, CHAMPION), by_alias(client, name, PREVIOUS)
-    if reigning is None:
-        raise InputError(f"rollback: expected a registered model {name!r} with a champion, got none")
-    if previous is None:
-        raise InputError(f"rollback: expected a champion of {name!r} before version {reigning.version}, got none")
-    client.set_registered_model_alias(name, PREVIOUS, str(reigning.version))
-    client.set_registered_model_alias(name, CHAMPION, str(previous.version))
-    # What was withdrawn by hand stays withdrawn: the next run of the same config finds this verdict, not the old one.
-    reasons = [*reasons_of(reigning), f"rolled back to version {previous.version}"]
-    reject(
-        client,
-        name,
-        int(reigning.version),
-        Decision(False, reasons, gates_of(reigning)),
-        reigning.tags.get("rules", ""),
-    )
-    return int(reigning.version), int(previous.version)
+        return f"its classes are {', '.join(classes_of(running))}"
+    if bool(wanted) != (rows.frame is not None):
+        return f"it takes {'the rows of a table' if wanted else 'images'}"
+    offered = {} if rows.frame is None else {str(c): is_number(rows.frame[c]) for c in rows.frame.columns}
+    lacking = [name for name in wanted if name not in offered]
+    if lacking:
+        return f"it needs columns that the data lacks: {', '.join(lacking)}"
+    changed = [name for name, number in wanted.items() if offered[name] != number]
+    if changed:
+        return f"columns that were numbers are text now, or the other way round: {', '.join(changed)}"
+    return ""
 
 
 def describe(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
+import prefect.runtime
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
 from distillery import dataset, export, report
@@ -13,7 +15,7 @@ from distillery.data import Rows
 from distillery.metrics import row_correct, row_nll
 from distillery.promotion import Decision, Outcome, decide, gate_figures
 from distillery.store import Handle, fingerprint, write_json
-from flows import registry
+from flows import lifecycle, registry
 from flows.stages import Context, stage
 from flows.summary import summary
 
@@ -26,20 +28,19 @@ def export_student(ctx: Context, student: Handle, data: Handle, rows: Rows) -> H
 
 @stage(name="release")
 def release(ctx: Context, exported: Handle, evaluation: Handle, data: Handle, rows: Rows) -> dict[str, Any]:
-    """`promoted`, `version`, `reasons`: the decision about this student, made once and stored on its version."""
+    """`promoted`, `version`, `reasons`, `gates`: the decision about this student, made once and kept on its version."""
     client, name = ctx.tracker.client, ctx.config.name
     content = evaluation.json("evaluation.json")
-    with ctx.tracker.child("release", "release", f"release-{exported.fingerprint}-{evaluation.fingerprint}") as run:
+    key = f"release-{exported.fingerprint}-{evaluation.fingerprint}"
+    with ctx.tracker.child("release", "release", key) as run, lifecycle.turn(client, ctx.places, name) as turn:
         registered = registry.register(client, name, exported, rows, content["classes"], run)
         row = next(r for r in content["rows"] if r["role"] == "student" and r["chosen"])
         figures = {k: row[k] for k in ("accuracy", "nll", "brier", "ece", "params", "size_mb")} | exported.metrics
         tags = {"student": row["name"], "test_rows": content["test_rows"], "data": data.fingerprint}
         facts = {f"test.{k}" if k in ("accuracy", "nll") else k: f"{v:.6g}" for k, v in figures.items()}
         registry.describe(client, name, registered, run, {**tags, **facts}, figures)
-        rules = fingerprint(ctx.config.gates)
-        decision = _decide(ctx, registered.version, exported, evaluation, data, rows, rules)
-        act = registry.promote if decision.promoted else registry.reject
-        act(client, name, registered.version, decision, rules)
+        judge, rules = partial(_judge, ctx, exported, evaluation, data, rows), fingerprint(ctx.config.gates)
+        decision = turn.consider(registered.version, rules, judge, prefect.runtime.flow_run.id)
         if run.fresh:
             run.params({"role": "release", "version": registered.version})
             run.metrics({**{k: v for k, v in figures.items() if k.startswith("served") or k == "parity"}})
@@ -48,31 +49,21 @@ def release(ctx: Context, exported: Handle, evaluation: Handle, data: Handle, ro
     return {"promoted": decision.promoted, "version": registered.version, "reasons": decision.reasons, "gates": gates}
 
 
-def _decide(
-    ctx: Context, version: int, exported: Handle, evaluation: Handle, data: Handle, rows: Rows, rules: str
+def _judge(
+    ctx: Context, exported: Handle, evaluation: Handle, data: Handle, rows: Rows, champion: int | None
 ) -> Decision:
-    client, name = ctx.tracker.client, ctx.config.name
-    champion = registry.by_alias(client, name, registry.CHAMPION)
-    known = registry.verdict_of(client, name, version, rules)
-    if known is not None:
-        return known
-    if champion is not None and int(champion.version) == version:
-        reasons = registry.reasons_of(champion) or ["it is the champion already"]
-        return Decision(True, reasons, registry.gates_of(champion))
-    content, opened = evaluation.json("evaluation.json"), dataset.Dataset(data)
+    content, opened, settings = evaluation.json("evaluation.json"), dataset.Dataset(data), ctx.config.evaluation
     labels = opened.labels("test")
     with np.load(evaluation.file("test_logits.npz")) as arrays:
         student = Outcome("student", *_per_row(arrays[content["student"]], labels))
-    settings = ctx.config.evaluation
     rival = None
     if champion is not None:
-        probs, problem = registry.champion_probabilities(
-            client, name, champion, rows, opened.splits["test"], opened.classes
-        )
+        ids = opened.splits["test"]
+        client, name = ctx.tracker.client, ctx.config.name
+        probs, problem = registry.champion_probabilities(client, name, champion, rows, ids, opened.classes)
         if probs is None:
-            return Decision(False, [f"cannot be compared with champion version {champion.version}: {problem}"])
-        logits = np.log(np.maximum(probs, 1e-12))
-        rival = Outcome(f"champion version {champion.version}", *_per_row(logits, labels))
+            return Decision(False, [f"cannot be compared with champion version {champion}: {problem}"])
+        rival = Outcome(f"champion version {champion}", *_per_row(np.log(np.maximum(probs, 1e-12)), labels))
     figures = gate_figures(content, exported.metrics)
     return decide(
         ctx.config.gates, figures, student, rival, resamples=settings.resamples, confidence=settings.confidence

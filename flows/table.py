@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+
+from flows.history import Entry
 
 
 def show(report: dict[str, Any], console: Console) -> None:
@@ -41,6 +45,29 @@ def show(report: dict[str, Any], console: Console) -> None:
         console.print(f"  - {reason}", highlight=False)
     cached = f"; found finished: {', '.join(report['cached'])}" if report["cached"] else ""
     console.print(f"{report['seconds']['total']:.0f} s{cached}", highlight=False)
+
+
+def history_table(name: str, entries: Sequence[Entry], aliases: Mapping[str, int]) -> Table:
+    """A row per decision, oldest first."""
+    now = ", ".join(f"{alias} version {version}" for alias, version in aliases.items())
+    table = Table(title=f"{name}: {now or 'no champion'}; times in UTC", title_justify="left")
+    for column in ("#", "when", "who", "action", "version", "over", "why", "data", "commit"):
+        table.add_column(column, justify="right" if column in ("#", "version", "over") else "left")
+    for entry in entries:
+        against = [r for r in entry.reasons if not r.startswith(("passed ", "open "))]
+        over = "-" if entry.over is None else str(entry.over)
+        dirty = "*" if (entry.commit or "").endswith("-dirty") else ""
+        origin = ((entry.data or "-")[:7], (entry.commit or "-")[:7] + dirty)
+        cells = (
+            str(entry.number),
+            entry.when[:16].replace("T", " "),
+            entry.who,
+            entry.action,
+            str(entry.version),
+            over,
+        )
+        table.add_row(*cells, escape("; ".join(against)), *origin, style="bold" if entry.moves else None)
+    return table
 
 
 def _models(report: dict[str, Any]) -> Table:

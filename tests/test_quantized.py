@@ -21,7 +21,7 @@ from distillery.students import Wanted, train_baselines
 NARROW = {"channels": [8, 16, 16, 24], "stem_width": 8}
 GIVEN = {
     "table": (
-        {"source": "sklearn", "name": "breast_cancer"},
+        {"source": "sklearn", "dataset": "breast_cancer"},
         {"name": "mlp", "family": "mlp", "hidden": [32, 16]},
         {"epochs": 20, "lr": 0.01},
     ),

@@ -8,10 +8,18 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 import flows  # noqa: F401 - sets the environment before prefect is imported
+from distillery.promotion import Decision, Outcome, decide
+from flows.history import Entry, read
+from flows.lifecycle import turn
+from flows.places import Places
+from flows.registry import FINGERPRINT
+from flows.tracking import connect
 
 os.environ["PREFECT_LOGGING_LEVEL"] = "CRITICAL"
 
@@ -73,3 +81,66 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def tiny() -> Path:
     """The config of a chain that takes seconds."""
     return Path(__file__).with_name("tiny.yaml")
+
+
+class Model:
+    """A registered model whose versions have a known quality: the higher, the lower the NLL of every row."""
+
+    def __init__(self, client: Any, name: str) -> None:
+        self.client, self.name, self.qualities = client, name, [0.0]
+        self.judged: list[tuple[int, int | None]] = []
+        client.create_registered_model(name)
+
+    def version(self, quality: float) -> int:
+        """A new version."""
+        self.qualities.append(quality)
+        tags = {FINGERPRINT: f"export of {self.name} {len(self.qualities)}", "data": "rows of May"}
+        return int(self.client.create_model_version(self.name, "file:///nowhere", tags=tags).version)
+
+    def propose(self, version: int, rules: str = "gates") -> Decision:
+        """What a run of the pipeline does with its student."""
+        with turn(self.client, Places.from_environment(), self.name) as mine:
+            return mine.consider(version, rules, lambda champion: self._judge(version, champion))
+
+    def _judge(self, version: int, champion: int | None) -> Decision:
+        self.judged.append((version, champion))
+        rival = None if champion is None else self._outcome(champion)
+        return decide((), {}, self._outcome(version), rival, resamples=50, confidence=0.95)
+
+    def _outcome(self, version: int) -> Outcome:
+        return Outcome(f"version {version}", np.full(20, 1.0 - self.qualities[version]), np.ones(20))
+
+    @property
+    def aliases(self) -> tuple[int | None, int | None]:
+        """(champion, previous)."""
+        found = {a: int(v) for a, v in self.client.get_registered_model(self.name).aliases.items()}
+        return found.get("champion"), found.get("previous")
+
+    @property
+    def history(self) -> list[tuple[str, int, int | None]]:
+        """Action, version and over of every entry."""
+        return [(e.action, e.version, e.over) for e in self.entries]
+
+    @property
+    def entries(self) -> list[Entry]:
+        """The whole history."""
+        return read(self.client.get_registered_model(self.name).tags)
+
+    def tags(self, version: int) -> dict[str, str]:
+        """Tags of a version."""
+        return dict(self.client.get_model_version(self.name, str(version)).tags)
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Of one store for the tests of a file; each has its own registered model."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DISTILLERY_HOME", str(tmp_path_factory.mktemp("home")))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        yield connect(Places.from_environment())
+
+
+@pytest.fixture
+def model(client: Any, request: pytest.FixtureRequest) -> Model:
+    """A registered model without versions."""
+    return Model(client, request.node.name)

@@ -132,6 +132,36 @@ def test_an_unreachable_mlflow_is_said_at_once(
     assert "http://127.0.0.1:9" in error and "MLFLOW_TRACKING_URI" in error
 
 
+@pytest.mark.parametrize("address", ["postgresql://me:secret@127.0.0.1:9/db", "sqlite:///x.db", "me:secret@host"])
+def test_a_database_that_cannot_hold_the_lock_is_said_at_once(
+    address: str,
+    home: Path,
+    tiny: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    prefect_server: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Contract of error messages: the setting, not the password, and nothing is begun."""
+    monkeypatch.setenv("DISTILLERY_DATABASE", address)
+    error = _fails(["run", str(tiny)], capsys)
+    assert "DISTILLERY_DATABASE: expected" in error and "secret" not in error
+    assert not (home / ".distillery").exists()
+
+
+def test_a_name_that_another_model_holds_is_said_at_once(
+    home: Path, tiny: Path, prefect_server: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Contract of error messages: versions that something else registered under the experiment's name."""
+    from flows.places import Places
+    from flows.tracking import connect
+
+    client = connect(Places.from_environment())
+    client.create_registered_model("tiny")
+    client.create_model_version("tiny", "file:///theirs")
+    error = _fails(["run", str(tiny)], capsys)
+    assert "name: expected" in error and "'tiny'" in error and not (home / ".distillery").exists()
+
+
 def _wrapped() -> Exception:
     try:
         raise OSError(errno.ENOSPC, "No space left on device")

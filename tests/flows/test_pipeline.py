@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import pytest
@@ -12,11 +13,11 @@ from mlflow.tracking import MlflowClient
 from distillery.config_file import load
 from distillery.dataset import read_source
 from distillery.gates import DEFAULT_GATES
-from distillery.promotion import Decision
 from distillery.report import without_timing
+from flows.history import read
 from flows.pipeline import pipeline
 from flows.places import Places
-from flows.registry import by_alias, find_version, open_model, promote, reject, rollback, verdict_of
+from flows.registry import by_alias, open_model
 from flows.tracking import connect
 
 COMPARED = {"val_search/accuracy", "val_search/nll", "params", "macs", "latency_ms_p50", "throughput_per_s"}
@@ -161,85 +162,41 @@ def test_the_version_answers_for_raw_rows_as_the_evaluation_did(
     assert (names == rows.labels[ids]).mean() == pytest.approx(row["accuracy"], abs=1e-9)
 
 
-def _tags(client: MlflowClient) -> dict[str, str]:
-    """Tags of the only version."""
+def _decision(client: MlflowClient) -> Any:
+    """What is stored on the only version."""
     (version,) = client.search_model_versions("name = 'tiny'")
-    return dict(client.get_model_version("tiny", version.version).tags)
+    return json.loads(client.get_model_version("tiny", version.version).tags["decision"])
 
 
 def test_changed_gates_lead_to_a_new_decision_without_training(
     finished: tuple[Path, dict[str, Any]], tiny: Path
 ) -> None:
     """Contract of the registry: the verdict on the version is that of the gates in force, by which it says why."""
-    _, first = finished
+    home, first = finished
     client = connect(Places.from_environment())
-    before, roles = _tags(client), _by_role(client)
-    assert json.loads(before["reasons"]) == first["promotion"]["reasons"]
-    assert json.loads(before["gates"]) == first["promotion"]["gates"]
-    assert before["promoted"] == str(first["promotion"]["promoted"]).lower()
+    before, roles = _decision(client), _by_role(client)
+    assert (before["reasons"], before["gates"]) == (first["promotion"]["reasons"], first["promotion"]["gates"])
+    assert (before["action"] == "promoted") is first["promotion"]["promoted"]
     closed = pipeline(load(tiny, ["gates=[{figure: accuracy, at_least: 2}]"]))
     assert set(closed["cached"]) == {h for h in closed["seconds"] if h != "total"}
     accuracy = next(r["accuracy"] for r in closed["rows"] if r["role"] == "student" and r["chosen"])
     blocked = f"FAILED accuracy: expected at least 2, got {accuracy:.4g}"
     assert closed["promotion"]["reasons"] == [blocked, "there is no champion yet"]
     assert not closed["promotion"]["promoted"] and by_alias(client, "tiny", "champion") is None
-    tags = _tags(client)
-    assert json.loads(tags["reasons"])[0] == blocked and json.loads(tags["gates"])[0]["passed"] is False
-    assert tags["promoted"] == "false" and tags["rules"] != before["rules"]
+    stored = _decision(client)
+    assert stored["reasons"][0] == blocked and stored["gates"][0]["passed"] is False
+    assert stored["action"] == "rejected" and stored["rules"] != before["rules"]
     opened = pipeline(load(tiny, ["gates=[{figure: accuracy, at_least: 0.1}]"]))
     champion = by_alias(client, "tiny", "champion")
     assert opened["promotion"]["promoted"] and champion is not None and int(champion.version) == 1
-    assert _tags(client)["promoted"] == "true" and json.loads(_tags(client)["gates"])[0]["limit"] == 0.1
+    stored = _decision(client)
+    assert stored["action"] == "promoted" and stored["gates"][0]["limit"] == 0.1
+    entries = read(client.get_registered_model("tiny").tags)
+    assert [(e.number, e.action) for e in entries] == [(1, before["action"]), (2, "rejected"), (3, "promoted")]
+    (data,) = {Path(p.parent).name for p in (home / ".distillery" / "data").glob("*/manifest.json")}
+    assert {e.data for e in entries} == {data} and len({UUID(e.flow_run) for e in entries}) == 3
     after = _by_role(client)
     assert {role: len(runs) for role, runs in after.items()} == {
         **{role: len(runs) for role, runs in roles.items()},
         "pipeline": len(roles["pipeline"]) + 2,
     }
-
-
-class _Killed(Exception):
-    """The process ended here."""
-
-
-def test_a_decision_that_was_half_stored_is_made_again(home: Path) -> None:
-    """Resume: whichever tag was the first not to be written, the old verdict is not taken for one by the new rules."""
-    client, write = connect(Places.from_environment()), MlflowClient.set_model_version_tag
-    client.create_registered_model("half")
-    for number, missing in enumerate(("gates", "promoted", "rules"), 1):
-        client.create_model_version("half", "file:///nowhere")
-        reject(client, "half", number, Decision(False, ["too slow"]), "old")
-        assert verdict_of(client, "half", number, "old") == Decision(False, ["too slow"], [])
-
-        def stops(client: MlflowClient, name: str, version: str, key: str, value: str, last: str = missing) -> None:
-            if key == last:
-                raise _Killed
-            write(client, name, version, key, value)
-
-        with pytest.MonkeyPatch.context() as patch, pytest.raises(_Killed):
-            patch.setattr(MlflowClient, "set_model_version_tag", stops)
-            promote(client, "half", number, Decision(True, ["fast"]), "new")
-        assert verdict_of(client, "half", number, "new") is None
-
-
-def _promote_both(client: MlflowClient) -> None:
-    for version in (1, 2):
-        promote(client, "rolling", version, Decision(True, ["by hand: test"]), "by hand")
-
-
-def test_rollback_restores_the_champion_before(home: Path) -> None:
-    """Contract of the aliases: champion and previous trade places; without a previous one it is refused."""
-    from distillery.errors import InputError
-
-    client = connect(Places.from_environment())
-    client.create_registered_model("rolling")
-    for _ in range(2):
-        client.create_model_version("rolling", "file:///nowhere")
-    with pytest.raises(InputError, match="champion"):
-        rollback(client, "rolling")
-    _promote_both(client)
-    assert rollback(client, "rolling") == (2, 1)
-    champion = by_alias(client, "rolling", "champion")
-    assert champion is not None and int(champion.version) == 1
-    withdrawn = verdict_of(client, "rolling", 2, "by hand")
-    assert withdrawn is not None and not withdrawn.promoted and "rolled back to version 1" in withdrawn.reasons[-1]
-    assert find_version(client, "rolling", "no such fingerprint") is None

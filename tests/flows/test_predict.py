@@ -14,13 +14,14 @@ import torch
 from PIL import Image
 from torch import nn
 
-from distillery.data import table_feeds
+from distillery.data import Rows, table_feeds
 from distillery.errors import InputError
 from distillery.export import assemble, network_graph, probabilities
 from distillery.models import InputSpec
 from distillery.preprocess import image_graph, session, table_graph
 from flows import predict
 from flows.predict import predict_file, write
+from flows.registry import refuses
 
 GENERATOR = np.random.default_rng(0)
 ROWS = pd.DataFrame(
@@ -179,3 +180,19 @@ def test_batches_are_written_as_they_come(tmp_path: Path, name: str | None) -> N
     pd.testing.assert_frame_equal(found, pd.concat(batches, ignore_index=True), check_dtype=False)
     with pytest.raises(InputError, match=r"--out: expected a \.csv or \.parquet file"):
         write(iter(batches), tmp_path / "out.txt", shown.append)
+
+
+def test_a_champion_is_asked_only_what_it_can_answer(mixed: ort.InferenceSession, images: ort.InferenceSession) -> None:
+    """contract: other classes, other columns, other types and another kind of data are told apart; new columns not."""
+
+    def rows(frame: pd.DataFrame | None) -> Rows:
+        return Rows("table" if frame is not None else "image", np.array(["no"] * 25), "digest", frame=frame)
+
+    classes = ["no", "yes"]
+    assert refuses(mixed, rows(ROWS.assign(new=1)), classes) == ""
+    assert refuses(mixed, rows(ROWS), ["no", "maybe"]) == "its classes are no, yes"
+    assert refuses(mixed, rows(ROWS.drop(columns=["x", "flag"])), classes).endswith("the data lacks: x, flag")
+    assert refuses(mixed, rows(ROWS.assign(x="large", code=3)), classes).endswith("the other way round: x, code")
+    assert refuses(mixed, rows(None), classes) == "it takes the rows of a table"
+    assert refuses(images, rows(ROWS), ["cat", "dog"]) == "it takes images"
+    assert refuses(images, rows(None), ["cat", "dog"]) == ""
