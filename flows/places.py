@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +19,14 @@ class Places:
     DISTILLERY_HOME: folder that holds everything below; the current one by default.
     DISTILLERY_WORKERS: processes that train at the same time; by default one per core, or one if there is a GPU.
     DISTILLERY_DEVICE: cpu, cuda, ...; by default the GPU if there is one.
+    DISTILLERY_PRICE_PER_HOUR: what an hour of one process costs, a number without a currency; by default no money is shown.
     MLFLOW_TRACKING_URI: by default the sqlite database mlflow/mlflow.db.
     """
 
     home: Path
     workers: int
     device: str
+    price_per_hour: float | None = None
 
     @classmethod
     def from_environment(cls) -> Places:
@@ -37,7 +40,7 @@ class Places:
         text = os.environ.get("DISTILLERY_WORKERS", str(cores))
         if not text.isdigit() or int(text) < 1:
             raise InputError(f"DISTILLERY_WORKERS: expected a number of processes, got {text!r}")
-        return cls(Path(os.environ.get("DISTILLERY_HOME", ".")).resolve(), int(text), device)
+        return cls(Path(os.environ.get("DISTILLERY_HOME", ".")).resolve(), int(text), device, _price())
 
     @property
     def store(self) -> Path:
@@ -58,3 +61,16 @@ class Places:
     def artifacts(self) -> str | None:
         """Where a store without a server keeps artifacts; None leaves it to the server."""
         return (self.home / "mlflow" / "artifacts").as_uri() if self.tracking_uri.startswith("sqlite") else None
+
+
+def _price() -> float | None:
+    text = os.environ.get("DISTILLERY_PRICE_PER_HOUR", "")
+    if not text:
+        return None
+    try:
+        price = float(text)
+    except ValueError:
+        price = -1.0
+    if not 0 <= price < math.inf:
+        raise InputError(f"DISTILLERY_PRICE_PER_HOUR: expected a number of 0 or more without a currency, got {text!r}")
+    return price
