@@ -19,7 +19,7 @@ class Places:
     DISTILLERY_HOME: folder that holds everything below; the current one by default.
     DISTILLERY_WORKERS: processes that train at the same time; by default one per core, or one if there is a GPU.
     DISTILLERY_DEVICE: cpu, cuda, ...; by default the GPU if there is one.
-    DISTILLERY_PRICE_PER_HOUR: what an hour of one process costs, a number without a currency; by default no money is shown.
+    DISTILLERY_PRICE_PER_HOUR: what an hour of one process costs, without a currency; by default no money is shown.
     MLFLOW_TRACKING_URI: by default the sqlite database mlflow/mlflow.db.
     """
 

@@ -102,7 +102,8 @@ def write_report(
     parent = ctx.tracker.parent
     assert parent is not None
     url = ctx.tracker.url(parent)
-    tree["mlflow_run"], tree["price_per_hour"] = {"id": parent.id, "url": url}, ctx.places.price_per_hour
+    tree["mlflow_run"] = {"id": parent.id, "url": url, "report": ctx.tracker.url(parent, "report.html")}
+    tree["price_per_hour"] = ctx.places.price_per_hour
     folder = ctx.places.runs / ctx.config.name
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "report.json", tree)
@@ -129,5 +130,7 @@ def _artifacts(name: str, tree: dict[str, Any], url: str) -> None:
     columns = ("role", "name", "accuracy", "nll", "params", "latency_ms_p50")
     table = [{c: round(r[c], 4) if isinstance(r[c], float) else r[c] for c in columns} for r in tree["rows"]]
     create_table_artifact(table, key=f"{slug}-results", description=f"Every model of {name} on its test split")
+    page_url = tree["mlflow_run"]["report"]
+    create_link_artifact(page_url, link_text="Report", key=f"{slug}-page", description="Everything on one page")
     create_link_artifact(url, link_text="MLflow run", key=f"{slug}-mlflow", description="Figures, curves and children")
     create_markdown_artifact(summary(tree), key=f"{slug}-report", description="The decision and what it rests on")

@@ -75,7 +75,7 @@ def worst_drop(
 def by_class(
     student_NC: np.ndarray, others: dict[str, np.ndarray], labels_N: np.ndarray, classes: list[str], confidence: float
 ) -> list[dict[str, Any]]:
-    """For each class its `rows`, the `recall` of every model by name, and the `change` from each other model to the student.
+    """For each class its `rows`, every model's `recall` by name, and the `change` from each other model to the student.
 
     The ends of a change are a normal approximation for paired differences, of this class alone: among many classes
     some are beyond chance by chance. A class without rows has no recall and no change.

@@ -9,13 +9,13 @@ import numpy as np
 from distillery.space import Knobs
 from distillery.study import objective, space_of, variance_shares
 
-TRIALS_PER_KNOB = 5  # with fewer, the seed of the forest decides which knob seems to matter
+FEWEST, PER_KNOB = 20, 5  # with fewer trials, the seed of the forest decides which knob seems to matter
 
 Judged = list[tuple[dict[str, Any], float]]
 
 
 def importances(records: list[dict[str, Any]], knobs: Knobs, quality: str) -> dict[str, Any]:
-    """`shares` of variance that each knob explains alone, by `method`; else a `note`. `trials`: how many, `of`: of what.
+    """`shares` of variance that each knob explains alone, by `method`, or a `note`; `trials`: how many, `of`: of what.
 
     Compared is the quality of the trials that came to the end, or, where halving left too few of those, the NLL at the
     first rung, which all came to. Values are divided by their capacity's median, as for the proposals: how large a
@@ -29,7 +29,7 @@ def importances(records: list[dict[str, Any]], knobs: Knobs, quality: str) -> di
     """
     several = len(getattr(knobs, "losses", ())) > 1
     space = {k: v for k, v in space_of(knobs).items() if not (several and "." in k)}
-    least = TRIALS_PER_KNOB * len(space)
+    least = max(FEWEST, PER_KNOB * len(space))
     ended: Judged = [(r, objective(r, quality)) for r in records if r["state"] == "complete"]
     epoch, at_rung = _first_rung(records)
     judged, what = (at_rung, f"nll after {epoch} epochs") if len(ended) < least <= len(at_rung) else (ended, quality)

@@ -83,34 +83,39 @@ def passes(config: Experiment, rows: int, trials: list[dict[str, Any]], handles:
 def caching(config: Experiment, counted: dict[str, Any], handles: Iterable[Handle]) -> dict[str, Any]:
     """What keeping the logits saved, in seconds of teachers.
 
-    * `labelling`: the seconds s_m that labelling the transfer set took, summed over members;
-    * `in_the_loop`: Σ_m s_m / rows_m · N · ΣE, those passes at the measured speed of each member;
+    * `labelling`: the seconds that labelling the transfer set took, summed over members;
+    * `in_the_loop`: Σ_m p_m · N · ΣE, where p_m is the member's seconds per pass on the split that it labelled fastest:
+      on few rows, what opens and closes a stage would pass for a slow teacher;
     * `saved`: the difference;
-    * `students_until_paid`: labelling / (Σ_m s_m / rows_m · N · E) with E epochs of the recipe.
+    * `epochs_until_paid`: labelling / (Σ_m p_m · N);
+    * `students_until_paid`: that / E, with E epochs of the recipe.
 
-    All None where a member's speed was not measured.
+    All None where a member's speed was not measured, for instance since a killed run had labelled some of the rows.
 
     Args:
         config: The experiment.
         counted: `passes`.
         handles: Of all stages.
     """
-    labelled = [h for _, split, h in _logits(config, handles) if split == "transfer"]
-    names = ("labelling", "in_the_loop", "saved", "students_until_paid")
-    if not labelled or any(h.metrics["rows_computed"] != h.metrics["rows"] or h.seconds <= 0 for h in labelled):
+    kept = _logits(config, handles)
+    labelled = {name: h for name, split, h in kept if split == "transfer"}
+    pace = {name: _seconds_per_pass([h for other, _, h in kept if other == name]) for name in labelled}
+    names = ("labelling", "in_the_loop", "saved", "epochs_until_paid", "students_until_paid")
+    if not labelled or not all(_is_whole(h) for h in labelled.values()) or not all(pace.values()):
         return dict.fromkeys(names)
-    spent = sum(h.seconds for h in labelled)
-    per_epoch = sum(h.seconds / h.metrics["rows"] for h in labelled) * counted["items_per_epoch"]
+    spent = sum(h.seconds for h in labelled.values())
+    per_epoch = sum(pace.values()) * counted["items_per_epoch"]
     loop = per_epoch * sum(counted["epochs"].values())
-    until = spent / (per_epoch * config.student.recipe.epochs)
-    return dict(zip(names, (spent, loop, loop - spent, until), strict=True))
+    until = spent / per_epoch
+    return dict(zip(names, (spent, loop, loop - spent, until, until / config.student.recipe.epochs), strict=True))
 
 
 def serving(rows: list[dict[str, Any]], spent: float) -> dict[str, Any]:
     """After how many answers the run has paid against serving the ensemble, both one row at a time on one thread.
 
-    `predictions_until_paid` = spent seconds / ((ensemble's p50 - student's p50) / 1000), both measured in torch on the same
-    rows. None where the student is not faster, or where the ensemble cannot be run.
+    `predictions_until_paid` = spent seconds / ((ensemble's p50 - student's p50) / 1000), both measured in torch on the
+    same rows. None where the student is not faster, or where the ensemble cannot be run. A million answers take
+    1000 · p50 seconds.
 
     Args:
         rows: Of the report.
@@ -138,6 +143,15 @@ def _logits(config: Experiment, handles: Iterable[Handle]) -> list[tuple[str, st
     run = {name: member for name, member, _ in config.teachers.each() if member.family != "given"}
     parts = [(*h.name.rsplit("-", 1), h) for h in distinct(handles).values() if h.stage == "logits"]
     return [(name, split, handle) for name, split, handle in parts if name in run]
+
+
+def _seconds_per_pass(labelled: list[Handle]) -> float:
+    return min((h.seconds / h.metrics["rows"] for h in labelled if _is_whole(h)), default=0.0)
+
+
+def _is_whole(labelled: Handle) -> bool:
+    """Whether its seconds are those of all its rows: a killed run leaves some behind."""
+    return bool(labelled.metrics["rows_computed"] == labelled.metrics["rows"] > 0)
 
 
 def _students(handles: Iterable[Handle]) -> list[Handle]:

@@ -61,8 +61,7 @@ def assemble(
     for row in rows:
         if row["role"] == "student" and row["chosen"]:
             row.update({k: v for k, v in export.metrics.items() if k != "parity"})
-    quality, knobs = config.search.objectives[0], {"search": config.search, "baseline_search": baseline_knobs(config)}
-    mattered = {k: importances(h["trials"], knobs[k], quality) for k, h in (("search", found), ("baseline_search", alone))}
+    quality = config.search.objectives[0]
     counted = passes(config, data.metrics["rows_train"], found["trials"], handles)
     spent = ledger(config, counted, rows, handles)
     tree = {
@@ -85,11 +84,11 @@ def assemble(
         },
         "search": {
             **{k: found[k] for k in ("study", "objectives", "trials", "front", "ranked", "chosen")},
-            "importances": mattered["search"],
+            "importances": importances(found["trials"], config.search, quality),
         },
         "baseline_search": {
             **{k: alone[k] for k in ("study", "objectives", "trials", "ranked")},
-            "importances": mattered["baseline_search"],
+            "importances": importances(alone["trials"], baseline_knobs(config), quality),
         },
         **{k: judged[k] for k in JUDGED},
         "export": export.metrics,

@@ -22,7 +22,7 @@ STATES = {True: "passed", False: "failed", None: "open"}
 def page(tree: dict[str, Any]) -> str:
     """The HTML of a report, as `report.assemble` gives it.
 
-    `mlflow_run` and `price_per_hour` may be missing: they say where the run is kept, and what an hour of a process costs.
+    `mlflow_run`, where the run is kept, and `price_per_hour`, what an hour of one process costs, may be missing.
     """
     settings = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
     environment = Environment(loader=FileSystemLoader(HERE / "templates"), **settings)  # type: ignore[arg-type]
@@ -42,7 +42,7 @@ def page(tree: dict[str, Any]) -> str:
         settings={f"{r['role']} {r['name']}": words.settings_of(r, tree) for r in tree["rows"]},
         config=json.dumps(tree["config"], indent=1),
         link=tree.get("mlflow_run"),
-        money=None if per_hour is None else lambda seconds: f"{ledger.price(seconds, per_hour):.4g}",
+        money=None if per_hour is None else lambda seconds: words.money(ledger.price(seconds, per_hour)),
         percent_of=words.percent,
         models=models,
         history=history,
@@ -55,8 +55,8 @@ def _gate(gate: dict[str, Any]) -> dict[str, Any]:
     name, _, rest = gate["text"].partition(": expected ")
     wanted, _, note = rest.partition(", not judged: ")
     wanted = wanted.partition(", got ")[0]
-    state = STATES[gate["passed"]]
-    return {**gate, "name": name, "wanted": wanted, "note": note, "state": state, "picture": quality.gate_chart(gate)}
+    parts = {**gate, "name": name, "wanted": wanted, "note": note, "least": wanted.startswith("at least")}
+    return {**parts, "state": STATES[gate["passed"]], "picture": quality.gate_chart(parts)}
 
 
 def _other_reasons(promotion: dict[str, Any]) -> list[str]:

@@ -18,10 +18,10 @@ def history_chart(study: dict[str, Any]) -> str:
     What lies above the finished trials by more than their own spread is drawn at the edge too, as a triangle.
     """
     trials, quality = study["trials"], study["objectives"][0]
-    ended = {t["number"]: value(t, quality) for t in trials if t["state"] == "complete"}
-    seen = [v for t in trials if (v := value(t, quality)) is not None]
-    edge = min(max(seen), max(ended.values()) + max(max(ended.values()) - min(ended.values()), 0.1 * max(seen)))
-    x, y = svg.plane([-0.5, len(trials) - 0.5], [min(seen), edge])
+    ended = {t["number"]: v for t in trials if t["state"] == "complete" and (v := value(t, quality)) is not None}
+    edge, lowest = _edge(study), min(v for t in trials if (v := value(t, quality)) is not None)
+    x = svg.Scale(-1, len(trials), svg.LEFT, svg.WIDTH - svg.RIGHT, whole=True)
+    y = svg.spanning([lowest, edge], svg.HEIGHT - svg.BOTTOM, svg.TOP)
     tones = tone_of(trials)
     parts = [svg.axes(x, y, "trial", NAMES[quality]), _best_so_far(ended, len(trials), x, y)]
     for place, trial in enumerate(trials):
@@ -56,12 +56,15 @@ def told(trial: dict[str, Any], quality: str) -> list[str]:
     return lines + ([f"reason: {trial['reason']}"] if "reason" in trial else [])
 
 
-def marks(trials: list[dict[str, Any]]) -> list[dict[str, str]]:
+def marks(study: dict[str, Any]) -> list[dict[str, str]]:
     """The legend: capacities, and what the marks mean."""
+    trials, quality, edge = study["trials"], study["objectives"][0], _edge(study)
     tones = [{"class": f"tone-{n}", "mark": svg.mark("circle", 9, 9, 6), "name": c} for c, n in tone_of(trials).items()]
     states = {"stopped": "stopped by halving", "fail": "failed"}
     found = [k for k in states if any(t["state"] == k for t in trials)]
-    return tones + [{"class": k, "mark": svg.mark(_shape(k), 9, 9, 6), "name": states[k]} for k in found]
+    shown = [{"class": k, "mark": svg.mark(_shape(k), 9, 9, 6), "name": states[k]} for k in found]
+    above = any((value(t, quality) or 0) > edge for t in trials)
+    return tones + shown + [{"class": "", "mark": svg.mark("up", 9, 9, 6), "name": "above the picture"}] * above
 
 
 def knobs(trials: list[dict[str, Any]]) -> list[str]:
@@ -76,6 +79,14 @@ def lines(study: dict[str, Any]) -> list[dict[str, Any]]:
         {**t, "cells": [setting(t["setting"]).get(k, "") for k in names], "best": t["number"] in best}
         for t in study["trials"]
     ]
+
+
+def _edge(study: dict[str, Any]) -> float:
+    """The largest objective that is drawn in its place: the worst finished trial's and as much again as they differ."""
+    quality, trials = study["objectives"][0], study["trials"]
+    seen = [v for t in trials if (v := value(t, quality)) is not None]
+    ended = [v for t in trials if t["state"] == "complete" and (v := value(t, quality)) is not None]
+    return min(max(seen), max(ended) + max(max(ended) - min(ended), 0.1 * max(seen)))
 
 
 def _shape(state: str, above: bool = False) -> str:

@@ -12,7 +12,13 @@ from distillery.pareto import front
 
 QUALITIES = {"accuracy": "test accuracy", "nll": "test NLL (less is better)"}
 COSTS = {"latency_ms_p50": "latency at batch 1, p50 (ms)", "params": "parameters"}
-SHAPES = {"teacher": "circle", "ensemble": "diamond", "plain baseline": "up", "tuned baseline": "square", "student": "circle"}
+SHAPES = {
+    "teacher": "circle",
+    "ensemble": "diamond",
+    "plain baseline": "up",
+    "tuned baseline": "square",
+    "student": "circle",
+}
 
 
 def views(tree: dict[str, Any]) -> list[dict[str, str]]:

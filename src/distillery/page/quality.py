@@ -59,8 +59,8 @@ def intervals_chart(title: str, found: dict[str, dict[str, Any]], classes: Seque
     x = svg.spanning([0.0, *ends], NAMES_END + 14, svg.WIDTH - svg.RIGHT)
     bottom = 8 + ROW * len(found)
     parts = [svg.tag("line", x1=x(0), x2=x(0), y1=4, y2=bottom, class_="zero")]
-    for value in x.ticks(4):
-        parts.append(svg.text(f"{value:+.3g}" if value else "0", x(value), bottom + 20, class_="tick centre"))
+    for tick in x.ticks(4):
+        parts.append(svg.text(f"{tick:+.3g}" if tick else "0", x(tick), bottom + 20, class_="tick centre"))
     for place, ((name, value), class_) in enumerate(zip(found.items(), classes, strict=True)):
         y = 8 + ROW * (place + 0.5)
         bar = svg.tag("line", x1=x(value["low"]), x2=x(value["high"]), y1=y, y2=y, class_=f"interval {class_}")
@@ -71,7 +71,7 @@ def intervals_chart(title: str, found: dict[str, dict[str, Any]], classes: Seque
 
 
 def gate_chart(gate: dict[str, Any]) -> str:
-    """A gate's figure with its interval, and the limit as a stroke; empty where the figure is not defined."""
+    """A gate's figure with its interval, and the limit with the side that passes; empty where there is no figure."""
     if gate["value"] is None:
         return ""
     ends = [gate[k] for k in ("value", "low", "high") if gate[k] is not None]
@@ -79,7 +79,9 @@ def gate_chart(gate: dict[str, Any]) -> str:
     limit = svg.tag("line", x1=x(gate["limit"]), x2=x(gate["limit"]), y1=2, y2=22, class_="limit")
     bar = svg.tag("line", x1=x(min(ends)), x2=x(max(ends)), y1=12, y2=12, class_="interval")
     dot = svg.mark("circle", x(gate["value"]), 12, 5)
-    return svg.tag("svg", limit, bar, dot, viewBox="0 0 160 24", class_="gauge", aria_hidden="true")
+    left, right = (x(gate["limit"]), 160.0) if gate["least"] else (0.0, x(gate["limit"]))
+    side = svg.tag("rect", x=left, y=2, width=right - left, height=20, class_="side")
+    return svg.tag("svg", side, limit, bar, dot, viewBox="0 0 160 24", class_="gauge", aria_hidden="true")
 
 
 def disagreement_chart(members: Sequence[str], shares: Sequence[Sequence[float]]) -> str:
@@ -95,8 +97,7 @@ def disagreement_chart(members: Sequence[str], shares: Sequence[Sequence[float]]
             cells.append(svg.tag("rect", told, **box, **strength, class_="cell"))
         if side >= 14:
             cells.append(svg.text(_cut(members[i], 18), 152, (i + 0.5) * side, class_="tick end middle"))
-    width = 160 + side * len(members)
-    return svg.picture("Share of rows on which two members differ", *cells, width=width, height=side * len(members))
+    return svg.picture("Share of rows on which two members differ", *cells, width=560, height=side * len(members))
 
 
 def role_class(name: str) -> str:
@@ -107,9 +108,7 @@ def role_class(name: str) -> str:
 def marks(tree: dict[str, Any]) -> list[dict[str, str]]:
     """The legend of the reliability chart."""
     names = [name for name in models_of(tree) if name != "plain_baseline"]
-    return [
-        {"class": role_class(n), "mark": svg.mark(_shape(n), 9, 9, 6), "name": n.replace("_", " ")} for n in names
-    ]
+    return [{"class": role_class(n), "mark": svg.mark(_shape(n), 9, 9, 6), "name": n.replace("_", " ")} for n in names]
 
 
 def _bin(name: str, curve: dict[str, list[float]], place: int) -> list[str]:

@@ -9,11 +9,11 @@ from html import escape
 from typing import Any
 
 WIDTH, HEIGHT = 640, 400
-LEFT, RIGHT, TOP, BOTTOM = 84, 18, 16, 62
+LEFT, RIGHT, TOP, BOTTOM = 100, 18, 28, 62
 
 
 def tag(name: str, *inside: str, **attributes: Any) -> str:
-    """An element: attributes are escaped, and `inside` is taken as it is; ``class_`` is ``class``, ``_`` in a name ``-``."""
+    """An element. Attributes are escaped, `inside` is taken as it is; ``class_`` is ``class``, ``x_y`` is ``x-y``."""
     pairs = ((k.rstrip("_").replace("_", "-"), v) for k, v in attributes.items() if v is not None)
     shown = "".join(f' {k}="{escape(_short(v))}"' for k, v in pairs)
     return f"<{name}{shown}>{''.join(inside)}</{name}>"
@@ -26,22 +26,24 @@ def text(words: str, x: float, y: float, **attributes: Any) -> str:
 
 @dataclass(frozen=True)
 class Scale:
-    """From values `low` to `high` to places `start` to `stop`."""
+    """From values `low` to `high` to places `start` to `stop`; ticks at whole numbers alone if they are `whole`."""
 
     low: float
     high: float
     start: float
     stop: float
     log: bool = False
+    whole: bool = False
 
     def __call__(self, value: float) -> float:
         low, high, at = (math.log10(v) if self.log else v for v in (self.low, self.high, value))
         return self.start + (at - low) / (high - low) * (self.stop - self.start)
 
     def ticks(self, count: int = 5) -> list[float]:
-        """Round values within the range: with a log scale 1, 2 and 5 of each decade, or its powers alone if it is long."""
+        """Round values within the range: of a log scale 1, 2 and 5 of each decade, or fewer where it is long."""
         if not self.log:
-            return _round_steps(self.low, self.high, count)
+            steps = _round_steps(self.low, self.high, count)
+            return [s for s in steps if s == round(s)] if self.whole else steps
         decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
         for digits in ((1, 2, 5), (1, 3), (1,)):
             found = [d * 10.0**e for e in decades for d in digits if self.low <= d * 10.0**e <= self.high]
@@ -63,7 +65,7 @@ def spanning(values: Sequence[float], start: float, stop: float, *, log: bool = 
 def axes(x: Scale, y: Scale, x_name: str, y_name: str, written: Callable[[float], str] = lambda v: f"{v:.4g}") -> str:
     """Grid, ticks and names of both axes."""
     parts = []
-    for value in y.ticks():
+    for value in y.ticks(7):
         parts.append(tag("line", x1=LEFT, x2=WIDTH - RIGHT, y1=y(value), y2=y(value), class_="grid"))
         parts.append(text(written(value), LEFT - 8, y(value), class_="tick end middle"))
     for value in x.ticks():
@@ -71,7 +73,7 @@ def axes(x: Scale, y: Scale, x_name: str, y_name: str, written: Callable[[float]
         parts.append(text(compact(value), x(value), HEIGHT - BOTTOM + 22, class_="tick centre"))
     parts.append(text(x_name, (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 10, class_="axis centre"))
     middle = (TOP + HEIGHT - BOTTOM) / 2
-    parts.append(text(y_name, 0, 0, class_="axis centre", transform=f"translate(16 {middle:g}) rotate(-90)"))
+    parts.append(text(y_name, 0, 0, class_="axis centre", transform=f"translate(14 {middle:g}) rotate(-90)"))
     return "".join(parts)
 
 
@@ -87,7 +89,7 @@ def picture(name: str, *inside: str, height: float = HEIGHT, width: float = WIDT
 
 
 def point(shape: str, x: float, y: float, lines: Sequence[str], class_: str, first: bool) -> str:
-    """A mark that tells its lines when it is pointed at or focused. Of a picture's points the first is in the tab order."""
+    """A mark that tells its lines when it is pointed at or focused; of a picture's points the first is a tab stop."""
     told = tag("title", escape("\n".join(lines)))
     reach = tag("circle", cx=x, cy=y, r=13, class_="reach")
     seat = "0" if first else "-1"

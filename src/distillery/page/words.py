@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 NONE = "–"
-SIGNS = {"temperature": "T", "weight_decay": "weight decay", "label_smoothing": "label smoothing"}
-SPLITS = ("train", "val_ensemble", "val_search", "test", "unlabeled")
 
 
 def number(value: float | None) -> str:
@@ -32,6 +30,11 @@ def count(value: float | None) -> str:
 def percent(value: float | None) -> str:
     """A share in per cent."""
     return NONE if value is None else f"{100 * value:.3g} %"
+
+
+def money(value: float) -> str:
+    """A sum without its currency."""
+    return "below 0.0001" if 0 < value < 0.0001 else f"{value:,.2f}" if value >= 1 else f"{value:.2g}"
 
 
 def seconds(value: float | None) -> str:
@@ -62,7 +65,7 @@ def setting(values: dict[str, Any]) -> dict[str, str]:
             shown[knob] = str(name)
             shown |= {f"{name}.{k}": _value(v) for k, v in value.items() if k not in ("name", "family")}
         elif value is not None:
-            shown[SIGNS.get(knob, knob)] = _value(value)
+            shown["T" if knob == "temperature" else knob.replace("_", " ")] = _value(value)
     return shown
 
 

@@ -78,7 +78,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
   });
 }
 
-// Inside a frame whose address is not the page's own, a link to a section would leave the page.
+// In MLflow's frame a link to a section might leave the page, and one to MLflow leads nowhere.
 if (["about:", "blob:", "data:"].includes(location.protocol)) {
   for (const link of document.querySelectorAll('a[href^="#"]')) {
     link.addEventListener("click", event => {
@@ -86,4 +86,5 @@ if (["about:", "blob:", "data:"].includes(location.protocol)) {
       document.getElementById(link.hash.slice(1)).scrollIntoView();
     });
   }
+  document.getElementById("mlflow")?.remove();
 }
