@@ -141,8 +141,9 @@ def ledger(
 def _logits(config: Experiment, handles: Iterable[Handle]) -> list[tuple[str, str, Handle]]:
     """(member, split, handle) of the cached logits of members that can be run."""
     run = {name: member for name, member, _ in config.teachers.each() if member.family != "given"}
-    parts = [(*h.name.rsplit("-", 1), h) for h in distinct(handles).values() if h.stage == "logits"]
-    return [(name, split, handle) for name, split, handle in parts if name in run]
+    found = [h for h in distinct(handles).values() if h.stage == "logits"]
+    parts = [(h.name.rpartition("-"), h) for h in found]
+    return [(name, split, handle) for (name, _, split), handle in parts if name in run]
 
 
 def _seconds_per_pass(labelled: list[Handle]) -> float:

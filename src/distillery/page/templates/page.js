@@ -47,7 +47,11 @@ for (const chart of document.querySelectorAll("svg.chart")) {
   });
 }
 document.addEventListener("keydown", event => event.key === "Escape" && hide());
-document.addEventListener("scroll", hide, { passive: true });
+// Focus may scroll a point into view, and then its box goes with it.
+document.addEventListener("scroll", () => {
+  const point = document.activeElement;
+  if (!tip.hidden) point.dataset.tip ? show(point) : hide();
+}, { passive: true });
 
 function content(row, column) {
   const cell = row.cells[column], text = cell.dataset.v ?? cell.textContent.trim();
