@@ -9,6 +9,7 @@ from distillery.page.words import fixed, setting
 
 NAMES = {"nll": "NLL on val_search", "error": "error on val_search"}
 TONES = 6  # colours of capacities, in turn
+MANY = 100  # trials; with more, marks are smaller
 
 
 def history_chart(study: dict[str, Any]) -> str:
@@ -23,13 +24,15 @@ def history_chart(study: dict[str, Any]) -> str:
     x = svg.Scale(-1, len(trials), svg.LEFT, svg.WIDTH - svg.RIGHT, whole=True)
     y = svg.spanning([lowest, edge], svg.HEIGHT - svg.BOTTOM, svg.TOP)
     tones = tone_of(trials)
+    size = svg.MARK if len(trials) <= MANY else svg.MARK / 2
     parts = [svg.axes(x, y, "trial", NAMES[quality]), _best_so_far(ended, len(trials), x, y)]
     for place, trial in enumerate(trials):
         found = value(trial, quality)
         at = y.stop if found is None else y(min(found, edge))
         shape = _shape(trial["state"], above=found is not None and found > edge)
         kind = f"tone-{tones[trial['capacity']]} {trial['state']}"
-        parts.append(svg.point(shape, x(trial["number"]), at, told(trial, quality), kind, first=place == 0))
+        lines = told(trial, quality)
+        parts.append(svg.point(shape, x(trial["number"]), at, lines, kind, first=place == 0, size=size))
     return svg.picture(f"{NAMES[quality]} of {len(trials)} trials", *parts)
 
 

@@ -32,7 +32,7 @@ def reliability_chart(tree: dict[str, Any]) -> str:
         parts.append(svg.path(places, f"curve {colour}"))
         for place, at in enumerate(places):
             lines = _bin(name, curve, place)
-            parts.append(svg.point(_shape(name), *at, lines, f"small {colour}", first=number_ == place == 0))
+            parts.append(svg.point(_shape(name), *at, lines, colour, first=number_ == place == 0))
     return svg.picture("Accuracy against confidence on test", *parts)
 
 
@@ -121,4 +121,5 @@ def _shape(name: str) -> str:
 
 
 def _cut(name: str, longest: int = 24) -> str:
-    return name if len(name) <= longest else f"{name[: longest - 1]}…"
+    """Names that differ at their end alone stay different."""
+    return name if len(name) <= longest else f"{name[: longest // 2]}…{name[1 - longest // 2 :]}"

@@ -9,6 +9,7 @@ from html import escape
 from typing import Any
 
 WIDTH, HEIGHT = 640, 400
+MARK = 6.5  # half the width of a mark
 LEFT, RIGHT, TOP, BOTTOM = 100, 18, 28, 62
 
 
@@ -88,18 +89,18 @@ def picture(name: str, *inside: str, height: float = HEIGHT, width: float = WIDT
     return tag("svg", *inside, viewBox=f"0 0 {width:g} {height:g}", role="group", aria_label=name, class_="chart")
 
 
-def point(shape: str, x: float, y: float, lines: Sequence[str], class_: str, first: bool) -> str:
+def point(shape: str, x: float, y: float, lines: Sequence[str], class_: str, *, first: bool, size: float = MARK) -> str:
     """A mark that tells its lines when it is pointed at or focused; of a picture's points the first is a tab stop."""
     told = tag("title", escape("\n".join(lines)))
     reach = tag("circle", cx=x, cy=y, r=13, class_="reach")
     seat = "0" if first else "-1"
     label = "; ".join(lines)
     return tag(
-        "g", told, reach, mark(shape, x, y), class_=f"point {class_}", tabindex=seat, role="img", aria_label=label
+        "g", told, reach, mark(shape, x, y, size), class_=f"point {class_}", tabindex=seat, role="img", aria_label=label
     )
 
 
-def mark(shape: str, x: float, y: float, size: float = 6.5) -> str:
+def mark(shape: str, x: float, y: float, size: float = MARK) -> str:
     """A filled mark around a place."""
     if shape == "circle":
         return tag("circle", cx=x, cy=y, r=size)
