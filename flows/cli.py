@@ -111,9 +111,11 @@ def _run(given: argparse.Namespace) -> None:
     config = load(given.config, given.overrides)
     console.print(f"[bold]{config.name}[/]: importing and starting", highlight=False)
     from flows.pipeline import pipeline
+    from flows.places import Places
     from flows.table import show
 
     show(pipeline(config), console)
+    _name_page(Places.from_environment().runs / config.name)
 
 
 def _report(given: argparse.Namespace) -> None:
@@ -129,6 +131,11 @@ def _report(given: argparse.Namespace) -> None:
         console.out(file.read_text(), highlight=False)
     else:
         show(json.loads(file.read_text()), console)
+        _name_page(file.parent)
+
+
+def _name_page(folder: Path) -> None:
+    console.print(f"with pictures: {folder / 'report.html'}", highlight=False, soft_wrap=True)
 
 
 def _history(given: argparse.Namespace) -> None:

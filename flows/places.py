@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +24,14 @@ class Places:
     DISTILLERY_DEVICE: cpu, cuda, ...; by default the GPU if there is one.
     DISTILLERY_MEMORY_MB: what a process keeps in memory of its training inputs, and of its targets; 1024 by default.
     DISTILLERY_DATABASE: postgresql://..., where several machines share a tracking server; flows/lock.py says why.
+    DISTILLERY_PRICE_PER_HOUR: what an hour of one process costs, without a currency; by default no money is shown.
     MLFLOW_TRACKING_URI: by default the sqlite database mlflow/mlflow.db.
     """
 
     home: Path
     workers: int
     device: str
+    price_per_hour: float | None = None
 
     @classmethod
     def from_environment(cls) -> Places:
@@ -45,7 +48,7 @@ class Places:
         memory = os.environ.get(memory_mb.VARIABLE, str(memory_mb.DEFAULT_MB))
         if not memory.isdigit():
             raise InputError(f"{memory_mb.VARIABLE}: expected a number of megabytes, got {memory!r}")
-        return cls(Path(os.environ.get("DISTILLERY_HOME", ".")).resolve(), int(text), device)
+        return cls(Path(os.environ.get("DISTILLERY_HOME", ".")).resolve(), int(text), device, _price())
 
     @property
     def gpus(self) -> list[str]:
@@ -84,3 +87,16 @@ def visible_gpus(device: str) -> list[str]:
         return []
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     return named.split(",") if named else [str(number) for number in range(torch.cuda.device_count())]
+
+
+def _price() -> float | None:
+    text = os.environ.get("DISTILLERY_PRICE_PER_HOUR", "")
+    if not text:
+        return None
+    try:
+        price = float(text)
+    except ValueError:
+        price = -1.0
+    if not 0 <= price < math.inf:
+        raise InputError(f"DISTILLERY_PRICE_PER_HOUR: expected a number of 0 or more without a currency, got {text!r}")
+    return price

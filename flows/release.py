@@ -13,6 +13,7 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 from distillery import dataset, export, report
 from distillery.data import Rows
 from distillery.metrics import row_correct, row_nll
+from distillery.page import page
 from distillery.promotion import Decision, Outcome, decide, gate_figures
 from distillery.store import Handle, fingerprint, write_json
 from flows import lifecycle, registry
@@ -86,17 +87,20 @@ def write_report(
     promotion: dict[str, Any],
     total_seconds: float,
 ) -> dict[str, Any]:
-    """``runs/<name>/report.json``, the parent run's figures, and Prefect's artifacts."""
+    """``runs/<name>/report.json`` and ``report.html``, the parent run's figures, and Prefect's artifacts."""
     inputs = (data, pooled, found, alone, evaluation, exported)
     tree = report.assemble(ctx.config, *inputs, promotion, ctx.handles, total_seconds)
     parent = ctx.tracker.parent
     assert parent is not None
     url = ctx.tracker.url(parent)
-    tree["mlflow_run"] = {"id": parent.id, "url": url}
+    tree["mlflow_run"] = {"id": parent.id, "url": url, "report": ctx.tracker.url(parent, "report.html")}
+    tree["price_per_hour"] = ctx.places.price_per_hour
     folder = ctx.places.runs / ctx.config.name
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "report.json", tree)
-    parent.file(folder / "report.json")
+    (folder / "report.html").write_text(page(tree))
+    for name in ("report.json", "report.html"):
+        parent.file(folder / name)
     parent.json(tree["config"], "config.yaml")
     row = next(r for r in tree["rows"] if r["role"] == "student" and r["chosen"])
     parent.params({"role": "pipeline", "model": row["name"], "seed": ctx.config.seed, "source": ctx.config.data.source})
@@ -117,5 +121,7 @@ def _artifacts(name: str, tree: dict[str, Any], url: str) -> None:
     columns = ("role", "name", "accuracy", "nll", "params", "latency_ms_p50")
     table = [{c: round(r[c], 4) if isinstance(r[c], float) else r[c] for c in columns} for r in tree["rows"]]
     create_table_artifact(table, key=f"{slug}-results", description=f"Every model of {name} on its test split")
+    page_url = tree["mlflow_run"]["report"]
+    create_link_artifact(page_url, link_text="Report", key=f"{slug}-page", description="Everything on one page")
     create_link_artifact(url, link_text="MLflow run", key=f"{slug}-mlflow", description="Figures, curves and children")
     create_markdown_artifact(summary(tree), key=f"{slug}-report", description="The decision and what it rests on")

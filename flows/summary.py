@@ -18,6 +18,8 @@ def summary(report: dict[str, Any]) -> str:
         *_recovery(report["gap_recovery"]),
         f"Ensemble: {report['weights']['reason']}",
     ]
+    if "mlflow_run" in report:
+        parts.insert(1, f"[The whole report, with pictures]({report['mlflow_run']['report']})")
     if report["robustness"]:
         rows = [[r["disturbance"], _number(r["student"]), _number(r["ensemble"])] for r in report["robustness"]]
         parts.append(_table(("accuracy under", "student", "ensemble"), rows))

@@ -170,11 +170,12 @@ class Tracker:
             if not (token := page.token):
                 return keys
 
-    def url(self, run: Run) -> str:
-        """Address of a run's page; without a server, where `make ui` will show it."""
+    def url(self, run: Run, artifact: str | None = None) -> str:
+        """Address of a run's page, or of an artifact on it; without a server, where `make ui` will show it."""
         uri = mlflow.get_tracking_uri()
         base = uri if uri.startswith("http") else "http://127.0.0.1:5000"
-        return f"{base.rstrip('/')}/#/experiments/{self.experiment_id}/runs/{run.id}?{VIEW}"
+        place = "" if artifact is None else f"/artifacts/{artifact}"
+        return f"{base.rstrip('/')}/#/experiments/{self.experiment_id}/runs/{run.id}{place}?{VIEW}"
 
     def _all(self, key: str, more: str = "") -> list[Any]:
         return list(self.client.search_runs([self.experiment_id], f"tags.`{KEY}` = '{key}' {more}", max_results=50))

@@ -14,7 +14,16 @@ from scipy.special import log_softmax, softmax
 from scipy.stats import entropy
 
 from distillery import metrics
-from distillery.comparisons import MIN_ROWS, by_group, fidelity, gains, recoveries, worst_drop
+from distillery.comparisons import (
+    MIN_ROWS,
+    by_class,
+    by_group,
+    fidelity,
+    gains,
+    recoveries,
+    reliabilities,
+    worst_drop,
+)
 
 SETTINGS: dict[str, Any] = {"resamples": 200, "confidence": 0.9}
 SEEDS = st.integers(0, 9999)
@@ -167,3 +176,30 @@ def test_numbers_that_are_mostly_one_make_fewer_parts() -> None:
     found = by_group(values)
     assert all(len(places) for places in found.values())
     assert sorted(np.concatenate(list(found.values())).tolist()) == list(range(200))
+
+
+def test_changes_by_class_are_those_of_its_rows() -> None:
+    """golden: one class wins two of four rows, one loses its only row, one has none; ends by the normal law."""
+    labels = np.array([0, 0, 0, 0, 1])
+    top = {"student": [0, 0, 0, 1, 0], "other": [0, 1, 1, 1, 1]}
+    logits = {k: np.eye(3)[v] for k, v in top.items()}
+    first, second, third = by_class(logits["student"], {"other": logits["other"]}, labels, ["a", "b", "c"], 0.95)
+    assert first["class"] == "a" and first["rows"] == 4 and first["recall"] == {"student": 0.75, "other": 0.25}
+    half = 1.959964 * 0.5 / np.sqrt(4)
+    assert first["change"]["other"] == pytest.approx({"value": 0.5, "low": 0.5 - half, "high": 0.5 + half})
+    assert second["change"]["other"] == {"value": -1.0, "low": -1.0, "high": -1.0}
+    assert third == {"class": "c", "rows": 0, "recall": {"student": None, "other": None}, "change": {}}
+
+
+@given(SEEDS)
+def test_reliabilities_are_those_of_each_model(seed: int) -> None:
+    """reference: metrics.reliability; weighted by share, the gaps are the ECE."""
+    student, other, _, labels = some(seed)
+    found = reliabilities({"student": student, "other": other}, labels)
+    assert list(found) == ["student", "other"]
+    for name, logits in (("student", student), ("other", other)):
+        curve = {k: np.array(v) for k, v in found[name].items()}
+        for mine, theirs in zip(curve.values(), metrics.reliability(logits, labels), strict=True):
+            assert np.array_equal(mine, theirs)
+        gap = curve["share"] * np.abs(curve["confidence"] - curve["accuracy"])
+        assert gap.sum() == pytest.approx(metrics.ece(logits, labels))

@@ -13,6 +13,8 @@ import pytest
 from distillery import report
 from distillery.advice import advise
 from distillery.config_file import parse
+from distillery.importances import importances
+from distillery.search import baseline_knobs
 from distillery.store import Handle
 
 EXPORT = Handle(
@@ -50,10 +52,16 @@ def test_the_report_is_what_the_stages_say(finished: SimpleNamespace, assembled:
     for key in (*report.JUDGED, "classes"):
         assert assembled[key] == judged[key]
     assert {"gap_recovery", "gains", "seeds", "groups", "robustness", "optimism"} < set(report.JUDGED)
-    for key in ("trials", "front", "ranked", "chosen", "study"):
+    for key in ("trials", "front", "ranked", "chosen", "study", "objectives"):
         assert assembled["search"][key] == found[key]
     alone = finished.alone.json("search.json")
-    assert assembled["baseline_search"] == {k: alone[k] for k in ("study", "trials", "ranked")}
+    knobs = {"search": finished.config.search, "baseline_search": baseline_knobs(finished.config)}
+    for key, study in (("search", found), ("baseline_search", alone)):
+        assert assembled[key].pop("importances") == importances(study["trials"], knobs[key], "nll")
+    assert assembled["baseline_search"] == {k: alone[k] for k in ("study", "objectives", "trials", "ranked")}
+    names = [name for name, _, _ in finished.config.teachers.each()]
+    assert list(assembled["teachers"]) == names == [m.name for m in finished.members]
+    assert assembled["teachers"][names[0]]["recipe"]["lr"] == 0.005
     pooled = finished.ensemble.json("ensemble.json")
     used = pooled["table"][pooled["chosen"]]
     assert assembled["weights"]["members"] == dict(zip(pooled["members"], used["weights"], strict=True))
@@ -71,11 +79,21 @@ def test_the_chosen_student_has_its_served_figures(finished: SimpleNamespace, as
         assert row == {**judged, **more}
 
 
+def first_of(finished: SimpleNamespace) -> float:
+    """Seconds of the one member that was not found finished."""
+    return float(finished.members[0].seconds)
+
+
 def test_time_is_counted_once(finished: SimpleNamespace, assembled: dict[str, Any]) -> None:
     """golden: seconds are summed by stage over different results; a stage is cached if all of its parts were."""
     seconds = assembled["seconds"]
     assert seconds["teachers"] == pytest.approx(sum(m.seconds for m in finished.members))
     assert (seconds["export"], seconds["total"]) == (3.0, 12.5)
+    stages = assembled["ledger"]["stages"]
+    assert stages["teachers"]["computed"] == first_of(finished) and stages["ensemble"]["computed"] == 0
+    assert {k: v["computed"] + v["found"] for k, v in stages.items()} == {
+        k: v for k, v in seconds.items() if k != "total"
+    }
     assert assembled["cached"] == ["ensemble"]
 
 
@@ -83,6 +101,7 @@ def test_equal_runs_have_equal_reports_without_timing(assembled: dict[str, Any])
     """property: what the clock decides is left out and nothing else; the report itself stays whole."""
     other = copy.deepcopy(assembled)
     other["seconds"]["total"], other["cached"], other["mlflow_run"] = 99.0, [], "another"
+    other["ledger"], other["price_per_hour"] = {}, 2.0
     for row in other["rows"]:
         row["latency_ms_p50"], row["throughput_per_s"] = 1.0, 2.0
     other["export"] = {**other["export"], "served_latency_ms_p50": 7.0}
@@ -98,11 +117,15 @@ def test_equal_runs_have_equal_reports_without_timing(assembled: dict[str, Any])
     assert report.without_timing(other) != report.without_timing(assembled)
 
 
-@pytest.mark.parametrize("change", ["reasons", "gates", "seeds", "gains", "baseline_search"])
+@pytest.mark.parametrize("change", ["passes", "reliability", "reasons", "gates", "seeds", "gains", "baseline_search"])
 def test_unequal_runs_have_unequal_reports(assembled: dict[str, Any], change: str) -> None:
     """property: a judgement that differs shows."""
     other = copy.deepcopy(assembled)
-    if change == "reasons":
+    if change == "passes":
+        other["passes"]["made"] += 1
+    elif change == "reliability":
+        other["reliability"]["student"]["share"][0] += 0.1
+    elif change == "reasons":
         other["promotion"]["reasons"][1] = "FAILED"
     elif change == "gates":
         other["promotion"]["gates"][1]["passed"] = False

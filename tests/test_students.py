@@ -251,7 +251,9 @@ def test_figures_are_of_val_search(chain: SimpleNamespace, store: Store) -> None
     assert (seen[-1][1]["val_search/nll"], seen[-1][1]["val_search/accuracy"]) == pytest.approx(
         (bare["nll"], bare["accuracy"])
     )
-    assert handle.json("student.json")["setting"] == SETTING.model_dump()
+    content = handle.json("student.json")
+    assert content["setting"] == SETTING.model_dump()
+    assert content["recipe"] == applied(SETTING, chain.config.student.recipe).model_dump()
 
 
 TOGETHER = (

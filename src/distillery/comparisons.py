@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from distillery.metrics import Interval, gap_recovery, paired_difference, row_correct, row_nll
+from distillery.metrics import Interval, gap_recovery, paired_difference, reliability, row_correct, row_nll
 
 MIN_ROWS = 50  # a class or group with fewer rows is reported, but not judged
 
@@ -70,6 +70,41 @@ def worst_drop(
         mean, error = float(values.mean()), float(values.std() / np.sqrt(len(values)))
         found.append((mean - z * error, Interval(mean, mean - z * error, mean + z * error, name)))
     return max(found, key=lambda pair: (pair[0], pair[1].value))[1]
+
+
+def by_class(
+    student_NC: np.ndarray, others: dict[str, np.ndarray], labels_N: np.ndarray, classes: list[str], confidence: float
+) -> list[dict[str, Any]]:
+    """For each class its `rows`, every model's `recall` by name, and the `change` from each other model to the student.
+
+    The ends of a change are a normal approximation for paired differences, of this class alone: among many classes
+    some are beyond chance by chance. A class without rows has no recall and no change.
+    """
+    correct = {"student": row_correct(student_NC, labels_N)}
+    correct |= {name: row_correct(logits_NC, labels_N) for name, logits_NC in others.items()}
+    z = float(stats.norm.ppf((1 + confidence) / 2))
+    table = []
+    for number, name in enumerate(classes):
+        rows = np.flatnonzero(labels_N == number)
+        mine = {k: v[rows] for k, v in correct.items()}
+        recall = {k: float(v.mean()) if len(rows) else None for k, v in mine.items()}
+        change = {k: _change(mine["student"] - mine[k], z) for k in others} if len(rows) else {}
+        table.append({"class": name, "rows": len(rows), "recall": recall, "change": change})
+    return table
+
+
+def _change(difference_N: np.ndarray, z: float) -> dict[str, float]:
+    mean, half = float(difference_N.mean()), z * float(difference_N.std() / np.sqrt(len(difference_N)))
+    return {"value": mean, "low": mean - half, "high": mean + half}
+
+
+def reliabilities(models: dict[str, np.ndarray], labels_N: np.ndarray) -> dict[str, dict[str, list[float]]]:
+    """Mean `confidence`, `accuracy` and `share` of rows of bins of equal mass, for the logits [N, C] of each model."""
+    names = ("confidence", "accuracy", "share")
+    return {
+        model: {k: v.tolist() for k, v in zip(names, reliability(logits_NC, labels_N), strict=True)}
+        for model, logits_NC in models.items()
+    }
 
 
 def by_group(values: np.ndarray, quantiles: int = 4) -> dict[str, np.ndarray]:

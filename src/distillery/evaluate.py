@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from distillery import metrics
-from distillery.comparisons import by_group, fidelity, gains, recoveries, worst_drop
+from distillery.comparisons import by_class, by_group, fidelity, gains, recoveries, reliabilities, worst_drop
 from distillery.config import Evaluation
 from distillery.data import Rows
 from distillery.dataset import Dataset
@@ -195,12 +195,14 @@ class _Evaluator:
         costs = cost(network, self.dataset.spec, self.inputs[:64], self.config.latency_runs)
         near = fidelity(logits, self.logits[self.ensemble], self.labels)
         val = evaluate_on(handle, self.dataset, "val_search", self.config.batch_size)
-        self._add(role, capacity, logits, val, costs, **near, **more)
+        trained = {k: v for k, v in handle.json("student.json").items() if k != "model"}
+        self._add(role, capacity, logits, val, costs, **near, **more, trained=trained)
 
     def _comparisons(self) -> dict[str, Any]:
         z, labels, student = self.logits, self.labels, self.logits[self.student]
         others = {"ensemble": self.ensemble, **{f"{k}_baseline": name for k, name in self.baselines.items()}}
-        found = {k: gains(student, z[name], labels, **self.settings) for k, name in others.items()}  # type: ignore[arg-type]
+        held = {k: z[name] for k, name in others.items()}
+        found = {k: gains(student, logits, labels, **self.settings) for k, logits in held.items()}  # type: ignore[arg-type]
         recovery = {
             k: recoveries(student, z[name], z[self.ensemble], labels, **self.settings)  # type: ignore[arg-type]
             for k, name in self.baselines.items()
@@ -212,6 +214,8 @@ class _Evaluator:
             "gains": _plain(found),
             "gap_recovery": _plain(recovery),
             "worst_class_drop": asdict(drop),
+            "by_class": by_class(student, held, labels, self.dataset.classes, self.config.confidence),
+            "reliability": reliabilities({"student": student, **held}, labels),
             "optimism": self._optimism(found),
         }
 

@@ -8,6 +8,9 @@ from typing import Any
 from distillery.advice import advise
 from distillery.config import Experiment
 from distillery.dataset import Dataset
+from distillery.importances import importances
+from distillery.ledger import ledger, passes
+from distillery.search import baseline_knobs
 from distillery.store import Handle
 
 JUDGED = (
@@ -15,6 +18,8 @@ JUDGED = (
     "gap_recovery",
     "seeds",
     "worst_class_drop",
+    "by_class",
+    "reliability",
     "groups",
     "robustness",
     "optimism",
@@ -56,21 +61,35 @@ def assemble(
     for row in rows:
         if row["role"] == "student" and row["chosen"]:
             row.update({k: v for k, v in export.metrics.items() if k != "parity"})
+    quality = config.search.objectives[0]
+    counted = passes(config, data.metrics["rows_train"], found["trials"], handles)
+    spent = ledger(config, counted, rows, handles)
     tree = {
         "name": config.name,
         "classes": judged["classes"],
         "rows": rows,
+        "teachers": {
+            name: {"model": member.model_dump(mode="json"), "recipe": config.teachers.recipe_of(member).model_dump()}
+            for name, member, _ in config.teachers.each()
+        },
         "weights": {
             "weighting": used["weighting"],
             "pool": used["pool"],
+            "temperature": used["temperature"],
             "members": dict(zip(pooled["members"], used["weights"], strict=True)),
             "reason": pooled["reason"],
             "candidates": pooled["table"],
             "diversity": pooled["diversity"],
             "pruning": pooled["pruning"],
         },
-        "search": {k: found[k] for k in ("study", "trials", "front", "ranked", "chosen")},
-        "baseline_search": {k: alone[k] for k in ("study", "trials", "ranked")},
+        "search": {
+            **{k: found[k] for k in ("study", "objectives", "trials", "front", "ranked", "chosen")},
+            "importances": importances(found["trials"], config.search, quality),
+        },
+        "baseline_search": {
+            **{k: alone[k] for k in ("study", "objectives", "trials", "ranked")},
+            "importances": importances(alone["trials"], baseline_knobs(config), quality),
+        },
         **{k: judged[k] for k in JUDGED},
         "export": export.metrics,
         "promotion": promotion,
@@ -78,7 +97,9 @@ def assemble(
         "config": config.model_dump(mode="json"),
         "store": {handle.stage: handle.path for handle in (data, ensemble, search, evaluation, export)},
         "encoding": _encoding(handles),
-        "seconds": {**_seconds(handles), "total": total_seconds},
+        "passes": counted,
+        "ledger": spent,
+        "seconds": {**{k: v["computed"] + v["found"] for k, v in spent["stages"].items()}, "total": total_seconds},
         "cached": sorted({h.stage for h in handles} - {h.stage for h in handles if not h.cached}),
     }
     return {**tree, "advice": advise(tree, config.search.max_latency_ms)}
@@ -93,18 +114,10 @@ def _encoding(handles: list[Handle]) -> dict[str, Any] | None:
     return {"bytes_per_row": encoded[0]["bytes_per_row"], "kl": kl, "kl_rows": encoded[0]["kl_rows"]}
 
 
-def _seconds(handles: list[Handle]) -> dict[str, float]:
-    """Seconds of computing by stage, summed over its parts, which may have run side by side or in an earlier run."""
-    spent: dict[str, float] = {}
-    for handle in {h.path: h for h in handles}.values():
-        spent[handle.stage] = spent.get(handle.stage, 0.0) + handle.seconds
-    return spent
-
-
 def without_timing(report: dict[str, Any]) -> dict[str, Any]:
     """A copy of a report without what a clock decides and without where it was recorded: equal for equal runs."""
     tree: dict[str, Any] = copy.deepcopy(report)
-    for key in ("seconds", "cached", "mlflow_run", "advice", "store"):
+    for key in ("seconds", "ledger", "cached", "mlflow_run", "price_per_hour", "advice", "store"):
         tree.pop(key, None)
     for row in [
         *tree["rows"],

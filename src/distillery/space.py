@@ -119,6 +119,16 @@ class Knobs(Section):
         spaces = {name: getattr(self, name) for name in KNOBS if name in type(self).model_fields}
         return {name: space for name, space in spaces.items() if space is not None}
 
+    def setting(self, proposal: dict[str, Any]) -> Setting:
+        """The setting that proposed values for the searched knobs make with the fixed ones."""
+        values: dict[str, Any] = {k: proposal[k] if isinstance(s, Range) else s for k, s in self.ranges().items()}
+        losses = {loss.name: loss for loss in getattr(self, "losses", ())}
+        if losses:
+            name = proposal.get("loss", next(iter(losses)))
+            options = {k: proposal.get(f"{name}.{k}", s) for k, s in losses[name].options.items()}
+            values["loss"] = Loss(name=name, **options)
+        return Setting(**values)
+
 
 class Halving(Section):
     """Successive halving: a trial stops at a rung unless it is in the best 1/`eta` of those that came there before.

@@ -39,7 +39,7 @@ from distillery.training.fit import Course, Learner, OnEpochs, Validation, fit
 from distillery.training.objectives import Answers, Taught
 from distillery.transfer import Transfer
 
-VERSION = 3
+VERSION = 4
 
 
 def applied(setting: Setting, recipe: Recipe) -> Recipe:
@@ -228,21 +228,25 @@ class _Making:
         validation = validation_on("val_search", dataset)
         courses = self.train(networks, dataset, mine, validation=validation, on_epochs=record)
         return {
-            place: self._keep(works[place], network, own, course, dataset)
-            for place, network, own, course in zip(places, networks, mine, courses, strict=True)
+            place: self._keep(works[place], network, group[place], course, dataset)
+            for place, network, course in zip(places, networks, courses, strict=True)
         }
 
     def _keep(
-        self, work: Path, network: nn.Module, own: Wanted, course: Course, dataset: Dataset
+        self, work: Path, network: nn.Module, number: int, course: Course, dataset: Dataset
     ) -> dict[str, Any] | Exception:
         if course.error is not None:
             return FloatingPointError(f"{self.role} {self.capacity.name!r}: {course.error}")
         save_network(network, work / "model.safetensors")
         write_json(work / "history.json", course.history)
         sure = calibrated(network, dataset, self.device)
-        temperature = float(sure.temperature)
-        setting = own.setting.model_dump() if self.role == "student" else None
-        content = {"model": self.capacity.model_dump(), "setting": setting, "calibration_temperature": temperature}
+        temperature, setting = float(sure.temperature), self.wanted[number].setting
+        content = {
+            "model": self.capacity.model_dump(),
+            "setting": setting.model_dump() if self.role == "student" else None,
+            "recipe": applied(setting, self.recipes[number]).model_dump(),
+            "calibration_temperature": temperature,
+        }
         write_json(work / "student.json", content)
         rows = dataset.splits["val_search"]
         figures = quality(predict(sure, dataset.inputs[rows], device=self.device), dataset.labels("val_search"))

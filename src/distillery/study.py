@@ -20,12 +20,13 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.importance import FanovaImportanceEvaluator
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import TrialState
 
 from distillery.cohorts import stacks
 from distillery.config import Capacity, Experiment
-from distillery.space import Knobs, Loss, Range, Setting, Space
+from distillery.space import Knobs, Range, Setting
 from distillery.store import Handle, Store
 from distillery.teachers import derive_seed
 from distillery.trials import Job, train_trials
@@ -206,10 +207,10 @@ def _rungs(plan: Plan, before: list[dict[str, Any]]) -> tuple[tuple[int, tuple[f
     )
 
 
-def space_of(plan: Plan) -> dict[str, BaseDistribution]:
+def space_of(knobs: Knobs) -> dict[str, BaseDistribution]:
     """What varies between the trials of a capacity, by Optuna's names; an option of a loss is ``loss.option``."""
-    spaces = {k: _distribution(s) for k, s in plan.knobs.ranges().items() if isinstance(s, Range)}
-    losses = getattr(plan.knobs, "losses", ())
+    spaces = {k: _distribution(s) for k, s in knobs.ranges().items() if isinstance(s, Range)}
+    losses = getattr(knobs, "losses", ())
     if len(losses) > 1:
         spaces["loss"] = CategoricalDistribution([loss.name for loss in losses])
     for loss in losses:
@@ -221,18 +222,6 @@ def _distribution(space: Range) -> BaseDistribution:
     return FloatDistribution(space.low, space.high, log=space.log)
 
 
-def setting_of(plan: Plan, proposal: dict[str, Any]) -> Setting:
-    """The setting that a proposal and the fixed knobs make."""
-    knobs: dict[str, Space] = plan.knobs.ranges()
-    values: dict[str, Any] = {k: proposal[k] if isinstance(s, Range) else s for k, s in knobs.items()}
-    losses = {loss.name: loss for loss in getattr(plan.knobs, "losses", ())}
-    if losses:
-        name = proposal.get("loss", next(iter(losses)))
-        options = {k: proposal.get(f"{name}.{k}", s) for k, s in losses[name].options.items()}
-        values["loss"] = Loss(name=name, **options)
-    return Setting(**values)
-
-
 class _Proposals:
     """Values for the searched knobs, from the finished trials of all capacities.
 
@@ -240,7 +229,7 @@ class _Proposals:
     """
 
     def __init__(self, plan: Plan, before: list[dict[str, Any]]) -> None:
-        self.plan, self.space = plan, space_of(plan)
+        self.plan, self.space = plan, space_of(plan.knobs)
         self._view = optuna.create_study()
         for record, value in self._values(before):
             self._view.add_trial(
@@ -266,7 +255,7 @@ class _Proposals:
         plan = self.plan
         capacity = plan.capacities[number % len(plan.capacities)].name
         proposal = self._propose(number)
-        setting = setting_of(plan, proposal).model_dump()
+        setting = plan.knobs.setting(proposal).model_dump()
         return {
             "number": number,
             "capacity": capacity,
@@ -291,3 +280,18 @@ class _Proposals:
 
 def _holds(space: BaseDistribution, value: Any) -> bool:
     return bool(space._contains(space.to_internal_repr(value)))
+
+
+def variance_shares(trials: list[tuple[dict[str, Any], float]], space: dict[str, BaseDistribution]) -> dict[str, float]:
+    """Share of the values' variance that each knob explains alone, largest first; the rest belongs to several at once.
+
+    Functional ANOVA over a random forest (Hutter, Hoos and Leyton-Brown 2014).
+
+    Args:
+        trials: The values of the knobs, and what came of them.
+        space: Where each knob was searched.
+    """
+    study = optuna.create_study()
+    for params, value in trials:
+        study.add_trial(optuna.trial.create_trial(params=params, distributions=space, value=value))
+    return {k: float(v) for k, v in FanovaImportanceEvaluator(seed=0).evaluate(study).items()}

@@ -9,6 +9,8 @@ from uuid import UUID
 import numpy as np
 import pytest
 from mlflow.tracking import MlflowClient
+from prefect import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
 from distillery.config_file import load
 from distillery.dataset import read_source
@@ -96,6 +98,13 @@ def test_runs_are_nested_and_share_metric_names(finished: tuple[Path, dict[str, 
         assert all({"test/accuracy", "test/nll", "test/ece"} <= set(run.data.metrics) for run in by_role[role])
     artifacts = {f.path for f in client.list_artifacts(parent.info.run_id)}
     assert artifacts >= {"front.png", "reliability.png", "confusion.png", "training_curves.png", "report.json"}
+    written = (finished[0] / "runs" / "tiny" / "report.html").read_text()
+    assert Path(client.download_artifacts(parent.info.run_id, "report.html")).read_text() == written
+    assert f"<title>tiny: {'' if report['promotion']['promoted'] else 'not '}promoted" in written
+    with get_client(sync_client=True) as prefect:
+        wanted = ArtifactFilter(key=ArtifactFilterKey(any_=["tiny-page"]))
+        links = [str(artifact.data) for artifact in prefect.read_artifacts(artifact_filter=wanted)]
+    assert any(f"/runs/{parent.info.run_id}/artifacts/report.html?" in link for link in links)
 
 
 @pytest.mark.parametrize(("role", "seeds"), [("student", "students"), ("plain baseline", "plain")])

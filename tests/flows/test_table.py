@@ -97,6 +97,8 @@ def test_the_markdown_holds_verdict_tables_and_groups(tree: dict[str, Any]) -> N
     tree["groups"] = {"table": [{"column": "sex", "value": "f", "rows": 7, "student": 0.5, "ensemble": 0.75}]}
     text = summary(tree)
     assert text.startswith(f"**Version 3 was not promoted. To use: {tree['advice']['choice']}.** ")
+    kept = summary({**tree, "mlflow_run": {"report": "http://host/#/report.html"}})
+    assert kept.split("\n\n")[1] == "[The whole report, with pictures](http://host/#/report.html)"
     assert "\n- FAILED recovery: expected at least 0.8, got 0.5\n" in text
     for row in tree["rows"]:
         assert f"| {row['role']} | " in text and f"| {row['accuracy']:.4g} | {row['nll']:.4g} |" in text
