@@ -66,6 +66,7 @@ def pipeline(config: Experiment) -> dict[str, Any]:
 
         student = next(f.students[0] for f in finals if f.capacity == chosen)
         exported = release.export_student.submit(ctx, student, data, rows).result()
+        release.measure_served.submit(ctx, student, exported, data, rows).result()
         promotion = release.release.submit(ctx, exported, evaluation, data, rows).result()
 
         seconds, found = time.perf_counter() - began, (search, alone)

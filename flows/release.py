@@ -10,7 +10,7 @@ import numpy as np
 import prefect.runtime
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
-from distillery import dataset, export, report
+from distillery import dataset, export, quantized, report
 from distillery.data import Rows
 from distillery.metrics import row_correct, row_nll
 from distillery.page import page
@@ -25,6 +25,18 @@ from flows.summary import summary
 def export_student(ctx: Context, student: Handle, data: Handle, rows: Rows) -> Handle:
     """The student as one ONNX file, compared with torch on real rows."""
     return ctx.done(export.export_student(student, data, rows, ctx.config.evaluation.latency_runs, ctx.store))
+
+
+@stage(name="served")
+def measure_served(ctx: Context, student: Handle, exported: Handle, data: Handle, rows: Rows) -> Handle:
+    """The exported student and its int8 twin, as they are served."""
+    runs = ctx.config.evaluation.latency_runs
+    handle = quantized.measure_served(student, exported, data, rows, runs, ctx.store)
+    assert ctx.tracker.parent is not None
+    for file in (handle.file("served.json"), handle.file(quantized.INT8)):
+        if file.exists():
+            ctx.tracker.parent.file(file, "served")
+    return ctx.done(handle)
 
 
 @stage(name="release")

@@ -23,6 +23,9 @@ def show(report: dict[str, Any], console: Console) -> None:
     console.print(_seeds(report), highlight=False)
     ratios = ", ".join(f"{k} {v:.3g}×" for k, v in report["compression"].items() if v)
     console.print(f"smaller than the ensemble: {ratios}", highlight=False)
+    for served in report["served"]:
+        figures = f"accuracy {served['accuracy']:.4f}, NLL {served['nll']:.4f}, {served['size_mb']:.3g} MB"
+        console.print(f"served in {served['name']}: {figures}, p50 {served['latency_ms_p50']:.3g} ms", highlight=False)
     console.print(f"ensemble: {report['weights']['reason']}", highlight=False)
     if report["encoding"]:
         lost = ", ".join(f"{kl:.2g} at T {t}" for t, kl in report["encoding"]["kl"].items())

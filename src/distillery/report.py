@@ -92,6 +92,7 @@ def assemble(
         },
         **{k: judged[k] for k in JUDGED},
         "export": export.metrics,
+        "served": next((h.json("served.json") for h in handles if h.stage == "served"), []),
         "promotion": promotion,
         "data": {**data.metrics, "skipped_rows": Dataset(data).skipped, "test_rows_digest": judged["test_rows_digest"]},
         "config": config.model_dump(mode="json"),
@@ -122,6 +123,7 @@ def without_timing(report: dict[str, Any]) -> dict[str, Any]:
     for row in [
         *tree["rows"],
         tree["export"],
+        *tree["served"],
         tree["compression"],
         *tree["search"]["trials"],
         *tree["baseline_search"]["trials"],

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from distillery.page import HERE, page
-from distillery.page.words import fixed, setting, settings_of
+from distillery.page.words import fixed, number, setting, settings_of
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = ['<script>alert("x")</script>', '"><img src=x onerror=alert(1)>', "</title></svg></style>&amp; 'q' {{ 7*7 }}"]
@@ -53,6 +53,9 @@ def test_every_model_is_there_with_its_settings(tree: dict[str, Any], read_page:
         for knob, value in shown.items():
             assert all(f"{knob}: {value}" in text for text in told)
             assert any(line[0] == name and f"{knob} {value}" in line[1] for line in lines if len(line) == 2)
+    for row in tree["served"]:
+        assert sum(p.startswith(f"as served {row['name']} accuracy") and "onnxruntime" in p for p in points) == 4
+        assert [line for line in lines if line[0] == row["name"] and line[5] == number(row["latency_ms_p50"])]
     student = next(r for r in tree["rows"] if r["role"] == "student" and r["chosen"])
     assert {"T", "alpha", "loss", "lr", "weight decay", "epochs", "calibrated by"} <= set(settings_of(student, tree))
 

@@ -11,6 +11,7 @@ from distillery.page.words import NONE, count, fixed, number, settings_of
 from distillery.pareto import front
 
 QUALITIES = {"accuracy": "test accuracy", "nll": "test NLL (less is better)"}
+SERVED = "as served"
 COSTS = {"latency_ms_p50": "latency at batch 1, p50 (ms)", "params": "parameters"}
 SHAPES = {
     "teacher": "circle",
@@ -18,6 +19,7 @@ SHAPES = {
     "plain baseline": "up",
     "tuned baseline": "square",
     "student": "circle",
+    SERVED: "down",
 }
 
 
@@ -39,7 +41,7 @@ def front_chart(tree: dict[str, Any], quality: str, cost: str) -> str:
         quality: ``accuracy`` or ``nll``.
         cost: ``latency_ms_p50`` or ``params``.
     """
-    shown = sorted((r for r in tree["rows"] if r[cost]), key=_order)
+    shown = sorted((r for r in every_model(tree) if r[cost]), key=_order)
     if not shown:
         return ""
     x, y = svg.plane([r[cost] for r in shown], [r[quality] for r in shown], log_x=True)
@@ -49,6 +51,12 @@ def front_chart(tree: dict[str, Any], quality: str, cost: str) -> str:
         parts.append(svg.point(SHAPES[row["role"]], *at, told(row, tree), role_class(row), first=place == 0))
     parts += [_name(row, x(row[cost]), y(row[quality])) for row in shown if row.get("chosen")]
     return svg.picture(f"{QUALITIES[quality]} of every model against {COSTS[cost]}", *parts)
+
+
+def every_model(tree: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of the report, and the exported files of the student as further ones."""
+    student = next(r for r in tree["rows"] if r["role"] == "student" and r["chosen"])
+    return [*tree["rows"], *({**row, "role": SERVED, "params": student["params"]} for row in tree["served"])]
 
 
 def told(row: dict[str, Any], tree: dict[str, Any]) -> list[str]:

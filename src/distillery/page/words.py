@@ -77,6 +77,8 @@ def settings_of(row: dict[str, Any], tree: dict[str, Any]) -> dict[str, str]:
         return setting(model) | _recipe(known["recipe"])
     if row["role"] == "ensemble":
         return _pooling(row, tree)
+    if row["role"] == "as served":
+        return {"file": f"{number(row['size_mb'])} MB", "run by": "onnxruntime, from raw rows, one thread"}
     trained = row["trained"]
     own = dict(trained["setting"] or {})
     if own:
