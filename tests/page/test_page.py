@@ -80,8 +80,8 @@ def test_what_members_classes_disturbances_and_costs_are_is_told(tree: dict[str,
     members, classes = rows_of(root.by_id("ensemble")), rows_of(root.by_id("classes"))
     for name, weight in tree["weights"]["members"].items():
         assert any(line[:2] == [name, f"{weight:.4g}"] for line in members)
-    for number, found in enumerate(tree["by_class"]):
-        assert classes[number][:3] == [found["class"], f"{found['rows']:,}", fixed(found["recall"]["student"])]
+    for place, found in enumerate(tree["by_class"]):
+        assert classes[place][:3] == [found["class"], f"{found['rows']:,}", fixed(found["recall"]["student"])]
     shown = rows_of(root.by_id("robustness"))
     assert [line[0] for line in shown] == [r["disturbance"] for r in tree["robustness"]]
     costs = root.by_id("costs")
