@@ -101,6 +101,7 @@ def parser() -> argparse.ArgumentParser:
     predict.add_argument("--version", default="champion", help="version number or alias")
     predict.add_argument("--out", type=Path, help="write a .csv or .parquet instead of printing")
     predict.add_argument("--keep", nargs="+", default=[], metavar="COLUMN", help="columns to hand through: an id")
+    add("work", _work, "train for runs of other machines that share DISTILLERY_HOME, until ctrl-C")
     add("doctor", _doctor, "what is installed, where things are stored, what is wrong")
     return whole
 
@@ -212,6 +213,15 @@ def _predict(given: argparse.Namespace) -> None:
 
         batches = predict.predict_file(running, Path(given.file), given.keep, on_rows)
         predict.write(batches, given.out, lambda lines: console.out(lines, highlight=False, end=""))
+
+
+def _work(given: argparse.Namespace) -> None:
+    from flows import jobs
+    from flows.places import Places
+
+    folder = Places.from_environment().store / "work"
+    console.print(f"waiting for work in {folder}", highlight=False)
+    jobs.work_anywhere(folder)
 
 
 def _doctor(given: argparse.Namespace) -> None:

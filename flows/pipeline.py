@@ -23,8 +23,8 @@ from distillery.store import Handle
 from flows import lock, networks, registry, release, stages, studies
 from flows.outside import answered
 from flows.places import Places
+from flows.shared import open_workers
 from flows.tracking import Tracker
-from flows.workers import Workers
 
 
 @flow(name="distillery", flow_run_name="{config.name}", validate_parameters=True)
@@ -36,7 +36,7 @@ def pipeline(config: Experiment) -> dict[str, Any]:
     rows = read_source(config.data)
     tracker = Tracker(places, config.name)
     registry.check_name(tracker.client, config.name)
-    with Workers(places.workers, places.gpus) as workers, _bars() as bars, tracker.pipeline_run(config):
+    with open_workers(places) as workers, _bars() as bars, tracker.pipeline_run(config):
         ctx = stages.Context(config, places, tracker, workers, bars)
 
         data = stages.prepare_data.submit(ctx, rows).result()

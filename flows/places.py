@@ -20,9 +20,11 @@ class Places:
     """Folders and resources of this process, from the environment.
 
     DISTILLERY_HOME: folder that holds everything below; the current one by default.
-    DISTILLERY_WORKERS: processes that train at the same time; by default one per core, or per GPU.
+    DISTILLERY_WORKERS: processes that train at the same time; by default one per core, or per GPU. ``shared:N``: N
+        workers that Prefect starts, on any machines that share DISTILLERY_HOME; ``shared:0``: those that run
+        ``distillery work`` there.
     DISTILLERY_DEVICE: cpu, cuda, ...; by default the GPU if there is one.
-    DISTILLERY_MEMORY_MB: what a process keeps in memory of its training inputs, and of its targets; 1024 by default.
+    DISTILLERY_MEMORY_MB: what a process keeps in memory of its training inputs, and of its targets; 512 by default.
     DISTILLERY_DATABASE: postgresql://..., where several machines share a tracking server; flows/lock.py says why.
     DISTILLERY_PRICE_PER_HOUR: what an hour of one process costs, without a currency; by default no money is shown.
     MLFLOW_TRACKING_URI: by default the sqlite database mlflow/mlflow.db.
@@ -32,6 +34,7 @@ class Places:
     workers: int
     device: str
     price_per_hour: float | None = None
+    shared: bool = False
 
     @classmethod
     def from_environment(cls) -> Places:
@@ -42,13 +45,14 @@ class Places:
         """
         device = os.environ.get("DISTILLERY_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
         able = len(os.sched_getaffinity(0)) if device == "cpu" else max(1, len(visible_gpus(device)))
-        text = os.environ.get("DISTILLERY_WORKERS", str(able))
-        if not text.isdigit() or int(text) < 1:
-            raise InputError(f"DISTILLERY_WORKERS: expected a number of processes, got {text!r}")
+        given = os.environ.get("DISTILLERY_WORKERS", str(able))
+        text, shared = given.removeprefix("shared:"), given.startswith("shared:")
+        if not text.isdigit() or int(text) < (0 if shared else 1):
+            raise InputError(f"DISTILLERY_WORKERS: expected a number of processes, or shared:N, got {given!r}")
         memory = os.environ.get(memory_mb.VARIABLE, str(memory_mb.DEFAULT_MB))
         if not memory.isdigit():
             raise InputError(f"{memory_mb.VARIABLE}: expected a number of megabytes, got {memory!r}")
-        return cls(Path(os.environ.get("DISTILLERY_HOME", ".")).resolve(), int(text), device, _price())
+        return cls(Path(os.environ.get("DISTILLERY_HOME", ".")).resolve(), int(text), device, _price(), shared)
 
     @property
     def gpus(self) -> list[str]:

@@ -11,7 +11,7 @@ import zarr
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from distillery import trials
+from distillery import students
 from distillery.config_file import parse
 from distillery.search import baseline_knobs, run_baseline_search, run_search
 from distillery.space import Knobs, Range
@@ -56,7 +56,7 @@ def test_it_opens_no_logits(
         raise PermissionError("logits")
 
     monkeypatch.setattr(zarr, "open_array", closed)
-    monkeypatch.setattr(trials, "_memory", {})
+    monkeypatch.setattr(students, "_kept", {})
     upstream = (finished.config, finished.data)
     alone = run_baseline_search(*upstream, finished.search, finished.profiles, store)
     mine, theirs = (h.json("search.json")["trials"] for h in (alone, finished.alone))

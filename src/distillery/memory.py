@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 VARIABLE = "DISTILLERY_MEMORY_MB"
-DEFAULT_MB = 1024
+DEFAULT_MB = 512
 
 
 def resident_bytes() -> int:

@@ -23,7 +23,7 @@ from distillery.metrics import quality
 from distillery.models import InputSpec
 from distillery.soft_losses import together
 from distillery.space import Setting
-from distillery.store import Handle, Store, write_json
+from distillery.store import Handle, Store, fingerprint, write_json
 from distillery.teachers import (
     OnEpochOf,
     build_network,
@@ -65,15 +65,26 @@ class Targets:
 
     @classmethod
     def load(cls, data: Handle, views: Views, ensemble: Handle, logits: list[Handle], device: str = "cpu") -> Targets:
-        """Reads and pools the members' logits on the transfer set.
+        """Reads and pools the members' logits on the transfer set; a process keeps the last ones for whoever is next.
 
         Raises:
             InputError: They were made for other data or views.
         """
+        key = fingerprint(data.path, ensemble.path, [h.path for h in logits], views, device)
+        if key not in _kept:
+            _kept.clear()
+            _kept[key] = cls._read(data, views, ensemble, logits, device)
+        return _kept[key]
+
+    @classmethod
+    def _read(cls, data: Handle, views: Views, ensemble: Handle, logits: list[Handle], device: str) -> Targets:
         check_belongs(logits, data, views)
         pooled = torch.from_numpy(teacher_logits(ensemble, logits))
         pooled = pooled.to(device) if pooled.nbytes <= resident_bytes() else pooled
         return cls(pooled, Transfer(Dataset(data), views, device=device).load())
+
+
+_kept: dict[str, Targets] = {}
 
 
 def distil(

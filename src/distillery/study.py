@@ -154,7 +154,8 @@ def _run_round(study: optuna.Study, plan: Plan, number: int, run_many: RunMany) 
     proposals = _Proposals(plan, before)
     records = [proposals.record(n) for n in range(first, min(first + plan.width, plan.trials))]
     mine = {c.name: [r for r in records if r["capacity"] == c.name] for c in plan.capacities}
-    jobs = [(_job(plan, c, mine[c.name], before),) for c in plan.capacities if mine[c.name]]
+    wanted = sorted((c for c in plan.capacities if mine[c.name]), key=lambda c: -plan.costs[c.name]["params"])
+    jobs = [(_job(plan, c, mine[c.name], before),) for c in wanted]  # the longest first, so that all end together
     outcomes = run_many(train_trials, jobs)
     for (job,), found in zip(jobs, outcomes, strict=True):
         for record, outcome in zip(mine[job.capacity.name], found, strict=True):

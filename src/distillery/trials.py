@@ -16,7 +16,7 @@ from distillery.dataset import Dataset
 from distillery.metrics import row_correct, row_nll
 from distillery.soft_losses import together
 from distillery.space import Setting
-from distillery.store import Handle, fingerprint
+from distillery.store import Handle
 from distillery.students import Targets, applied, distil, student_seed
 from distillery.teachers import build_network, fit_classifiers
 from distillery.training.fit import Validation
@@ -95,7 +95,8 @@ class _Trials:
             recipes = [applied(setting, self.recipe) for setting in settings]
             courses = fit_classifiers(networks, self.dataset, recipes, seeds, **options)
         else:
-            targets, config = _targets(job, job.ensemble), job.config.student
+            config = job.config.student
+            targets = Targets.load(job.data, config.views, job.ensemble, list(job.logits), job.device)
             courses = distil(networks, self.dataset, targets, settings, seeds, config, self.recipe, **options)
         seconds = (time.perf_counter() - began) / len(group)
         for place, course in zip(group, courses, strict=True):
@@ -151,16 +152,3 @@ class _Judge:
             "accuracy": float(correct.mean()),
             "accuracy_se": float(correct.std() / np.sqrt(len(correct))),
         }
-
-
-_memory: dict[str, Targets] = {}
-
-
-def _targets(job: Job, ensemble: Handle) -> Targets:
-    """What the students of one study learn from, kept in memory between trials."""
-    views = job.config.student.views
-    key = fingerprint(job.data.path, ensemble.path, [h.path for h in job.logits], views, job.device)
-    if key not in _memory:
-        _memory.clear()
-        _memory[key] = Targets.load(job.data, views, ensemble, list(job.logits), job.device)
-    return _memory[key]

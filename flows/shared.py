@@ -1,0 +1,134 @@
+"""Trainings on other machines: workers that Prefect starts take jobs from the store, which all of them share."""
+
+import itertools
+import shutil
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound
+
+from distillery.errors import InputError
+from flows import jobs
+from flows.places import Places
+from flows.workers import OnEpoch, Workers
+
+DEPLOYMENT = "distillery-worker/worker"
+LOOK_SECONDS = 10.0
+
+
+@flow(name="distillery-worker", flow_run_name="{folder}")
+def worker(folder: str) -> int:
+    """Works on the jobs of a run until it ends; how many were done."""
+    return jobs.work(Path(folder))
+
+
+class SharedWork(Workers):
+    """The same calls as jobs of a folder. Workers that Prefect loses are started again.
+
+    Args:
+        count: How many workers Prefect is asked for; 0 where somebody else starts them (``distillery work``).
+        store: The folder that all machines share.
+    """
+
+    def __init__(self, count: int, store: Path) -> None:
+        super().__init__(count)
+        self.folder = store / "work" / uuid.uuid4().hex[:12]
+        self._numbers = itertools.count()
+        self._runs: list[Any] = []
+        self._looked = time.monotonic()
+        self._started = threading.Lock()
+
+    def __enter__(self) -> "SharedWork":
+        for left in self.folder.parent.glob("*"):  # by runs that were killed
+            if not jobs.is_open(left) and not left.suffix:
+                shutil.rmtree(left, ignore_errors=True)
+        self._open = jobs.owned(self.folder)
+        self._open.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.__exit__(None, None, None)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def call(self, function: Callable[..., Any], *args: Any, on_epoch: OnEpoch | None = None, **options: Any) -> Any:
+        """The result of ``function(*args, **options)``, computed by a worker; it may report epochs to `on_epoch`."""
+        reports = {"reports": True} if on_epoch is not None else {}
+        return self._wait(self._put(function, args, options | reports), on_epoch)
+
+    def map(self, function: Callable[..., Any], calls: list[tuple[Any, ...]]) -> list[Any]:
+        """``[function(*call) for call in calls]``, several at a time."""
+        return [self._wait(job, None) for job in [self._put(function, call, {}) for call in calls]]
+
+    def _put(self, function: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> Path:
+        with self._started:
+            if not self._runs:
+                self._runs = [self._begin() for _ in range(self.count)]
+        return jobs.put(self.folder, next(self._numbers), (function, args, options))
+
+    def _begin(self) -> Any:
+        begun: Any = run_deployment(DEPLOYMENT, parameters={"folder": str(self.folder)}, timeout=0, as_subflow=False)
+        return begun.id
+
+    def _wait(self, job: Path, on_epoch: OnEpoch | None) -> Any:
+        seen = 0
+        while (found := jobs.result_of(job)) is None:
+            if on_epoch is not None:
+                reports, seen = jobs.epochs_of(job, seen)
+                for report in reports:
+                    on_epoch(*report)
+            self._replace_the_dead()
+            time.sleep(jobs.POLL_SECONDS)
+        jobs.forget(job)
+        value, error = found
+        if error is not None:
+            raise error
+        return value
+
+    def _replace_the_dead(self) -> None:
+        """Now and then looks whether Prefect still runs the workers, and starts new ones for those that ended."""
+        with self._started:
+            if not self._runs or time.monotonic() - self._looked < LOOK_SECONDS:
+                return
+            self._looked = time.monotonic()
+            with get_client(sync_client=True) as client:
+                states = [client.read_flow_run(run).state for run in self._runs]
+            over = [state is not None and state.is_final() for state in states]
+            self._runs = [self._begin() if gone else run for gone, run in zip(over, self._runs, strict=True)]
+
+
+def open_workers(places: Places) -> Workers:
+    """What trains: processes of this machine, or workers that share the store.
+
+    Raises:
+        InputError: Prefect cannot start such workers.
+    """
+    if not places.shared:
+        return Workers(places.workers, places.gpus)
+    if places.workers:
+        check_workers()
+    return SharedWork(places.workers, places.store)
+
+
+def check_workers() -> None:
+    """Looks whether Prefect knows the workers' deployment.
+
+    Raises:
+        InputError: It does not, or its work pool is gone.
+    """
+    with get_client(sync_client=True) as client:
+        try:
+            pool = client.read_deployment_by_name(DEPLOYMENT).work_pool_name
+        except ObjectNotFound as error:
+            raise InputError(
+                f"DISTILLERY_WORKERS: shared work needs the deployment {DEPLOYMENT!r}, which this Prefect server does "
+                "not know; give: prefect --no-prompt deploy --name worker"
+            ) from error
+        if pool is None:
+            raise InputError(f"DISTILLERY_WORKERS: expected a work pool for the deployment {DEPLOYMENT!r}, got none")
