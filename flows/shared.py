@@ -77,14 +77,16 @@ class SharedWork(Workers):
         return begun.id
 
     def _wait(self, job: Path, on_epoch: OnEpoch | None) -> Any:
-        seen = 0
-        while (found := jobs.result_of(job)) is None:
-            if on_epoch is not None:
-                reports, seen = jobs.epochs_of(job, seen)
-                for report in reports:
+        seen, found = 0, None
+        while found is None:
+            found = jobs.result_of(job)
+            reports, seen = jobs.epochs_of(job, seen)
+            for report in reports:
+                if on_epoch is not None:
                     on_epoch(*report)
-            self._replace_the_dead()
-            time.sleep(jobs.POLL_SECONDS)
+            if found is None:
+                self._replace_the_dead()
+                time.sleep(jobs.POLL_SECONDS)
         jobs.forget(job)
         value, error = found
         if error is not None:

@@ -1,0 +1,36 @@
+"""Functions that the tests of shared work send to workers."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+
+def add(a: int, b: int, on_epoch: Callable[..., None] | None = None) -> int:
+    """The sum, after two reports."""
+    for epoch in (1, 2):
+        if on_epoch is not None:
+            on_epoch(0, epoch, {"loss": a / epoch})
+    return a + b
+
+
+def fail(text: str) -> None:
+    """An error of the call itself."""
+    raise ValueError(text)
+
+
+def stay(marker: Path) -> str:
+    """Works for ever the first time, and says so in a file; is done at once the second time."""
+    if marker.exists():
+        return "done by another"
+    marker.with_suffix(".tmp").write_text(str(os.getpid()))
+    marker.with_suffix(".tmp").rename(marker)
+    while True:
+        time.sleep(1)
+
+
+def die() -> None:
+    """Takes the worker down."""
+    os._exit(9)
