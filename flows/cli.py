@@ -104,8 +104,10 @@ def _run(given: argparse.Namespace) -> None:
     config = load(given.config, given.overrides)
     console.print(f"[bold]{config.name}[/]: importing and starting", highlight=False)
     from flows.pipeline import pipeline
+    from flows.servers import check_prefect
     from flows.table import show
 
+    check_prefect()
     show(pipeline(config), console)
 
 

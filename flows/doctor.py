@@ -11,7 +11,9 @@ from packaging.specifiers import SpecifierSet
 from rich.console import Console
 
 from distillery.errors import InputError
+from flows import notify
 from flows.places import Places
+from flows.servers import check_prefect
 from flows.tracking import connect
 
 # Pairs outside these ranges install cleanly and then fail in silence; pyproject.toml says how.
@@ -66,8 +68,12 @@ def _stores(console: Console) -> bool:
         good = _line(console, True, f"MLflow answers at {places.tracking_uri}", "")
     except InputError as error:
         good = _line(console, False, "MLflow", str(error))
-    server = os.environ.get("PREFECT_API_URL")
-    console.print(f"     Prefect server: {server or 'none, one is started for each run'}", highlight=False)
+    try:
+        server = check_prefect()
+        notify.address()
+        good &= _line(console, True, f"Prefect server: {server or 'none, one is started for each run'}", "")
+    except InputError as error:
+        good &= _line(console, False, "Prefect", str(error))
     return good
 
 

@@ -1,4 +1,4 @@
-"""The compose file of the servers: nothing floats, nothing is secret, nothing is open by default. No engine is needed."""
+"""The compose file of the servers: nothing floats, nothing is secret, nothing is open by default."""
 
 import re
 from pathlib import Path
