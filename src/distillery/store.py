@@ -128,7 +128,7 @@ class Store:
             for final, (name, _) in zip(finals, wanted, strict=True):
                 if not final.exists() or _broken_file(final) is not None:
                     raise Missing(
-                        f"{stage} {name!r}: expected it to be finished in {self.root}, got nothing, or something damaged"
+                        f"{stage} {name!r}: expected it to be finished in {self.root}, got none that is whole"
                     )
             return [_handle(final, stage, name) for final, (name, _) in zip(finals, wanted, strict=True)]
         (self.root / stage).mkdir(parents=True, exist_ok=True)

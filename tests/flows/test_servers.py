@@ -15,9 +15,9 @@ NOBODY = "127.0.0.1:1"
 
 def test_a_prefect_server_that_does_not_answer_is_named() -> None:
     """Contract of error messages."""
-    with temporary_settings({PREFECT_API_URL: f"http://{NOBODY}/api"}):
-        with pytest.raises(InputError, match=rf"^PREFECT_API_URL: .*'http://{NOBODY}/api', got: .*refused$"):
-            check_prefect()
+    said = rf"^PREFECT_API_URL: .*'http://{NOBODY}/api', got: .*refused$"
+    with temporary_settings({PREFECT_API_URL: f"http://{NOBODY}/api"}), pytest.raises(InputError, match=said):
+        check_prefect()
 
 
 def test_a_prefect_server_that_answers_is_fine(prefect_server: str) -> None:
