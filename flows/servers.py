@@ -26,11 +26,12 @@ def check_prefect() -> str | None:
         with get_client(httpx_settings={"timeout": SECONDS}, sync_client=True) as client:
             client.read_flows(limit=1)
     except Exception as error:
+        where = f"at {_shown(address)!r}, got:"
         if getattr(getattr(error, "response", None), "status_code", None) == 401:
-            setting, wanted = "PREFECT_API_AUTH_STRING", "user:password that Prefect accepts"
+            problem = f"PREFECT_API_AUTH_STRING: expected the login, user:password, of Prefect {where} 401"
         else:
-            setting, wanted = "PREFECT_API_URL", "a Prefect server that answers"
-        raise InputError(f"{setting}: expected {wanted} at {_shown(address)!r}, got: {_cause(error)}") from error
+            problem = f"PREFECT_API_URL: expected a Prefect server that answers {where} {_cause(error)}"
+        raise InputError(problem) from error
     return address
 
 
