@@ -113,8 +113,10 @@ def _run(given: argparse.Namespace) -> None:
     console.print(f"[bold]{config.name}[/]: importing and starting", highlight=False)
     from flows.pipeline import pipeline
     from flows.places import Places
+    from flows.servers import check_prefect
     from flows.table import show
 
+    check_prefect()
     show(pipeline(config), console)
     _name_page(Places.from_environment().runs / config.name)
 

@@ -12,8 +12,9 @@ from packaging.specifiers import SpecifierSet
 from rich.console import Console
 
 from distillery.errors import InputError
-from flows import history, lock, registry
+from flows import history, lock, notify, registry
 from flows.places import Places
+from flows.servers import check_prefect
 from flows.tracking import connect
 
 # Pairs outside these ranges install cleanly and then fail in silence; pyproject.toml says how.
@@ -74,8 +75,12 @@ def _stores(console: Console) -> bool:
         lock.check_database(places)
     except InputError as error:
         good = _line(console, False, "lock", str(error))
-    server = os.environ.get("PREFECT_API_URL")
-    console.print(f"     Prefect server: {server or 'none, one is started for each run'}", highlight=False)
+    try:
+        server = check_prefect()
+        notify.address()
+        good &= _line(console, True, f"Prefect server: {server or 'none, one is started for each run'}", "")
+    except InputError as error:
+        good &= _line(console, False, "Prefect", str(error))
     return good
 
 

@@ -7,7 +7,7 @@ data -> teachers -> logits -> ensemble weights -> search (T, alpha, capacity) ->
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from prefect import flow
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -20,16 +20,22 @@ from distillery.ensemble import active
 from distillery.evaluate import Inputs
 from distillery.finals import train_finals
 from distillery.store import Handle
-from flows import lock, networks, registry, release, stages, studies
+from flows import lock, networks, notify, registry, release, stages, studies
 from flows.outside import answered
 from flows.places import Places
 from flows.shared import open_workers
 from flows.tracking import Tracker
 
+Part = Literal["all", "search", "release"]
+
 
 @flow(name="distillery", flow_run_name="{config.name}", validate_parameters=True)
-def pipeline(config: Experiment) -> dict[str, Any]:
-    """Distils the ensemble that `config` describes and returns the report."""
+def pipeline(config: Experiment, part: Part = "all") -> dict[str, Any]:
+    """Distils the ensemble that `config` describes and returns the report.
+
+    The part `search` ends with the evaluation, and returns that. The part `release` begins there: it computes nothing
+    that comes before, and fails if something of it is not finished.
+    """
     began = time.perf_counter()
     places = Places.from_environment()
     lock.check_database(places)
@@ -38,6 +44,7 @@ def pipeline(config: Experiment) -> dict[str, Any]:
     registry.check_name(tracker.client, config.name)
     with open_workers(places) as workers, _bars() as bars, tracker.pipeline_run(config):
         ctx = stages.Context(config, places, tracker, workers, bars)
+        ctx.only_look = part == "release"
 
         data = stages.prepare_data.submit(ctx, rows).result()
         profiles = [stages.profile_capacity.submit(ctx, c, data).result() for c in config.student.capacities]
@@ -63,22 +70,27 @@ def pipeline(config: Experiment) -> dict[str, Any]:
         chosen = search.json("search.json")["chosen"]
         judged = Inputs(members, on_val_search, on_test, ensemble, finals, chosen, data)
         evaluation = stages.evaluate_models.submit(ctx, judged, rows).result()
+        if part == "search":
+            found: dict[str, Any] = evaluation.json("evaluation.json")
+            return found
+        ctx.only_look = False
 
         student = next(f.students[0] for f in finals if f.capacity == chosen)
         exported = release.export_student.submit(ctx, student, data, rows).result()
         release.measure_served.submit(ctx, student, exported, data, rows).result()
         promotion = release.release.submit(ctx, exported, evaluation, data, rows).result()
 
-        seconds, found = time.perf_counter() - began, (search, alone)
-        written = release.write_report.submit(ctx, data, ensemble, *found, evaluation, exported, promotion, seconds)
+        seconds, studied = time.perf_counter() - began, (search, alone)
+        written = release.write_report.submit(ctx, data, ensemble, *studied, evaluation, exported, promotion, seconds)
         report: dict[str, Any] = written.result()
     return report
 
 
-@flow(name="distillery-scheduled", flow_run_name="{config_file}")
-def scheduled(config_file: str, overrides: list[str] | None = None) -> None:
+@flow(name="distillery-scheduled", flow_run_name="{config_file}", on_failure=[notify.tell], on_crashed=[notify.tell])
+def scheduled(config_file: str, overrides: list[str] | None = None, part: Part = "all") -> None:
     """Runs the pipeline on a config file of the working directory, for deployments; see prefect.yaml."""
-    pipeline(load(Path(config_file), overrides or []))
+    notify.address()
+    pipeline(load(Path(config_file), overrides or []), part)
 
 
 def _bars() -> Progress:

@@ -82,7 +82,7 @@ class Places:
     @property
     def artifacts(self) -> str | None:
         """Where a store without a server keeps artifacts; None leaves it to the server."""
-        return (self.home / "mlflow" / "artifacts").as_uri() if self.tracking_uri.startswith("sqlite") else None
+        return None if self.tracking_uri.startswith("http") else (self.home / "mlflow" / "artifacts").as_uri()
 
 
 def visible_gpus(device: str) -> list[str]:

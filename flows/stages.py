@@ -31,8 +31,13 @@ class Context:
 
     def __init__(self, config: Experiment, places: Places, tracker: Tracker, workers: Workers, bars: Progress) -> None:
         self.config, self.places, self.tracker, self.workers, self.bars = config, places, tracker, workers, bars
-        self.store = Store(places.store)
         self.handles: list[Handle] = []
+        self.only_look = False
+
+    @property
+    def store(self) -> Store:
+        """Where stages are kept; while `only_look` holds, what is not finished is an error."""
+        return Store(self.places.store, only_look=self.only_look)
 
     def done(self, handle: Handle) -> Any:
         """Notes the handle for the report; Prefect shows a stage that was found finished as `Cached`."""

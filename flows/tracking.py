@@ -20,9 +20,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from distillery.config import Experiment
-from distillery.errors import InputError
 from distillery.store import fingerprint
 from flows.places import Places
+from flows.servers import check_database, tracking_problem
 
 KEY = "distillery.key"
 ROLE = "role"
@@ -107,7 +107,7 @@ class Tracker:
 
     @contextmanager
     def pipeline_run(self, config: Experiment) -> Iterator[Run]:
-        """The parent run. One that was left unfinished by a process that died is continued."""
+        """The parent run. One that was left unfinished by a process that died is continued; an error names its page."""
         key = fingerprint("pipeline", config)
         host = socket.gethostname()
         left = self._all(key, f"and attributes.status = 'RUNNING' and tags.host = '{host}'")
@@ -119,8 +119,12 @@ class Tracker:
         run.tags({"host": host, "pid": os.getpid()})
         run.flush()
         self.parent = run
-        with _closing(run):
-            yield run
+        try:
+            with _closing(run):
+                yield run
+        except Exception as error:
+            error.add_note(f"MLflow: {self.url(run)}")
+            raise
 
     @contextmanager
     def child(self, role: str, name: str, key: str, parent: Run | None = None) -> Iterator[Run]:
@@ -189,18 +193,19 @@ def connect(places: Places) -> MlflowClient:
     """A client of the tracking store.
 
     Raises:
-        InputError: It does not answer.
+        InputError: It does not answer, or refuses the login.
     """
     uri = places.tracking_uri
     if uri.startswith("sqlite:///"):
         Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     _use(uri)
-    client = MlflowClient(uri)
     try:
+        if uri.startswith(("postgresql", "mysql")):
+            check_database(uri)
+        client = MlflowClient(uri)
         client.search_experiments(max_results=1)
     except Exception as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise InputError(f"MLFLOW_TRACKING_URI: expected a store that answers at {uri!r}, got: {first}") from error
+        raise tracking_problem(uri, error) from error
     return client
 
 

@@ -20,6 +20,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from distillery.errors import InputError
+
 log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
@@ -73,7 +75,7 @@ def write_json(path: Path, value: Any) -> None:
     temporary.replace(path)
 
 
-class Missing(Exception):
+class Missing(InputError):
     """A store that only looks was asked for a stage that is not there."""
 
 
@@ -126,7 +128,9 @@ class Store:
         if self._only_look:
             for final, (name, _) in zip(finals, wanted, strict=True):
                 if not final.exists() or _broken_file(final) is not None:
-                    raise Missing(f"{stage} {name!r}")
+                    raise Missing(
+                        f"{stage} {name!r}: expected it to be finished in {self.root}, got none that is whole"
+                    )
             return [_handle(final, stage, name) for final, (name, _) in zip(finals, wanted, strict=True)]
         (self.root / stage).mkdir(parents=True, exist_ok=True)
         with ExitStack() as locks:

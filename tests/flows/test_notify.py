@@ -1,0 +1,68 @@
+"""Who is told when a deployed run fails: a real flow, a real server, and a real webhook on loopback."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from distillery.errors import InputError
+from flows.pipeline import scheduled
+
+
+@pytest.fixture
+def webhook(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bytes]]:
+    """What was posted to DISTILLERY_NOTIFY_URL."""
+    posted: list[bytes] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            posted.append(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(204)
+            self.end_headers()
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    monkeypatch.setenv("DISTILLERY_NOTIFY_URL", f"http://127.0.0.1:{server.server_port}/secret")
+    yield posted
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_a_failed_run_is_told_once_with_reason_and_links(
+    home: Path, tiny: Path, prefect_server: str, webhook: list[bytes]
+) -> None:
+    """Contract of the message: the text that Slack and Mattermost take, with the run, why, and both pages."""
+    state = scheduled(str(tiny), [], "release", return_state=True)
+    assert state.is_failed()
+    (body,) = webhook
+    told = json.loads(body)
+    assert set(told) == {"text"}
+    first, prefect, mlflow = told["text"].splitlines()
+    assert first.startswith(f"{tiny}: Failed. ") and "data 'make_classification': expected it to be finished" in first
+    address = prefect_server.removesuffix("/api")
+    assert prefect == f"Prefect: {address}/runs/flow-run/{state.state_details.flow_run_id}"
+    assert mlflow.startswith("MLflow: http://127.0.0.1:5000/#/experiments/1/runs/")
+
+
+def test_a_message_that_cannot_be_sent_changes_nothing(
+    home: Path, prefect_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Contract of hooks: nobody listens, and the run still fails for its own reason."""
+    monkeypatch.setenv("DISTILLERY_NOTIFY_URL", "http://127.0.0.1:1/secret")
+    state = scheduled("nowhere.yaml", return_state=True)
+    assert state.is_failed() and "nowhere.yaml" in (state.message or "")
+
+
+def test_a_wrong_address_is_named_before_anything_runs(
+    home: Path, tiny: Path, prefect_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Contract of error messages: the setting, and not its value, which may be a secret."""
+    monkeypatch.setenv("DISTILLERY_NOTIFY_URL", "hooks.example.com/secret")
+    with pytest.raises(InputError, match=r"^DISTILLERY_NOTIFY_URL: expected an address") as stopped:
+        scheduled(str(tiny))
+    assert "secret" not in str(stopped.value) and not (home / ".distillery").exists()

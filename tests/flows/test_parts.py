@@ -1,0 +1,65 @@
+"""The parts `search` and `release` of the chain, with a real Prefect server and a real sqlite MLflow."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distillery.config_file import load
+from distillery.errors import InputError
+from flows.pipeline import pipeline
+from flows.places import Places
+from flows.registry import by_alias
+from flows.tracking import connect
+
+OPEN = ["gates=[{figure: accuracy, at_least: 0.1}]"]
+
+
+@pytest.fixture(scope="module")
+def searched(prefect_server: str, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """(home, what the part `search` returned)."""
+    folder = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DISTILLERY_HOME", str(folder))
+        patch.setenv("DISTILLERY_WORKERS", "1")
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        yield folder, pipeline(load(tiny, OPEN), "search")
+
+
+def _stages(home: Path) -> set[str]:
+    """Stages of which something is finished."""
+    return {manifest.parts[-3] for manifest in (home / ".distillery").glob("*/*/manifest.json")}
+
+
+def test_a_search_ends_with_the_evaluation(searched: tuple[Path, dict[str, Any]]) -> None:
+    """Contract: every model is judged, nothing is exported, registered or reported."""
+    home, evaluation = searched
+    assert {"teacher", "ensemble", "student", "tuned baseline"} <= {row["role"] for row in evaluation["rows"]}
+    assert "evaluation" in _stages(home) and "export" not in _stages(home)
+    assert connect(Places.from_environment()).search_model_versions() == []
+    assert not (home / "runs").exists()
+
+
+def test_a_release_of_what_is_not_finished_says_what_is_missing(
+    searched: tuple[Path, dict[str, Any]], tiny: Path
+) -> None:
+    """Contract: it names the first stage that is not there, computes nothing, and says where its run is recorded."""
+    home, _ = searched
+    before = sorted((home / ".distillery").glob("*/*"))
+    with pytest.raises(InputError, match=rf"search 'tiny-student'.*{home / '.distillery'}") as stopped:
+        pipeline(load(tiny, [*OPEN, "search.trials=6"]), "release")
+    assert sorted((home / ".distillery").glob("*/*")) == before
+    runs = connect(Places.from_environment()).search_runs(["1"], "attributes.status = 'FAILED'")
+    parent = next(run for run in runs if run.data.tags["role"] == "pipeline")
+    assert f"/runs/{parent.info.run_id}" in stopped.value.__notes__[0]
+
+
+def test_a_release_decides_about_what_a_search_has_finished(searched: tuple[Path, dict[str, Any]], tiny: Path) -> None:
+    """Resume: only export and decision are new, and the report has the figures of the search."""
+    home, evaluation = searched
+    report = pipeline(load(tiny, OPEN), "release")
+    assert set(report["seconds"]) - set(report["cached"]) == {"export", "total"}
+    assert [row["nll"] for row in report["rows"]] == [row["nll"] for row in evaluation["rows"]]
+    assert (home / "runs" / "tiny" / "report.json").is_file()
+    champion = by_alias(connect(Places.from_environment()), "tiny", "champion")
+    assert champion is not None and report["promotion"]["promoted"]
