@@ -56,6 +56,11 @@ def check_database(places: Places) -> None:
             ) from error
 
 
+def address(places: Places) -> str | None:
+    """The database's address for SQLAlchemy, with the driver that is installed; None where none is set."""
+    return None if places.database is None else _engine(places.database).url.render_as_string(hide_password=False)
+
+
 def _path(places: Places, name: str) -> Path:
     key = hashlib.blake2b(name.encode(), digest_size=6).hexdigest()
     if places.tracking_uri.startswith("sqlite:///"):

@@ -25,7 +25,8 @@ class Places:
         ``distillery work`` there.
     DISTILLERY_DEVICE: cpu, cuda, ...; by default the GPU if there is one.
     DISTILLERY_MEMORY_MB: what a process keeps in memory of its training inputs, and of its targets; 512 by default.
-    DISTILLERY_DATABASE: postgresql://..., where several machines share a tracking server; flows/lock.py says why.
+    DISTILLERY_DATABASE: postgresql://..., where several machines share a tracking server: its locks keep promotions
+        apart (flows/lock.py), and Optuna's studies are kept there.
     DISTILLERY_PRICE_PER_HOUR: what an hour of one process costs, without a currency; by default no money is shown.
     MLFLOW_TRACKING_URI: by default the sqlite database mlflow/mlflow.db.
     """
@@ -76,7 +77,7 @@ class Places:
 
     @property
     def database(self) -> str | None:
-        """The PostgreSQL database whose locks several machines share; None where it is one machine."""
+        """The PostgreSQL database whose locks and studies several machines share; None where it is one machine."""
         return os.environ.get(DATABASE) or None
 
     @property

@@ -8,7 +8,7 @@ from typing import Any
 
 from distillery import figures, search
 from distillery.store import Handle, fingerprint
-from flows import stages
+from flows import lock, stages
 from flows.tracking import Run
 
 
@@ -43,7 +43,9 @@ def _study(ctx: stages.Context, name: str, total: int, key: str, run_study: Call
             _log_trial(ctx, study, f"trial-{key}-{record['number']}", record)
             advance(record["number"] + 1)
 
-        handle = run_study(device=ctx.places.device, run_many=ctx.workers.map, on_trial=on_trial)
+        handle = run_study(
+            device=ctx.places.device, run_many=ctx.workers.map, on_trial=on_trial, database=lock.address(ctx.places)
+        )
         advance(total)
         content = handle.json("search.json")
         if study.fresh:

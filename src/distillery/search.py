@@ -73,6 +73,7 @@ def run_search(
     device: str = "cpu",
     run_many: RunMany = one_after_another,
     on_trial: OnTrial | None = None,
+    database: str | None = None,
 ) -> Handle:
     """``search.json``: all trials, the front, each capacity's best, the chosen capacity and its finalists.
 
@@ -86,6 +87,7 @@ def run_search(
         device: Where to train.
         run_many: Runs the trials of a round, perhaps at the same time; by default one after another.
         on_trial: Called with the record of each finished trial.
+        database: Where the study is kept, if not in the store's journal.
 
     Raises:
         InputError: No capacity is within the budgets.
@@ -104,7 +106,7 @@ def run_search(
         device,
         cohort_of(config, capacities, Dataset(data).spec.kind),
     )
-    return _search(plan, store, run_many, on_trial)
+    return _search(plan, store, run_many, on_trial, database)
 
 
 def run_baseline_search(
@@ -117,6 +119,7 @@ def run_baseline_search(
     device: str = "cpu",
     run_many: RunMany = one_after_another,
     on_trial: OnTrial | None = None,
+    database: str | None = None,
 ) -> Handle:
     """``search.json`` of the chosen capacity without a teacher, with the number of trials that it had with one."""
     found = search.json("search.json")
@@ -125,7 +128,7 @@ def run_baseline_search(
     costs = {p.name: p.metrics for p in profiles}
     cohort = cohort_of(config, capacities, Dataset(data).spec.kind)
     plan = Plan(config, baseline_knobs(config), trials, data, None, (), capacities, costs, device, cohort)
-    return _search(plan, store, run_many, on_trial)
+    return _search(plan, store, run_many, on_trial, database)
 
 
 def baseline_knobs(config: Experiment) -> Knobs:
@@ -157,7 +160,7 @@ def study_settings(config: Experiment, role: str) -> list[Any]:
     return [role, searched, baseline_knobs(config), config.student.recipe, config.seed]
 
 
-def _search(plan: Plan, store: Store, run_many: RunMany, on_trial: OnTrial | None) -> Handle:
+def _search(plan: Plan, store: Store, run_many: RunMany, on_trial: OnTrial | None, database: str | None) -> Handle:
     config, role = plan.config, "student" if plan.ensemble is not None else "baseline"
     upstream = [plan.data.fingerprint, [h.fingerprint for h in plan.logits]]
     if plan.ensemble is not None:
@@ -167,7 +170,7 @@ def _search(plan: Plan, store: Store, run_many: RunMany, on_trial: OnTrial | Non
     name = f"{config.name}-{role}-{fingerprint('search', key)[:12]}"
 
     def build(work: Path) -> dict[str, Any]:
-        study = open_study(store, name, config.search.objectives)
+        study = open_study(store, name, config.search.objectives, database)
         return _conclude(work, name, run_study(study, plan, run_many, on_trial), config.search)
 
     return store.stage("search", f"{config.name}-{role}", [*key, config.search.choose], build)

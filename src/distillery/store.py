@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from distillery.errors import InputError
+from distillery.memory import give_back
 
 log = logging.getLogger(__name__)
 
@@ -156,6 +157,7 @@ class Store:
             work.mkdir(exist_ok=True)
         began = time.perf_counter()
         results = build(works)
+        give_back()
         seconds = (time.perf_counter() - began) / len(works)
         errors = []
         for place, (name, key, final) in missing.items():

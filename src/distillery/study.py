@@ -86,15 +86,14 @@ def run_study(study: optuna.Study, plan: Plan, run_many: RunMany, on_trial: OnTr
     return records_of(study)
 
 
-def open_study(store: Store, name: str, objectives: tuple[str, ...]) -> optuna.Study:
-    """The study of this name, new or as it was left. One journal holds all studies of a store."""
-    store.root.mkdir(parents=True, exist_ok=True)
-    lock = _KernelLock(store.root / f"{JOURNAL}.held")
-    _drop_half_a_line(store.root / JOURNAL, lock)
-    journal = JournalFileBackend(str(store.root / JOURNAL), lock)
+def open_study(store: Store, name: str, objectives: tuple[str, ...], database: str | None = None) -> optuna.Study:
+    """The study of this name, new or as it was left.
+
+    One journal holds all studies of a store; with a `database`, an address as SQLAlchemy takes it, they are there.
+    """
     study = optuna.create_study(
         study_name=name,
-        storage=optuna.storages.JournalStorage(journal),
+        storage=_journal(store) if database is None else optuna.storages.RDBStorage(database),
         directions=["minimize"] * len(objectives),
         load_if_exists=True,
     )
@@ -102,6 +101,13 @@ def open_study(store: Store, name: str, objectives: tuple[str, ...]) -> optuna.S
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study.set_metric_names(list(objectives))
     return study
+
+
+def _journal(store: Store) -> optuna.storages.JournalStorage:
+    store.root.mkdir(parents=True, exist_ok=True)
+    lock = _KernelLock(store.root / f"{JOURNAL}.held")
+    _drop_half_a_line(store.root / JOURNAL, lock)
+    return optuna.storages.JournalStorage(JournalFileBackend(str(store.root / JOURNAL), lock))
 
 
 class _KernelLock(JournalFileOpenLock):

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from machine import running_postgres
 
 import flows  # noqa: F401 - sets the environment before prefect is imported
 from distillery.promotion import Decision, Outcome, decide
@@ -66,6 +67,14 @@ def _wait(health: str, server: subprocess.Popen[bytes]) -> None:
         except OSError:
             time.sleep(0.25)
     raise AssertionError("the Prefect server did not answer")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """Address of a database of a PostgreSQL server that ends with the tests."""
+    with running_postgres() as server:
+        server.ask("postgres", "CREATE ROLE distillery SUPERUSER LOGIN PASSWORD 'right'")
+        yield f"postgresql://distillery:right@127.0.0.1:{server.port}/postgres"
 
 
 @pytest.fixture

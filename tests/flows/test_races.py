@@ -1,14 +1,8 @@
 """Many processes decide about one registered model: on one machine, and on several that share a PostgreSQL database."""
 
 import json
-import os
-import shutil
-import signal
-import socket
 import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,48 +19,6 @@ from flows.tracking import connect
 PROCESSES = 20
 SQLITE, POSTGRES = "one machine", "several machines"
 STORES = [SQLITE, pytest.param(POSTGRES, marks=pytest.mark.server)]
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[str]:
-    """Address of a database of a PostgreSQL server that ends with the tests."""
-    pytest.importorskip("psycopg", reason="psycopg is not installed")
-    found = {name: shutil.which(name) for name in ("initdb", "postgres")}
-    missing = [name for name, path in found.items() if path is None]
-    if missing:
-        pytest.skip(f"no PostgreSQL server: {', '.join(missing)} not found")
-    # It refuses to run as root, and its user cannot look into pytest's folders.
-    as_user = "postgres" if os.getuid() == 0 else None
-    with tempfile.TemporaryDirectory(prefix="postgres-") as folder, socket.socket() as probe:
-        shutil.chown(folder, as_user or os.getuid())
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-        probe.close()
-        secret = Path(folder) / "secret"
-        secret.write_text("right\n")
-        secret.chmod(0o644)
-        data = f"{folder}/data"
-        rights = ["--username=distillery", f"--pwfile={secret}", "--auth=scram-sha-256", "--no-sync"]
-        command = [str(found["initdb"]), "-D", data, *rights]
-        subprocess.run(command, check=True, user=as_user, capture_output=True, cwd=folder)
-        command = [str(found["postgres"]), "-D", data, "-p", port, "-k", folder, "-h", "127.0.0.1", "-c", "fsync=off"]
-        server = subprocess.Popen(command, user=as_user, cwd=folder, stderr=subprocess.DEVNULL)
-        try:
-            _wait(int(port), server)
-            yield f"postgresql://distillery:right@127.0.0.1:{port}/postgres"
-        finally:
-            server.send_signal(signal.SIGINT)  # at once, whoever is connected
-            server.wait(30)
-
-
-def _wait(port: int, server: subprocess.Popen[bytes]) -> None:
-    for _ in range(600):
-        assert server.poll() is None, "the database did not start"
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.05)
-    raise AssertionError("the database did not answer")
 
 
 @pytest.fixture(scope="module")
