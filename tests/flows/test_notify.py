@@ -1,6 +1,7 @@
 """Who is told when a deployed run fails: a real flow, a real server, and a real webhook on loopback."""
 
 import json
+import logging
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -49,13 +50,16 @@ def test_a_failed_run_is_told_once_with_reason_and_links(
     assert mlflow.startswith("MLflow: http://127.0.0.1:5000/#/experiments/1/runs/")
 
 
-def test_a_message_that_cannot_be_sent_changes_nothing(
-    home: Path, prefect_server: str, monkeypatch: pytest.MonkeyPatch
+def test_a_message_that_cannot_be_sent_is_logged_and_changes_nothing(
+    home: Path, prefect_server: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Contract of hooks: nobody listens, and the run still fails for its own reason."""
+    """Contract of hooks: nobody listens, and the run still fails for its own reason; the log keeps the secret."""
     monkeypatch.setenv("DISTILLERY_NOTIFY_URL", "http://127.0.0.1:1/secret")
+    caplog.set_level(logging.ERROR, "prefect.flow_runs")
     state = scheduled("nowhere.yaml", return_state=True)
     assert state.is_failed() and "nowhere.yaml" in (state.message or "")
+    (said,) = [record.getMessage() for record in caplog.records if "DISTILLERY_NOTIFY_URL" in record.getMessage()]
+    assert "nobody was told" in said and "refused" in said and "secret" not in caplog.text
 
 
 def test_a_wrong_address_is_named_before_anything_runs(
