@@ -1,6 +1,7 @@
 """Trainings on other machines: workers that Prefect starts take jobs from the store, which all of them share."""
 
 import itertools
+import logging
 import shutil
 import threading
 import time
@@ -18,6 +19,8 @@ from distillery.errors import InputError
 from flows import jobs
 from flows.places import Places
 from flows.workers import OnEpoch, Workers
+
+log = logging.getLogger(__name__)
 
 DEPLOYMENT = "distillery-worker/worker"
 LOOK_SECONDS = 10.0
@@ -42,7 +45,7 @@ class SharedWork(Workers):
         self.folder = store / "work" / uuid.uuid4().hex[:12]
         self._numbers = itertools.count()
         self._runs: list[Any] = []
-        self._looked = time.monotonic()
+        self._looked, self._told = time.monotonic(), False
         self._started = threading.Lock()
 
     def __enter__(self) -> "SharedWork":
@@ -102,6 +105,9 @@ class SharedWork(Workers):
             with get_client(sync_client=True) as client:
                 states = [client.read_flow_run(run).state for run in self._runs]
             over = [state is not None and state.is_final() for state in states]
+            if not self._told and not any(over) and all(state is None or state.is_scheduled() for state in states):
+                self._told = True
+                log.warning("no worker has begun yet: prefect worker start --pool %s", pool_of_workers())
             self._runs = [self._begin() if gone else run for gone, run in zip(over, self._runs, strict=True)]
 
 
@@ -124,13 +130,18 @@ def check_workers() -> None:
     Raises:
         InputError: It does not, or its work pool is gone.
     """
+    try:
+        pool = pool_of_workers()
+    except ObjectNotFound as error:
+        raise InputError(
+            f"DISTILLERY_WORKERS: shared work needs the deployment {DEPLOYMENT!r}, which this Prefect server does "
+            "not know; give: prefect --no-prompt deploy --name worker"
+        ) from error
+    if pool is None:
+        raise InputError(f"DISTILLERY_WORKERS: expected a work pool for the deployment {DEPLOYMENT!r}, got none")
+
+
+def pool_of_workers() -> str | None:
+    """The work pool of the workers' deployment; None if it is gone."""
     with get_client(sync_client=True) as client:
-        try:
-            pool = client.read_deployment_by_name(DEPLOYMENT).work_pool_name
-        except ObjectNotFound as error:
-            raise InputError(
-                f"DISTILLERY_WORKERS: shared work needs the deployment {DEPLOYMENT!r}, which this Prefect server does "
-                "not know; give: prefect --no-prompt deploy --name worker"
-            ) from error
-        if pool is None:
-            raise InputError(f"DISTILLERY_WORKERS: expected a work pool for the deployment {DEPLOYMENT!r}, got none")
+        return client.read_deployment_by_name(DEPLOYMENT).work_pool_name

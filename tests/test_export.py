@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -162,6 +164,20 @@ def test_the_file_needs_onnxruntime_alone(served: SimpleNamespace) -> None:
     command = [sys.executable, "-c", ALONE, str(served.exported.file(export.MODEL))]
     found = subprocess.run(command, input=json.dumps(feeds), capture_output=True, text=True, check=True)
     assert json.loads(found.stdout) == [served.dataset.classes[i] for i in served.expected[ids].argmax(-1)]
+
+
+def test_the_documented_example_answers(served: SimpleNamespace, tmp_path: Path) -> None:
+    """golden: the program in docs/production.md, for a table of numbers, gives the network's probabilities."""
+    if served.kind != "numbers":
+        return
+    text = (Path(__file__).parent.parent / "docs" / "production.md").read_text()
+    (program,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    ids = served.dataset.splits["test"][:5]
+    served.rows.frame.iloc[ids].to_csv(tmp_path / "rows.csv", index=False)
+    command = [sys.executable, "-c", program, str(served.exported.file(export.MODEL)), str(tmp_path / "rows.csv")]
+    found = ast.literal_eval(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert [list(row) for row in found] == [served.dataset.classes] * 5
+    np.testing.assert_allclose([list(row.values()) for row in found], served.expected[ids], atol=1e-5)
 
 
 def test_the_export_is_checked_and_timed(served: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,8 +45,9 @@ def pool(prefect: Any) -> Iterator[subprocess.Popen[bytes]]:
     ):
         subprocess.run(prefect(*arguments), cwd=ROOT, check=True, capture_output=True)
     started = subprocess.Popen(
-        prefect("worker", "start", "--pool", "distillery", "--limit", "2", "--query-seconds", "1"),
+        prefect("worker", "start", "--pool", "distillery", "--limit", "2"),
         cwd=ROOT,
+        env={**os.environ, "PREFECT_WORKER_QUERY_SECONDS": "1"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
