@@ -14,7 +14,7 @@ import numpy as np
 import references
 import torch
 from ours import ours_teachers, ours_trials
-from pairs import Results, Side, paired
+from pairs import Results, Side, in_turn, paired
 from torch import nn
 
 from distillery import config_file, dataset, ensemble, logits, metrics, search, students, study
@@ -84,19 +84,13 @@ def trials(results: Results, pairs: int) -> None:
     plain = references.cached_student(rows, labels, cached, epochs)
     quality = {"reference": _quality(task.dataset, plain), "candidate": _quality(task.dataset, _ours(task, epochs))}
 
-    def mine() -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            ours_trials(
-                task.experiment, task.data, task.ensemble, task.taught, task.profiles, Path(folder) / ".distillery"
-            )
-
     share = MEASURED_EPOCHS / epochs
     loops = {
         "the tutorial's loop": partial(references.tutorial_student, rows, labels, teachers, MEASURED_EPOCHS),
         "the cached-logit DataLoader loop": partial(references.cached_student, rows, labels, cached, MEASURED_EPOCHS),
     }
     theirs = [Side(name, loop, share) for name, loop in loops.items()]
-    found = paired(theirs, Side(f"a study of {TRIALS} trials", mine, TRIALS), pairs)
+    found = paired(theirs, Side(f"a study of {TRIALS} trials", partial(_study, task), TRIALS), pairs)
     for measured, goal in zip(found, (120, 45), strict=True):
         title = f"trials of {epochs} epochs per CPU second, against {measured.names[0]}"
         results.row("1", title, measured, goal, "times as many", quality=quality)
@@ -158,9 +152,10 @@ def teachers(results: Results, pairs: int) -> None:
 
 
 def growth(results: Results, pairs: int) -> None:
-    """Line 7: what the study itself costs per trial when it is short and when it is long, training left out.
+    """Line 7: what a trial costs in a study when it is short and when it is long.
 
-    A trial is replaced by figures drawn at random: this is about the bookkeeping alone.
+    The long study's trials are replaced by figures drawn at random: of what they cost, only the bookkeeping grows. What
+    training costs is measured on a real study in the same run.
     """
     few, many = GROWN
     with tempfile.TemporaryDirectory() as folder:
@@ -168,9 +163,21 @@ def growth(results: Results, pairs: int) -> None:
         _stubbed_study(grown, many - few)
         fresh = Side(f"trials 1-{few} of a new study", partial(_on_a_copy, None, few), few)
         late = Side(f"trials {many - few + 1}-{many} of a study", partial(_on_a_copy, grown, many), few)
-        [measured] = paired([fresh], late, pairs, warm=False)
-    title = f"study bookkeeping per trial (training left out), trial {many:,} against trial {few}"
-    results.row("7", title, measured, 0.9, "times as fast")
+        trained = Side("trials that train", partial(_study, prepared()), TRIALS)
+        costs = in_turn([fresh, late, trained], pairs, warm=False)
+    seconds = [[cost.cpu for cost in side] for side in costs]
+    values = [t / (t + after - before) for before, after, t in zip(*seconds, strict=True)]
+    told = {
+        f"{what}_ms": 1e3 * float(np.median(s)) for what, s in zip(("fresh", "late", "trial"), seconds, strict=True)
+    }
+    title = f"trials per CPU second at trial {many:,} of a study, against trial {few}"
+    results.figure("7", title, values, 0.9, "times as many", most=False, **told)
+
+
+def _study(task: Task) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / ".distillery"
+        ours_trials(task.experiment, task.data, task.ensemble, task.taught, task.profiles, place)
 
 
 def _on_a_copy(grown: Path | None, count: int) -> None:
