@@ -207,7 +207,7 @@ def _predict(given: argparse.Namespace) -> None:
     from flows import predict, registry
 
     running = registry.open_model(_client(), given.name, given.version)
-    with Progress(console=Console(stderr=True), transient=True) as bars:
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bars:
         bar = bars.add_task("rows", total=None)
 
         def on_rows(done: int, total: int | None) -> None:

@@ -9,23 +9,22 @@ on its own cohort: a round may run in any number of processes, and a killed stud
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.importance import FanovaImportanceEvaluator
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import TrialState
 
 from distillery.cohorts import stacks
 from distillery.config import Capacity, Experiment
+from distillery.errors import InputError
+from distillery.journal import journal_of
 from distillery.space import Knobs, Range, Setting
 from distillery.store import Handle, Store
 from distillery.teachers import derive_seed
@@ -33,8 +32,6 @@ from distillery.trials import Job, train_trials
 
 START_UP = 8  # proposals at random before the TPE has enough to go on
 MEMORY = 128  # trials that the TPE sees, the best and the latest: its cost grows with their number
-JOURNAL = "optuna.journal"
-TAIL = 1 << 20  # bytes at the end of the journal in which its last line begins
 STATES = {"complete": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "fail": TrialState.FAIL}
 
 log = logging.getLogger(__name__)
@@ -93,7 +90,7 @@ def open_study(store: Store, name: str, objectives: tuple[str, ...], database: s
     """
     study = optuna.create_study(
         study_name=name,
-        storage=_journal(store) if database is None else optuna.storages.RDBStorage(database),
+        storage=journal_of(store) if database is None else _in_database(database),
         directions=["minimize"] * len(objectives),
         load_if_exists=True,
     )
@@ -103,40 +100,12 @@ def open_study(store: Store, name: str, objectives: tuple[str, ...], database: s
     return study
 
 
-def _journal(store: Store) -> optuna.storages.JournalStorage:
-    store.root.mkdir(parents=True, exist_ok=True)
-    lock = _KernelLock(store.root / f"{JOURNAL}.held")
-    _drop_half_a_line(store.root / JOURNAL, lock)
-    return optuna.storages.JournalStorage(JournalFileBackend(str(store.root / JOURNAL), lock))
-
-
-class _KernelLock(JournalFileOpenLock):
-    """A lock that the kernel drops when its holder dies; Optuna's own, of another name, outlives a killed run."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def acquire(self) -> bool:
-        """Waits for the lock."""
-        self._stream = self._path.open("a")
-        fcntl.flock(self._stream, fcntl.LOCK_EX)
-        return True
-
-    def release(self) -> None:
-        """Gives it back."""
-        self._stream.close()
-
-
-def _drop_half_a_line(path: Path, lock: JournalFileOpenLock) -> None:
-    """What a crash left of a line that was being written would spoil the lines after it."""
-    lock.acquire()
+def _in_database(address: str) -> optuna.storages.RDBStorage:
     try:
-        with path.open("ab+") as stream:
-            whole = stream.tell()
-            stream.seek(max(0, whole - TAIL))
-            stream.truncate(whole - len(stream.read().rpartition(b"\n")[2]))
-    finally:
-        lock.release()
+        return optuna.storages.RDBStorage(address)
+    except RuntimeError as error:
+        # Optuna, MLflow and Prefect all keep the version of their tables under one name.
+        raise InputError(f"the studies' database: expected one of Optuna's own, got another's: {error}") from error
 
 
 def records_of(study: optuna.Study) -> list[dict[str, Any]]:

@@ -74,6 +74,7 @@ def postgres() -> Iterator[str]:
     """Address of a database of a PostgreSQL server that ends with the tests."""
     with running_postgres() as server:
         server.ask("postgres", "CREATE ROLE distillery SUPERUSER LOGIN PASSWORD 'right'")
+        server.ask("postgres", "CREATE DATABASE studies OWNER distillery")
         yield f"postgresql://distillery:right@127.0.0.1:{server.port}/postgres"
 
 

@@ -58,7 +58,7 @@ def test_a_release_decides_about_what_a_search_has_finished(searched: tuple[Path
     """Resume: only export and decision are new, and the report has the figures of the search."""
     home, evaluation = searched
     report = pipeline(load(tiny, OPEN), "release")
-    assert set(report["seconds"]) - set(report["cached"]) == {"export", "total"}
+    assert set(report["seconds"]) - set(report["cached"]) == {"export", "served", "total"}
     assert [row["nll"] for row in report["rows"]] == [row["nll"] for row in evaluation["rows"]]
     assert (home / "runs" / "tiny" / "report.json").is_file()
     champion = by_alias(connect(Places.from_environment()), "tiny", "champion")

@@ -6,11 +6,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import mlflow
 import optuna
 import pytest
 
+from distillery.errors import InputError
 from distillery.search import run_search
 from distillery.store import Store
+from distillery.study import open_study
 from flows import lock
 from flows.places import Places
 
@@ -25,7 +28,7 @@ def test_a_study_in_a_database_goes_on_anywhere(
     chain: SimpleNamespace, postgres: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """resume: a search that stops on one machine goes on in another store, with the trials of the journal's search."""
-    monkeypatch.setenv("DISTILLERY_DATABASE", postgres)
+    monkeypatch.setenv("DISTILLERY_DATABASE", postgres.replace("/postgres", "/studies"))
     database = lock.address(Places.from_environment())
     assert database is not None and database.startswith("postgresql+psycopg://distillery:right@")
     search = chain.config.search.model_copy(update={"trials": 8, "cohort": 2})  # two rounds
@@ -49,3 +52,12 @@ def test_a_study_in_a_database_goes_on_anywhere(
     study = optuna.load_study(study_name=content["study"], storage=database)
     assert [t.number for t in study.trials] == [t["number"] for t in content["trials"]]
     assert not (store.root / "optuna.journal").exists()
+
+
+def test_a_database_of_another_program_is_named(postgres: str, tmp_path: Path) -> None:
+    """contract: MLflow's database cannot hold studies, and is left as it is."""
+    address = postgres.replace("postgresql:", "postgresql+psycopg:")
+    client = mlflow.MlflowClient(address)
+    with pytest.raises(InputError, match="the studies' database: expected one of Optuna's own, got another's"):
+        open_study(Store(tmp_path), "study", ("nll", "params"), address)
+    assert client.search_experiments()
