@@ -21,6 +21,7 @@ from pathlib import Path
 import image_references
 import memory
 import numpy as np
+import shared_work
 import speed_images
 import speed_tables
 from ours import write_logits
@@ -88,6 +89,7 @@ PARTS: dict[str, Callable[[Results, int], None]] = {
     "store": store,
     "growth": speed_tables.growth,
     "overhead": overhead,
+    "workers": shared_work.workers,
     "memory": memory.memory,
 }
 ON_REQUEST = ("memory",)  # takes as long as all the others

@@ -1,0 +1,62 @@
+"""Two workers on one study against one, each a process with one thread that takes jobs from the store's folder."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+
+import speed_tables
+from pairs import Results, Side, paired
+
+from distillery import config_file, search
+from distillery.store import Store
+from flows.shared import SharedWork
+
+ROOT = Path(__file__).resolve().parent.parent
+TRIALS = 96
+STUDY = [f"search.trials={TRIALS}", "search.halving=null"]
+
+
+def workers(results: Results, rounds: int) -> None:
+    """Trials per second of wall time with two workers, against one."""
+    with ExitStack() as opened:
+        folders = [Path(opened.enter_context(tempfile.TemporaryDirectory())) for _ in (1, 2)]
+        for count, folder in enumerate(folders, 1):
+            opened.enter_context(_workers(folder, count))
+        sides = [Side(f"{n} of them", partial(_study, folder), TRIALS) for n, folder in enumerate(folders, 1)]
+        [measured] = paired(sides[:1], sides[1], rounds)  # the first call of each, which imports, does not count
+    title = "trials of a study on the tabular task, two workers against one"
+    results.row("workers", title, measured, 1.8, "times as many", by="wall")
+
+
+@contextmanager
+def _workers(store: Path, count: int) -> Iterator[None]:
+    program = "import sys; from pathlib import Path; from flows import jobs; jobs.work_anywhere(Path(sys.argv[1]))"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    started = [
+        subprocess.Popen([sys.executable, "-c", program, str(store / "work")], env=environment) for _ in range(count)
+    ]
+    try:
+        yield
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
+def _study(store: Path) -> None:
+    """The search of configs/tabular.yaml, its three capacities, every trial at its full length."""
+    task = speed_tables.prepared()
+    experiment = config_file.load(ROOT / "configs/tabular.yaml", STUDY)
+    capacities, runs = experiment.student.capacities, experiment.evaluation.latency_runs
+    kept = Store(speed_tables.HOME / ".distillery")
+    profiles = [search.profile_capacity(c, task.data, runs, kept) for c in capacities]
+    with SharedWork(0, store) as shared, tempfile.TemporaryDirectory() as folder:
+        upstream = (experiment, task.data, task.ensemble, task.taught, profiles, Store(folder))
+        search.run_search(*upstream, run_many=shared.map)
