@@ -5,11 +5,12 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint ui lock bench bench-quality
+.PHONY: help demo test test-server lint ui lock bench bench-quality
 
 help:
 	@echo "make demo [CONFIG=configs/tabular.yaml]   run a whole pipeline and print its report"
 	@echo "make test                                 lint, types, import rules and tests"
+	@echo "make test-server                          the servers of docs/production.md, with a real PostgreSQL"
 	@echo "make ui                                   MLflow and Prefect pages on loopback"
 	@echo "make lint                                 lint, types and import rules alone"
 	@echo "make bench                                what the work costs, each figure paired with a reference"
@@ -26,7 +27,11 @@ demo: $(READY)
 	@$(BIN)/distillery run $(CONFIG) $(ARGS)
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not server"
+
+# PostgreSQL, MLflow and Prefect as in docs/production.md, with real processes; needs PostgreSQL's programs.
+test-server: $(READY)
+	$(BIN)/python -m pytest -m server
 
 lint: $(READY)
 	$(BIN)/ruff check

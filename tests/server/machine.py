@@ -99,6 +99,7 @@ class Shell:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a script's background job ignores it
         )
         # As in a terminal. Without job control what runs in the background ignores SIGINT, by which a worker stops.
         self.run("set -m")
