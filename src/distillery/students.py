@@ -226,21 +226,20 @@ class _Making:
         return within_memory(groups, build_network(self.capacity, spec, 0), self.recipes[0], self.device)
 
     def _build(self, works: dict[int, Path], group: list[int]) -> dict[int, dict[str, Any] | Exception]:
-        dataset, places = Dataset(self.data), list(works)
-        mine = [self.wanted[group[place]] for place in places]
+        # All of the group, also where some are there already: in a smaller stack the others would be rounded otherwise.
+        dataset, mine = Dataset(self.data), [self.wanted[place] for place in group]
         networks = [build_network(self.capacity, dataset.spec, student_seed(w.seed, self.capacity)) for w in mine]
 
         def record(epoch: int, records: dict[int, dict[str, float]]) -> tuple[()]:
             for number, figures in records.items():
-                if self.on_epoch is not None:
-                    self.on_epoch(group[places[number]], epoch, figures)
+                if self.on_epoch is not None and number in works:
+                    self.on_epoch(group[number], epoch, figures)
             return ()
 
         validation = validation_on("val_search", dataset)
         courses = self.train(networks, dataset, mine, validation=validation, on_epochs=record)
         return {
-            place: self._keep(works[place], network, group[place], course, dataset)
-            for place, network, course in zip(places, networks, courses, strict=True)
+            place: self._keep(works[place], networks[place], group[place], courses[place], dataset) for place in works
         }
 
     def _keep(
