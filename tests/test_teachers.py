@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -78,6 +79,20 @@ def test_training_again_gives_the_same_bits(chain: SimpleNamespace, store: Store
     assert [(m.fingerprint, m.metrics) for m in again] == [(m.fingerprint, m.metrics) for m in chain.members]
     digests = [[checksum(m.file("model.safetensors")) for m in members] for members in (again, chain.members)]
     assert digests[0] == digests[1] and len(set(digests[0])) == 3
+
+
+def test_a_copy_that_was_lost_comes_back_with_the_same_bits(chain: SimpleNamespace, tmp_path: Path) -> None:
+    """determinism: copies train together again, as they did, also where only one of them is missing."""
+    cfg, store, names = chain.config, Store(tmp_path), [m.name for m in chain.members]
+    (member,) = cfg.teachers.members
+    asked = (names, member, cfg.teachers.recipe_of(member), cfg.seed, chain.data, store)
+    lost = train_teachers(*asked)[1]
+    shutil.rmtree(lost.path)
+    told = []
+    again = train_teachers(*asked, on_epoch=lambda place, epoch, _: told.append((place, epoch)))
+    assert [m.cached for m in again] == [True, False, True]
+    assert checksum(again[1].file("model.safetensors")) == checksum(chain.members[1].file("model.safetensors"))
+    assert {place for place, _ in told} == {1}
 
 
 def weights(handle: Handle) -> dict[str, torch.Tensor]:

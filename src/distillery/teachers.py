@@ -145,15 +145,15 @@ def train_teachers(
 
     def build(works: dict[int, Path], group: Sequence[int]) -> dict[int, dict[str, Any] | Exception]:
         dataset = Dataset(data)
-        mine = {place: (names[group[place]], seeds[group[place]]) for place in works}
+        mine = [(names[place], seeds[place]) for place in group]
         for place, work in works.items():
             name, own_seed = mine[place]
             write_json(work / "member.json", {"name": name, "model": teacher.model_dump(), "seed": own_seed})
         if trained:
-            report = None if on_epoch is None else partial(_report, on_epoch, [group[place] for place in works])
+            report = None if on_epoch is None else partial(_report, on_epoch, {place: group[place] for place in works})
             members = _networks(works, mine, teacher, recipe, dataset, device, report)
         else:
-            members = {place: _other(works[place], teacher, own, dataset) for place, (_, own) in mine.items()}
+            members = {place: _other(work, teacher, mine[place][1], dataset) for place, work in works.items()}
         rows, labels = dataset.splits["val_ensemble"], dataset.labels("val_ensemble")
         return {
             place: m if isinstance(m, Exception) else quality(m.logits(dataset.inputs[rows], rows), labels)
@@ -169,22 +169,26 @@ def train_teachers(
     return made
 
 
-def _report(on_epoch: OnEpochOf, places: list[int], epoch: int, records: dict[int, dict[str, float]]) -> tuple[()]:
+def _report(
+    on_epoch: OnEpochOf, places: dict[int, int], epoch: int, records: dict[int, dict[str, float]]
+) -> tuple[()]:
     for number, figures in records.items():
-        on_epoch(places[number], epoch, figures)
+        if number in places:
+            on_epoch(places[number], epoch, figures)
     return ()
 
 
 def _networks(
     works: dict[int, Path],
-    mine: dict[int, tuple[str, int]],
+    mine: list[tuple[str, int]],
     teacher: Teacher,
     recipe: Recipe,
     dataset: Dataset,
     device: str,
     report: OnEpochs | None,
 ) -> dict[int, Member | Exception]:
-    seeds = [own for _, own in mine.values()]
+    # All of the group, also where some are there already: in a smaller stack the others would be rounded otherwise.
+    seeds = [own for _, own in mine]
     networks = [build_network(teacher, dataset.spec, own) for own in seeds]
     courses = fit_classifiers(
         networks,
@@ -196,12 +200,13 @@ def _networks(
         on_epochs=report,
     )
     members: dict[int, Member | Exception] = {}
-    for place, network, course in zip(works, networks, courses, strict=True):
+    for place, work in works.items():
+        network, course = networks[place], courses[place]
         if course.error is not None:
             members[place] = FloatingPointError(f"teacher {mine[place][0]!r}: {course.error}")
             continue
-        save_network(network, works[place] / "model.safetensors")
-        write_json(works[place] / "history.json", course.history)
+        save_network(network, work / "model.safetensors")
+        write_json(work / "history.json", course.history)
         members[place] = NetworkMember(network, device)
     return members
 
