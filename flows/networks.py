@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from distillery import students, teachers
 from distillery.config import Capacity, Teacher
+from distillery.dataset import LEARNED, Dataset
 from distillery.finals import Promise
 from distillery.store import Handle, fingerprint
 from flows.stages import Context, stage
@@ -20,7 +21,8 @@ POINTS = 100  # of a training curve
 def train_teachers(ctx: Context, names: list[str], member: Teacher, data: Handle) -> list[Handle]:
     """Trained copies of one member."""
     config, recipe = ctx.config, ctx.config.teachers.recipe_of(member)
-    keys = [f"teacher-{fingerprint(n, member, recipe, config.seed, data.fingerprint)}" for n in names]
+    rows = teachers.learned_from(member, data)
+    keys = [f"teacher-{fingerprint(n, member, recipe, config.seed, rows)}" for n in names]
     with ExitStack() as open_runs:
         opened = zip(names, keys, strict=True)
         runs = [open_runs.enter_context(ctx.tracker.child("teacher", f"teacher {n}", key)) for n, key in opened]
@@ -58,7 +60,8 @@ def train_students(
     transfer_logits: list[Handle],
 ) -> list[Handle]:
     """Distilled students at full length."""
-    keys = [["student", capacity, w.setting, ctx.config.student, w.seed, pooled.fingerprint] for w in wanted]
+    taught = [Dataset(data).digest(*LEARNED), pooled.fingerprint, *(h.fingerprint for h in transfer_logits)]
+    keys = [["student", capacity, w.setting, ctx.config.student, w.seed, *taught] for w in wanted]
     inputs = (capacity, wanted, ctx.config.student, data, pooled, transfer_logits)
     return ctx.done_all(_finals(ctx, "student", capacity, wanted, keys, students.train_students, inputs))
 
@@ -68,7 +71,8 @@ def train_baselines(
     ctx: Context, role: str, capacity: Capacity, wanted: list[students.Wanted], data: Handle
 ) -> list[Handle]:
     """The same networks without a teacher: plain, with the student's own recipe, or tuned, with one of their own."""
-    keys = [[role, capacity, w.setting, ctx.config.student, w.seed, data.fingerprint] for w in wanted]
+    rows = Dataset(data).digest(*LEARNED)
+    keys = [[role, capacity, w.setting, ctx.config.student, w.seed, rows] for w in wanted]
     inputs = (capacity, wanted, ctx.config.student, data)
     return ctx.done_all(_finals(ctx, f"{role} baseline", capacity, wanted, keys, students.train_baselines, inputs))
 

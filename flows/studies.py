@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from distillery import figures, search
+from distillery.dataset import LEARNED, Dataset
 from distillery.store import Handle, fingerprint
 from flows import lock, stages
 from flows.tracking import Run
@@ -17,8 +18,9 @@ def run_search(
     ctx: stages.Context, data: Handle, pooled: Handle, transfer_logits: list[Handle], profiles: list[Handle]
 ) -> Handle:
     """The study of students; each trial is a run below the study's."""
-    trials = ctx.config.search.trials
-    key = [search.study_settings(ctx.config, "student"), trials, pooled.fingerprint, data.fingerprint]
+    trials, rows = ctx.config.search.trials, Dataset(data).digest(*LEARNED)
+    taught = [pooled.fingerprint, *(h.fingerprint for h in transfer_logits)]
+    key = [search.study_settings(ctx.config, "student"), trials, taught, rows]
     run = partial(search.run_search, ctx.config, data, pooled, transfer_logits, profiles, ctx.store)
     return ctx.done(_study(ctx, "search", trials, fingerprint("search", key), run))
 
@@ -29,7 +31,7 @@ def run_baseline_search(ctx: stages.Context, data: Handle, found: Handle, profil
     content = found.json("search.json")
     trials = sum(record["capacity"] == content["chosen"] for record in content["trials"])
     run = partial(search.run_baseline_search, ctx.config, data, found, profiles, ctx.store)
-    key = [search.study_settings(ctx.config, "baseline"), content["chosen"], trials, data.fingerprint]
+    key = [search.study_settings(ctx.config, "baseline"), content["chosen"], trials, Dataset(data).digest(*LEARNED)]
     return ctx.done(_study(ctx, "baseline search", trials, fingerprint("baseline search", key), run))
 
 

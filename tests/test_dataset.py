@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -54,6 +55,48 @@ def test_the_same_data_are_prepared_once(tree: dict[str, Any], store: Store) -> 
     others = [prepared(split={**first["split"], "seed": 1}), prepared(random_state=4), prepared(split={"test": 100})]
     assert len({path, *(p for p, _ in others)}) == 4
     assert prepared(image_size=64) == (path, True)  # says nothing about a table
+
+
+TABLE: dict[str, Any] = {"source": "table", "label": "y", "split": {"order": "hashed", "seed": 3}}
+
+
+def written(frame: pd.DataFrame, folder: Path, store: Store, name: str = "rows.csv") -> Dataset:
+    """The table, prepared; its rows fall by their hashes."""
+    frame.to_csv(folder / name, index=False)
+    data = config.Data(**TABLE, path=str(folder / name))
+    return Dataset(prepare(data, read_source(data), store))
+
+
+@pytest.fixture
+def growing() -> pd.DataFrame:
+    """A table to which rows will be added."""
+    frame = small_frame(300)
+    frame["y"] = np.where(frame["width"] + frame["pips"] > 13, "wide", "narrow")
+    return frame
+
+
+def test_a_digest_is_of_the_rows_and_labels_of_its_splits(growing: pd.DataFrame, tmp_path: Path, store: Store) -> None:
+    """property: one more row, anywhere in the file, or one changed label, moves the digest of its own split alone."""
+    before = written(growing, tmp_path, store)
+    train = before.digest("train")
+    assert before.digest("train", "unlabeled") == train != before.digest("train", "test") != before.digest()
+    seen = set()
+    for number, more in small_frame(320)[300:].assign(y="wide").iterrows():
+        halves = [growing.iloc[:150], more.to_frame().T.astype(growing.dtypes), growing.iloc[150:]]
+        after = written(pd.concat(halves), tmp_path, store, f"{number}.csv")
+        changed = {name for name in NAMES if after.digest(name) != before.digest(name)}
+        place = next(name for name in NAMES if 150 in after.splits[name])
+        # What all rows have in common rests on train: its moments are in the preprocessing.
+        assert changed == ({place} if place != "train" else set(NAMES))
+        seen.add(place)
+        for name in NAMES:
+            old, new = before.splits[name], after.splits[name]
+            assert np.array_equal(new[new != 150], old + (old >= 150))
+    assert len(seen) > 2
+    row = before.splits["test"][0]
+    growing.loc[row, "y"] = "narrow" if growing.loc[row, "y"] == "wide" else "wide"
+    after = written(growing, tmp_path, store, "relabelled.csv")
+    assert [name for name in NAMES if after.digest(name) != before.digest(name)] == ["test"]
 
 
 def test_labels_of_rows_are_their_classes(chain: SimpleNamespace) -> None:

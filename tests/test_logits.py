@@ -157,7 +157,7 @@ def test_logits_belong_to_their_data_split_and_views(
     """contract: logits of other data, of another split or of other views are InputErrors that name what differs."""
     check_belongs([labelled, labelled], chain.data, VIEWS)
     other = config.Data(**{**tree["data"], "random_state": 4})
-    with pytest.raises(InputError, match=f"expected data .*, got {chain.data.fingerprint}"):
+    with pytest.raises(InputError, match=f"expected data .*, got {chain.dataset.digest('train', 'unlabeled')}"):
         check_belongs([labelled], prepare(other, read_source(other), store), VIEWS)
     on_test = cache_logits(chain.members[0], "test", chain.data, CHUNKS, store)
     with pytest.raises(InputError, match="logits 'mlp-00-test': expected split transfer, got test"):

@@ -19,9 +19,14 @@ Size = Annotated[float, Field(gt=0)]
 
 
 class Split(Section):
-    """Shares (below 1) or numbers of rows; train takes what is left."""
+    """Shares (below 1) or numbers of rows; train takes what is left.
 
-    order: Literal["stratified", "ordered"] = "stratified"
+    `order`: every class by its share at random; or rows as they come; or each row by a hash of its content, for data
+    that grow: a row that is added moves no other into another split, equal rows stay together, and shares are met
+    roughly.
+    """
+
+    order: Literal["stratified", "ordered", "hashed"] = "stratified"
     train: Size | None = None
     val_ensemble: Size = 0.1
     val_search: Size = 0.1

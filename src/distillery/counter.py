@@ -18,7 +18,7 @@ class Draws:
     """The random numbers of one transform for a batch of rows.
 
     Attributes:
-        rows: Row ids of the source, int64 [B].
+        rows: What tells the rows apart, whole numbers of 64 bits [B]: their places in the transfer set, or hashes.
         numbers: View number of each row, int64 [B].
         key: Tells streams apart: one for each transform of a config.
     """

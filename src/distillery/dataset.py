@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,10 +19,11 @@ from distillery.landmarks import landmarks
 from distillery.models import InputSpec
 from distillery.pack import finish, pack
 from distillery.splits import split_rows
-from distillery.store import Handle, Store, write_json
+from distillery.store import Handle, Store, checksum, fingerprint, write_json
 from distillery.views import Pool
 
-VERSION = 3
+VERSION = 4
+LEARNED = ("train", "val_ensemble", "val_search")  # what a network, its calibration and its choice rest on
 LANDMARKS = 257  # of every number on train, among which networks place the edges of their bins
 
 
@@ -81,18 +83,37 @@ def _build(work: Path, config: Data, rows: Rows) -> dict[str, Any]:
         spec = InputSpec(rows.kind, inputs.shape[1:], len(classes), numbers=numbers)
         write_json(work / "features.json", sources)
     skipped = [rows.names[i] if rows.names else str(i) for i in np.flatnonzero(~usable)]
-    write_json(work / "dataset.json", {"classes": classes.tolist(), "spec": spec.to_json(), "skipped": skipped})
+    facts = {"classes": classes.tolist(), "spec": spec.to_json(), "skipped": skipped}
+    common = fingerprint(facts["classes"], facts["spec"], checksum(work / "preprocess.onnx"))
+    digests = {name: _digest(inputs, labels, ids) for name, ids in splits.items()}
+    write_json(work / "dataset.json", {**facts, "digests": {"common": common, **digests}})
     finish(work)
     counts = {f"rows_{name}": len(ids) for name, ids in splits.items()}
     return {**counts, "classes": len(classes), "skipped": len(skipped)}
 
 
+def _digest(inputs: np.ndarray, labels: np.ndarray, ids: np.ndarray) -> str:
+    """Hex digest of the encoded rows `ids` and their labels, in their order."""
+    state = hashlib.blake2b(labels[ids].tobytes(), digest_size=12)
+    for start in range(0, len(ids), 1024):
+        state.update(inputs[ids[start : start + 1024]])
+    return state.hexdigest()
+
+
 def _split(config: Data, rows: Rows, usable: np.ndarray | None) -> dict[str, np.ndarray]:
     settings = config.split.model_dump()
-    ordered, seed = settings.pop("order") == "ordered", settings.pop("seed")
+    order, seed = settings.pop("order"), settings.pop("seed")
     if rows.unlabeled is not None:
         usable = ~rows.unlabeled if usable is None else usable & ~rows.unlabeled
-    parts = split_rows(rows.labels, settings, ordered=ordered, seed=seed, given_test=rows.given_test, usable=usable)
+    parts = split_rows(
+        rows.labels,
+        settings,
+        ordered=order == "ordered",
+        seed=seed,
+        given_test=rows.given_test,
+        usable=usable,
+        contents=rows.contents() if order == "hashed" else None,
+    )
     if rows.unlabeled is not None:
         parts["unlabeled"] = np.flatnonzero(rows.unlabeled)
     return parts
@@ -169,6 +190,22 @@ class Dataset:
         columns = np.array([names[name] for name, _ in features], np.int64)
         numeric = np.array([kind == "number" for _, kind in features], bool)
         return Pool(self.inputs, self.splits["train"], columns, numeric)
+
+    def digest(self, *splits: str) -> str:
+        """Changes whenever a row or label of these splits does, or what all rows have in common; no other row counts.
+
+        The unlabelled rows are the split ``unlabeled``; where there are none, it changes nothing to name it.
+        """
+        kept = self._facts["digests"]
+        return fingerprint("rows", {name: kept[name] for name in ("common", *splits) if name in kept})
+
+    @cached_property
+    def places(self) -> np.ndarray:
+        """Place of each row of the source in the transfer set, train then unlabelled, int64 [N]; -1 elsewhere."""
+        places = np.full(len(self._labels), -1, np.int64)
+        shown = np.concatenate([self.splits["train"], self.unlabeled])
+        places[shown] = np.arange(len(shown))
+        return places
 
     @property
     def classes(self) -> list[str]:

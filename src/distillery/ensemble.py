@@ -73,7 +73,8 @@ def optimize_weights(
     Raises:
         InputError: A weighting that the config names needs more rows.
     """
-    key = [VERSION, config, [m.fingerprint for m in members], [h.fingerprint for h in val_logits], data.fingerprint]
+    rows = Dataset(data).digest("val_ensemble")
+    key = [VERSION, config, [m.fingerprint for m in members], [h.fingerprint for h in val_logits], rows]
 
     def build(work: Path) -> dict[str, Any]:
         logits_MNC = np.stack([read_logits(h) for h in val_logits])

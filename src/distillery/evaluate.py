@@ -22,7 +22,7 @@ from distillery.pooling import Pooling
 from distillery.profile import cost, latency
 from distillery.registry import closest
 from distillery.robustness import disturbances
-from distillery.store import Handle, Store, fingerprint, write_json
+from distillery.store import Handle, Store, write_json
 from distillery.students import evaluate_on, load_student
 from distillery.teachers import GivenMember, Member, NetworkMember, load_member
 from distillery.training.alone import predict
@@ -116,7 +116,7 @@ class _Evaluator:
             "baselines": self.baselines,
             "classes": self.dataset.classes,
             "test_rows": len(self.labels),
-            "test_rows_digest": fingerprint(self.ids.tolist()),
+            "test_rows_digest": self.dataset.digest("test"),
             **self._comparisons(),
             "seeds": self._seeds(),
             "groups": self._groups(),

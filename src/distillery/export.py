@@ -56,7 +56,7 @@ def export_student(student: Handle, data: Handle, rows: Rows, runs: int, store: 
         onnx.save(model, work / MODEL)
         return _check(work / MODEL, network, dataset, rows, runs)
 
-    return store.stage("export", student.name, [VERSION, student.fingerprint, data.fingerprint], build)
+    return store.stage("export", student.name, [VERSION, student.fingerprint, Dataset(data).digest()], build)
 
 
 def assemble(graph: onnx.ModelProto, network: onnx.ModelProto, spec: InputSpec, classes: list[str]) -> onnx.ModelProto:

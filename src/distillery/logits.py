@@ -22,7 +22,7 @@ from distillery.store import Handle, Store, write_json
 from distillery.teachers import load_member
 from distillery.transfer import show, transfer_rows
 
-VERSION = 4
+VERSION = 5
 ARRAY = "logits.zarr"
 SAMPLE = 1024  # items on which the error of an encoding is measured
 DRIFT = 0.05  # in log-probability; rounding to float16 and another order of sums stay well below
@@ -55,7 +55,7 @@ def cache_logits(
     kept, for each temperature, on `kl_rows` items drawn at random.
     """
     shown, config = views or Views(), config if split == "transfer" else config.exact
-    belongs = {"member": member.fingerprint, "data": data.fingerprint, "split": split, "views": shown.model_dump()}
+    belongs = {"member": member.fingerprint, "data": _asked(split, data), "split": split, "views": shown.model_dump()}
     encoded = config != config.exact
     key = [VERSION, config, belongs, list(temperatures) if encoded else []]
 
@@ -81,6 +81,11 @@ def cache_logits(
         return {"rows": shown.count * len(rows), "rows_computed": computed, **lost}
 
     return store.stage("logits", f"{member.name}-{split}", key, build)
+
+
+def _asked(split: str, data: Handle) -> str:
+    """Digest of the rows of a split, or of the transfer set."""
+    return Dataset(data).digest(*(("train", "unlabeled") if split == "transfer" else (split,)))
 
 
 def check_drift(logits: Handle, member: Handle, data: Handle, *, device: str = "cpu", entries: int = 32) -> float:
@@ -157,8 +162,8 @@ def check_belongs(logits: list[Handle], data: Handle, views: Views) -> None:
     for handle in logits:
         found = handle.json("belongs.json")
         for field, wanted in (
-            ("data", data.fingerprint),
             ("split", "transfer"),
+            ("data", _asked("transfer", data)),
             ("views", views.model_dump(mode="json")),
         ):
             if found[field] != wanted:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from distillery.config import Capacity, Experiment
-from distillery.dataset import Dataset
+from distillery.dataset import LEARNED, Dataset
 from distillery.errors import InputError
 from distillery.own import is_own, own_digest
 from distillery.pareto import front
@@ -23,7 +23,7 @@ from distillery.store import Handle, Store, fingerprint, write_json
 from distillery.study import OnTrial, Plan, RunMany, cohort_of, objective, one_after_another, open_study, run_study
 from distillery.teachers import build_network, content_key
 
-VERSION = 3
+VERSION = 4
 
 
 def profile_capacity(capacity: Capacity, data: Handle, runs: int, store: Store) -> Handle:
@@ -35,7 +35,9 @@ def profile_capacity(capacity: Capacity, data: Handle, runs: int, store: Store) 
         rows = dataset.inputs[dataset.splits["val_search"][:64]]
         return cost(network, dataset.spec, rows, runs)
 
-    return store.stage("profile", capacity.name, [VERSION, content_key(capacity), runs, data.fingerprint], build)
+    return store.stage(
+        "profile", capacity.name, [VERSION, content_key(capacity), runs, Dataset(data).spec.to_json()], build
+    )
 
 
 def feasible(config: Search, profiles: list[Handle]) -> list[str]:
@@ -162,7 +164,7 @@ def study_settings(config: Experiment, role: str) -> list[Any]:
 
 def _search(plan: Plan, store: Store, run_many: RunMany, on_trial: OnTrial | None, database: str | None) -> Handle:
     config, role = plan.config, "student" if plan.ensemble is not None else "baseline"
-    upstream = [plan.data.fingerprint, [h.fingerprint for h in plan.logits]]
+    upstream = [Dataset(plan.data).digest(*LEARNED), [h.fingerprint for h in plan.logits]]
     if plan.ensemble is not None:
         upstream.append(plan.ensemble.fingerprint)
     models = [[c.name, content_key(c)] for c in plan.capacities]

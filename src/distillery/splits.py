@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 from sklearn.model_selection import train_test_split
 
+from distillery.counter import Draws
 from distillery.errors import InputError
 
+SPLIT_KEY = 1 << 21  # a stream of its own beside those of views
 NAMES = ("train", "val_ensemble", "val_search", "test")
 
 
@@ -18,6 +20,7 @@ def split_rows(
     seed: int,
     given_test: np.ndarray | None = None,
     usable: np.ndarray | None = None,
+    contents: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Row ids of each split, ascending, pairwise disjoint.
 
@@ -28,17 +31,22 @@ def split_rows(
         seed: Of the shuffle within each class.
         given_test: Rows [N] that are the test split already.
         usable: Rows [N] that may be used at all.
+        contents: A hash of each row's content, uint64 [N]: it alone (and the seed) then decides where a row goes.
 
     Raises:
-        InputError: There is one class only, or a class has fewer rows than there are splits.
+        InputError: There is one class only, a class has fewer rows than there are splits, or numbers of rows are asked
+            for where contents decide.
     """
     keep = np.ones(len(labels), bool) if usable is None else usable
     test = np.flatnonzero(given_test & keep) if given_test is not None else None
     pool = np.flatnonzero(keep & ~given_test) if given_test is not None else np.flatnonzero(keep)
     names = [n for n in NAMES if not (n == "test" and test is not None)]
     _check_classes(labels[pool], len(names))
-    counts = _counts(sizes, names, len(pool))
-    parts = _ordered(pool, counts) if ordered else _stratified(pool, labels, counts, seed)
+    if contents is not None:
+        parts = _hashed(pool, contents[pool], _shares(sizes, names), seed)
+    else:
+        counts = _counts(sizes, names, len(pool))
+        parts = _ordered(pool, counts) if ordered else _stratified(pool, labels, counts, seed)
     missing = np.setdiff1d(labels[pool], labels[parts["train"]])
     if len(missing):
         raise InputError(f"data.split: expected every class in train, got no row of class {str(missing[0])!r}")
@@ -73,6 +81,30 @@ def _counts(sizes: dict[str, float | None], names: list[str], total: int) -> dic
         if counts[name] < 1:
             raise InputError(f"data.split.{name}: expected at least one row of {total}, got {counts[name]}")
     return {name: counts[name] for name in names}
+
+
+def _shares(sizes: dict[str, float | None], names: list[str]) -> dict[str, float]:
+    given = {name: sizes[name] for name in names}
+    for name, size in given.items():
+        if size is not None and size >= 1:
+            raise InputError(f"data.split.{name}: expected a share below 1 with order 'hashed', got {size:g}")
+    rest = 1 - sum(size for size in given.values() if size is not None)
+    shares = {name: rest if size is None else size for name, size in given.items()}
+    if rest < -1e-9 or min(shares.values()) <= 0:
+        total = sum(size for size in given.values() if size is not None)
+        raise InputError(f"data.split: expected shares of at most 1 in all, something left for train, got {total:g}")
+    return shares
+
+
+def _hashed(pool: np.ndarray, contents: np.ndarray, shares: dict[str, float], seed: int) -> dict[str, np.ndarray]:
+    drawn = Draws(contents, np.zeros(len(contents), np.int64), SPLIT_KEY + seed).uniform(0)
+    ends = np.cumsum(list(shares.values()))
+    places = np.searchsorted(ends, drawn, side="right")
+    parts = {name: pool[places == number] for number, name in enumerate(shares)}
+    for name, rows in parts.items():
+        if not len(rows):
+            raise InputError(f"data.split.{name}: expected at least one row of {len(pool)}, got none by their hashes")
+    return parts
 
 
 def _ordered(pool: np.ndarray, counts: dict[str, int]) -> dict[str, np.ndarray]:

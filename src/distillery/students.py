@@ -15,7 +15,7 @@ from torch import nn
 from distillery.calibration import Calibrated, calibrated
 from distillery.cohorts import stacks, within_memory
 from distillery.config import Capacity, Recipe, Student, Views
-from distillery.dataset import Dataset
+from distillery.dataset import LEARNED, Dataset
 from distillery.ensemble import teacher_logits
 from distillery.logits import check_belongs
 from distillery.memory import resident_bytes
@@ -39,7 +39,7 @@ from distillery.training.fit import Course, Learner, OnEpochs, Validation, fit
 from distillery.training.objectives import Answers, Taught
 from distillery.transfer import Transfer
 
-VERSION = 4
+VERSION = 5
 
 
 def applied(setting: Setting, recipe: Recipe) -> Recipe:
@@ -213,8 +213,9 @@ class _Making:
         seeds = [student_seed(w.seed, self.capacity) for w in self.wanted]
         name = f"{self.capacity.name}-{self.role}"
         found: dict[int, Handle] = {}
+        rows = Dataset(self.data).digest(*LEARNED)
         for group in self._stacked(groups):
-            entries = [(name, [*model, self.recipes[i], keys[i], seeds[i], self.data.fingerprint]) for i in group]
+            entries = [(name, [*model, self.recipes[i], keys[i], seeds[i], rows]) for i in group]
             made = store.stages("students", entries, partial(self._build, group=group))
             found |= dict(zip(group, made, strict=True))
         return [found[i] for i in range(len(self.wanted))]

@@ -28,7 +28,7 @@ from distillery.training.feed import Inputs
 from distillery.training.fit import Course, Learner, OnEpochs, Validation, fit, seeded
 from distillery.training.objectives import Answers, Labels
 
-VERSION = 3
+VERSION = 4
 
 OnEpochOf = Callable[[int, int, dict[str, float]], None]
 """(place of the network in what was asked for, epoch, record)."""
@@ -87,6 +87,11 @@ def content_key(model: Model) -> list[Any]:
     return [source, *(checksum(Path(source[k]).expanduser()) for k in ("path", "checkpoint") if source.get(k))]
 
 
+def learned_from(teacher: Teacher, data: Handle) -> str:
+    """What a teacher rests on: the training rows; given logits are looked up by the row's number in the source."""
+    return data.fingerprint if teacher.family == "given" else Dataset(data).digest("train")
+
+
 def build_network(model: Model, spec: InputSpec, seed: int) -> nn.Module:
     """A fresh network with the initial weights of `seed`."""
     with seeded(seed):
@@ -141,7 +146,7 @@ def train_teachers(
     trained = MODELS.traits(teacher.family)["network"]
     seeds = [derive_seed(seed, name) for name in names]
     content = [VERSION, content_key(teacher), recipe if trained else None]
-    keys = [[*content, own, data.fingerprint] for own in seeds]
+    keys = [[*content, own, learned_from(teacher, data)] for own in seeds]
 
     def build(works: dict[int, Path], group: Sequence[int]) -> dict[int, dict[str, Any] | Exception]:
         dataset = Dataset(data)
@@ -169,9 +174,7 @@ def train_teachers(
     return made
 
 
-def _report(
-    on_epoch: OnEpochOf, places: dict[int, int], epoch: int, records: dict[int, dict[str, float]]
-) -> tuple[()]:
+def _report(on_epoch: OnEpochOf, places: dict[int, int], epoch: int, records: dict[int, dict[str, float]]) -> tuple[()]:
     for number, figures in records.items():
         if number in places:
             on_epoch(places[number], epoch, figures)

@@ -25,14 +25,17 @@ def transfer_rows(dataset: Dataset) -> np.ndarray:
 
 
 def show(dataset: Dataset, config: Views, rows: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    """View ``numbers[i]`` of row ``rows[i]``, encoded as the source's inputs [B, ...]."""
+    """View ``numbers[i]`` of row ``rows[i]``, encoded as the source's inputs [B, ...].
+
+    Rows in views other than 0 are of the transfer set; their place in it decides what is drawn.
+    """
     inputs = np.asarray(dataset.inputs[rows])
     changed = np.flatnonzero(numbers)
     if len(changed):
         inputs = inputs.copy()
         shown = inputs[changed]
         for index, transform in enumerate(config.transforms):
-            draws = Draws(rows[changed], numbers[changed], config.seed * 64 + index)
+            draws = Draws(dataset.places[rows[changed]], numbers[changed], config.seed * 64 + index)
             shown = VIEWS[transform.name](shown, draws, dataset.pool, **transform.options)
         inputs[changed] = shown
     return inputs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
@@ -27,6 +28,7 @@ class Rows:
         digest: Changes whenever any row, label or the order changes.
         given_test: True for rows of a test set that came with the data [N]; None if there is none.
         unlabeled: True for rows without a label [N], which only the teachers answer; None if there is none.
+        hashes: Of the content of each image, uint64 [N], where the source knows them; see `contents`.
         frame: Table rows [N, columns], label excluded; None for images.
         read: Pixels of one image, uint8 [H, W, channels]; None for tables.
         names: A name per row for messages (file names); empty if rows have none.
@@ -42,11 +44,26 @@ class Rows:
     frame: pd.DataFrame | None = None
     read: Callable[[int], np.ndarray] | None = None
     names: tuple[str, ...] = field(default=(), repr=False)
+    hashes: np.ndarray | None = field(default=None, repr=False)
     channels: int = 3
     on_error: Literal["stop", "skip"] = "stop"
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def contents(self) -> np.ndarray:
+        """A hash of what each row holds besides its label, uint64 [N]: equal rows have equal ones, wherever they stand.
+
+        Raises:
+            InputError: An image cannot be read.
+        """
+        if self.hashes is not None:
+            return self.hashes
+        if self.frame is not None:
+            cells = pd.DataFrame(column_feeds(self.frame))  # a column's type may change with a row; these do not
+            return pd.util.hash_pandas_object(cells, index=False).to_numpy()
+        assert self.read is not None
+        return np.array([short_hash(self.read(row).tobytes()) for row in range(len(self))], np.uint64)
 
     def batches(self, rows: np.ndarray, size: int = 4096) -> Iterator[np.ndarray]:
         """Row ids in the batches that `feed` takes: `size` rows of a table, one image (sizes may differ)."""
@@ -63,6 +80,11 @@ class Rows:
             return table_feeds(self.frame.iloc[rows])
         assert self.read is not None
         return {"image": np.stack([self.read(int(row)) for row in rows])}
+
+
+def short_hash(content: bytes) -> int:
+    """64 bits."""
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
 
 
 def is_number(column: pd.Series) -> bool:

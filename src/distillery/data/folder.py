@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from distillery.data import SOURCES, Rows
+from distillery.data import SOURCES, Rows, short_hash
 from distillery.errors import InputError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
@@ -39,13 +39,15 @@ def folder(*, path: str, gray: bool = False, on_error: Literal["stop", "skip"] =
     if unknown:
         raise InputError(f"data.path: test holds classes that train lacks: {', '.join(sorted(unknown))}")
     everything = files + test
+    hashes = np.array([short_hash(f.read_bytes()) for f in everything], np.uint64)
     return Rows(
         "image",
         np.array([f.parent.name for f in everything]),
-        _digest(root, everything, gray),
+        _digest(root, everything, hashes, gray),
         given_test=np.arange(len(everything)) >= len(files) if test else None,
         read=lambda row: read_image(everything[row], gray),
         names=tuple(str(f) for f in everything),
+        hashes=hashes,
         channels=1 if gray else 3,
         on_error=on_error,
     )
@@ -79,8 +81,8 @@ def _test_images(root: Path) -> list[Path]:
     return []
 
 
-def _digest(root: Path, files: list[Path], gray: bool) -> str:
+def _digest(root: Path, files: list[Path], hashes: np.ndarray, gray: bool) -> str:
     state = hashlib.blake2b(b"gray" if gray else b"rgb", digest_size=12)
-    for file in files:
-        state.update(str(file.relative_to(root)).encode() + b"\0" + file.read_bytes())
+    for file, content in zip(files, hashes, strict=True):
+        state.update(str(file.relative_to(root)).encode() + b"\0" + content.tobytes())
     return state.hexdigest()
