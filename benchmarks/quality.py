@@ -212,6 +212,7 @@ def adult(results: Results, given: argparse.Namespace) -> None:
     """The adult table with its official test file: goal 5."""
     train, test = (str(Path(p).resolve()) for p in given.adult)
     overrides = [f"data.path={train}", f"data.test_path={test}", "data.label=income", 'data.missing=["?"]']
+    overrides += ["data.split.order=stratified"]
     report = pipeline("configs/table.yaml", "adult", [*overrides, "search.max_params=20000"])
     student = models_of(report, "student", report["search"]["chosen"])
     for role in ("ensemble", "plain baseline", "tuned baseline"):

@@ -78,9 +78,23 @@ def _judge(
             return Decision(False, [f"cannot be compared with champion version {champion}: {problem}"])
         rival = Outcome(f"champion version {champion}", *_per_row(np.log(np.maximum(probs, 1e-12)), labels))
     figures = gate_figures(content, exported.metrics)
-    return decide(
+    decision = decide(
         ctx.config.gates, figures, student, rival, resamples=settings.resamples, confidence=settings.confidence
     )
+    if champion is not None and rows.given_test is None and ctx.config.data.split.order != "hashed":
+        decision.reasons.extend(_doubt(ctx, champion, data))
+    return decision
+
+
+def _doubt(ctx: Context, champion: int, data: Handle) -> list[str]:
+    """What there is to say of a champion that learned from data whose rows were dealt out otherwise."""
+    known = ctx.tracker.client.get_model_version(ctx.config.name, str(champion)).tags.get("data")
+    if known == data.fingerprint:
+        return []
+    doubt = "it may have learned from some of these test rows, which favours it"
+    return [
+        f"champion version {champion} is of other data: {doubt}; data.split.order 'hashed' keeps rows where they were"
+    ]
 
 
 def _per_row(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

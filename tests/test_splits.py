@@ -111,3 +111,48 @@ def test_rows_that_cannot_be_split_are_told(counts: list[int], sizes: dict[str, 
     labels = np.repeat(np.arange(len(counts)), counts)
     with pytest.raises(InputError, match=message):
         split_rows(labels, sizes, ordered=False, seed=0)
+
+
+@given(st.integers(60, 400), st.integers(0, 9), st.integers(1, 30))
+def test_rows_stay_where_their_content_puts_them(count: int, seed: int, more: int) -> None:
+    """property: disjoint and complete; equal rows stay together; rows that are put in front move no other row."""
+    generator = np.random.default_rng(count)
+    contents = generator.integers(0, 2**63, count + more).astype(np.uint64)
+    contents[count:] = np.where(generator.random(more) < 0.5, contents[:more], contents[count:])
+    labels = generator.permutation(np.repeat(["a", "b"], -(-(count + more) // 2)))[: count + more]
+    after = split_rows(labels, SHARES, ordered=False, seed=seed, contents=contents)
+    assert np.array_equal(np.sort(np.concatenate(list(after.values()))), np.arange(count + more))
+    before = split_rows(labels[more:], SHARES, ordered=False, seed=seed, contents=contents[more:])
+    place = {int(row): name for name, rows in after.items() for row in rows}
+    for name, rows in before.items():
+        assert {place[int(row) + more] for row in rows} == {name}
+    for content in np.unique(contents):
+        assert len({place[int(row)] for row in np.flatnonzero(contents == content)}) == 1
+
+
+def test_shares_of_hashed_rows_are_met_roughly() -> None:
+    """reference: within four standard deviations of a binomial; another seed deals otherwise."""
+    contents = np.arange(20000, dtype=np.uint64)
+    labels = np.where(contents % 3, "a", "b")
+    parts = [split_rows(labels, SHARES, ordered=False, seed=seed, contents=contents) for seed in (0, 1)]
+    for name, share in {"train": 0.5, **{n: SHARES[n] for n in NAMES[1:]}}.items():
+        assert abs(len(parts[0][name]) - share * 20000) < 4 * np.sqrt(share * (1 - share) * 20000)
+        assert not np.array_equal(parts[0][name], parts[1][name])
+    kept = {**SHARES, "train": 0.2}
+    small = split_rows(labels, kept, ordered=False, seed=0, contents=contents)
+    assert sum(map(len, small.values())) < 0.72 * 20000
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"test": 40}, r"data\.split\.test: expected a share below 1 with order 'hashed', got 40"),
+        ({"test": 0.9}, r"data\.split: expected shares of at most 1 in all, something left for train, got 1\.15"),
+        ({"test": 1e-9}, r"data\.split\.test: expected at least one row of 200, got none by their hashes"),
+    ],
+)
+def test_hashed_splits_that_cannot_be_made_are_refused(sizes: dict[str, float], message: str) -> None:
+    """contract: one InputError that names the field."""
+    labels, contents = np.repeat(["a", "b"], 100), np.arange(200, dtype=np.uint64)
+    with pytest.raises(InputError, match=message):
+        split_rows(labels, {**SHARES, **sizes}, ordered=False, seed=0, contents=contents)

@@ -216,3 +216,29 @@ def test_timm_reads_the_same_folder(tmp_path: Path) -> None:
     assert [("cat", "dog")[int(i)] for i in timms.labels] == ours.labels.tolist()
     with pytest.raises(InputError, match="timm cannot open 'torch/nothing', split 'train'"):
         SOURCES["timm"](name="torch/nothing", root=str(root))
+
+
+def test_equal_rows_have_equal_hashes_wherever_they_stand() -> None:
+    """property: neither other rows nor what those make of a column's type change the hash of a row; its cells do."""
+    frame = pd.DataFrame({"n": [1, 2, 1], "flag": [True, False, True], "text": ["a", None, "a"]})
+    first = Rows("table", np.array(list("xyx")), "", frame=frame).contents()
+    assert first.dtype == np.uint64 and first[0] == first[2] != first[1]
+    more = pd.DataFrame({"n": [np.nan, 2.0, 1.0], "flag": [None, False, True], "text": ["b", None, "a"]})
+    more["flag"] = more["flag"].astype("boolean")
+    again = Rows("table", np.array(list("xyx")), "", frame=more).contents()
+    assert [int(h) for h in again[1:]] == [int(first[1]), int(first[0])]
+    other = Rows("table", np.array(list("xyx")), "", frame=frame.assign(n=[1, 2, 3])).contents()
+    assert first[0] == other[0] != other[2]
+
+
+def test_images_are_told_apart_by_their_content(tmp_path: Path) -> None:
+    """property: a copy under another name has the hash of its original; of sources without files the pixels count."""
+    write_images(tmp_path, ("train",))
+    file = tmp_path / "train" / "cat" / "03.png"
+    (tmp_path / "train" / "dog" / "zz.png").write_bytes(file.read_bytes())
+    rows = SOURCES["folder"](path=str(tmp_path))
+    hashes = dict(zip(rows.names, rows.contents().tolist(), strict=True))
+    assert len(set(hashes.values())) == len(hashes) - 1 == 12
+    assert hashes[str(file)] == hashes[str(tmp_path / "train" / "dog" / "zz.png")]
+    held = Rows("image", rows.labels, "", read=rows.read).contents()
+    assert len(set(held.tolist())) == 12 and held[3] == held[-1]

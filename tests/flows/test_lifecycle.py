@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,11 +10,13 @@ from mlflow.tracking import MlflowClient
 
 from distillery.errors import InputError
 from distillery.promotion import Decision
+from distillery.store import Handle
 from flows import registry
 from flows.cli import main
 from flows.history import Entry
 from flows.lifecycle import turn
 from flows.places import Places
+from flows.release import _doubt
 
 
 @pytest.fixture
@@ -189,3 +192,12 @@ def test_doctor_misses_a_champion_that_was_deleted(model: Any, command: Callable
     assert command("rollback", model.name)[0] == 0
     assert model.aliases == (1, None) and model.history[-1] == ("rolled back", 1, None)
     assert model.name not in command("doctor")[1]
+
+
+def test_a_champion_of_other_data_is_doubted(model: Any) -> None:
+    """Contract: where a champion may have learned from test rows the decision says so, and names the remedy."""
+    champion = model.version(1.0)
+    ctx: Any = SimpleNamespace(tracker=SimpleNamespace(client=model.client), config=SimpleNamespace(name=model.name))
+    assert _doubt(ctx, champion, Handle("data", "table", "", "rows of May")) == []
+    (told,) = _doubt(ctx, champion, Handle("data", "table", "", "rows of June"))
+    assert "champion version 1 is of other data" in told and "data.split.order 'hashed'" in told
