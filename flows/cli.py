@@ -82,6 +82,8 @@ def parser() -> argparse.ArgumentParser:
     run = add("run", _run, "run the whole chain that a config describes")
     run.add_argument("config", help="YAML file")
     run.add_argument("overrides", nargs="*", metavar="key=value", help="for instance search.trials=40")
+    parts = "search: up to the evaluation; release: the decision about what a search has finished"
+    run.add_argument("--part", default="all", choices=("all", "search", "release"), help=parts)
     report = add("report", _report, "print the report of the last run")
     report.add_argument("name", help="the experiment's name")
     report.add_argument("--json", action="store_true", help="print the file itself")
@@ -114,10 +116,14 @@ def _run(given: argparse.Namespace) -> None:
     from flows.pipeline import pipeline
     from flows.places import Places
     from flows.servers import check_prefect
-    from flows.table import show
+    from flows.table import models_table, show
 
     check_prefect()
-    show(pipeline(config), console)
+    found = pipeline(config, given.part)
+    if given.part == "search":
+        console.print(models_table(config.name, found["test_rows"], found["rows"]))
+        return
+    show(found, console)
     _name_page(Places.from_environment().runs / config.name)
 
 

@@ -16,7 +16,7 @@ from flows.history import Entry
 def show(report: dict[str, Any], console: Console) -> None:
     """Prints the models, gap recovery, compression and the promotion decision."""
     console.print(_weightings(report))
-    console.print(_models(report))
+    console.print(models_table(report["name"], report["data"]["rows_test"], report["rows"]))
     for rival, pair in report["gap_recovery"].items():
         shown = ", ".join(f"{figure} {_interval(found)}" for figure, found in pair.items())
         console.print(f"gap recovery against the {rival} baseline: {shown}", highlight=False)
@@ -73,16 +73,16 @@ def history_table(name: str, entries: Sequence[Entry], aliases: Mapping[str, int
     return table
 
 
-def _models(report: dict[str, Any]) -> Table:
-    rows = report["data"]["rows_test"]
-    table = Table(title=f"{report['name']}: {rows} test rows; latency at batch 1 and one thread, in torch")
+def models_table(name: str, test_rows: int, rows: Sequence[Mapping[str, Any]]) -> Table:
+    """A row per model that an evaluation has judged."""
+    table = Table(title=f"{name}: {test_rows} test rows; latency at batch 1 and one thread, in torch")
     table.add_column("role")
     table.add_column("name")
     columns = ("accuracy", "nll", "brier", "ece", "params", "MACs", "MB", "p50 ms", "p95 ms", "rows/s")
     for column in columns:
         table.add_column(column, justify="right")
     previous = None
-    for row in report["rows"]:
+    for row in rows:
         part = row["role"] if row["role"] in ("teacher", "ensemble") else row["name"]
         if previous not in (None, part):
             table.add_section()

@@ -183,12 +183,16 @@ def test_a_full_disk_is_said_in_one_line(error: Exception) -> None:
 def test_run_report_predict_promote_rollback(
     home: Path, tiny: Path, prefect_server: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Contract of the command: a run, its report, predictions from raw rows, and the champion moved by hand."""
-    for arguments in (["run", str(tiny)], ["report", "tiny"], ["doctor"]):
+    """Contract of the command: a run in two parts, its report, predictions from raw rows, a champion by hand."""
+    run = ["run", str(tiny)]
+    printed = []
+    for arguments in ([*run, "--part", "search"], [*run, "--part", "release"], ["report", "tiny"], ["doctor"]):
         with pytest.raises(SystemExit) as stopped:
             main(arguments)
         assert stopped.value.code == 0
-    shown = capsys.readouterr().out
+        printed.append(capsys.readouterr().out)
+    assert "tuned baseline" in printed[0] and "to use: " not in printed[0]
+    shown = printed[1]
     assert "gap recovery against the tuned baseline: accuracy" in shown and "to use: " in shown
     rows = pd.DataFrame(np.random.default_rng(0).normal(size=(7, 20)), columns=[f"x{i:02d}" for i in range(20)])
     rows.to_csv(home / "new.csv", index=False)
