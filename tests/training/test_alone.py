@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from torch import nn
 
 from distillery.config import Recipe
+from distillery.training.alone import predict
 from distillery.training.feed import Inputs
 from distillery.training.fit import Learner, fit
 from distillery.training.objectives import Answers, Taught
@@ -60,3 +62,27 @@ def test_a_network_that_cannot_hold_one_row_fails() -> None:
     """contract: the error of the device itself, not an endless loop."""
     with pytest.raises(torch.OutOfMemoryError):
         trained(0)
+
+
+class Binned(nn.Module):
+    """What an MLP with bins does: a large tensor of every batch, and a small one that is the answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(1300, 8), nn.Linear(8, 2)
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """Logits [B, 2] of rows [B, 20]."""
+        wide = rows.index_select(1, torch.arange(1280) % 20).clamp(0, 1)
+        return self.last(self.first(torch.cat([rows, wide], 1)).relu()) / 2
+
+
+def test_answers_that_are_kept_hold_no_memory_of_their_batches() -> None:
+    """budget: over fifty batches of 5 MB the process grows by less than six of them; small parts once held all."""
+    network, rows, process = Binned(), np.random.default_rng(0).random((51200, 20), np.float32), psutil.Process()
+    predict(network, rows[:2048])
+    peaks = [process.memory_info().rss]
+    network.register_forward_hook(lambda *_: peaks.append(process.memory_info().rss))
+    found = predict(network, rows)
+    assert found.shape == (51200, 2) and len(peaks) == 51
+    assert max(peaks) - peaks[0] < 30e6

@@ -103,8 +103,10 @@ class Alone:
 def predict(network: nn.Module, inputs: np.ndarray, *, device: str = "cpu", batch_size: int = 1024) -> np.ndarray:
     """Logits float32 [N, C] of encoded rows [N, ...], the network in evaluation mode."""
     network.to(device).eval()
-    parts = [
-        network(torch.from_numpy(inputs[start : start + batch_size]).to(device).float()).float().cpu().numpy()
-        for start in range(0, len(inputs), batch_size)
-    ]
-    return np.concatenate(parts)
+    logits = np.empty((len(inputs), 0), np.float32)
+    for start in range(0, len(inputs), batch_size):
+        part = network(torch.from_numpy(inputs[start : start + batch_size]).to(device).float())
+        # One array for all: small parts that are kept between large tensors let no memory be used again.
+        logits = logits if start else np.empty((len(inputs), part.shape[1]), np.float32)
+        logits[start : start + len(part)] = part.float().cpu().numpy()
+    return logits

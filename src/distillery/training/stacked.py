@@ -270,12 +270,14 @@ class Stack:
     @torch.no_grad()
     def predict(self, inputs: np.ndarray, batch_size: int = 1024) -> np.ndarray:
         """Logits float32 [K, N, C] of encoded rows [N, features]."""
-        parts = []
+        logits = np.empty((0, len(inputs), 0), np.float32)
         for start in range(0, len(inputs), batch_size):
             rows = torch.from_numpy(inputs[start : start + batch_size]).to(self._flat.device).float()
             passed, _ = self._forward(self._encoded(self.laid_out(rows[None])))
-            parts.append(passed[-1].mT.cpu().numpy().copy())
-        return np.concatenate(parts, axis=1)
+            part = passed[-1].mT
+            logits = logits if start else np.empty((len(part), len(inputs), part.shape[2]), np.float32)
+            logits[:, start : start + part.shape[1]] = part.cpu().numpy()
+        return logits
 
 
 def _product(weight: torch.Tensor, inputs: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
