@@ -22,6 +22,7 @@ import image_references
 import memory
 import numpy as np
 import shared_work
+import side_by_side
 import speed_images
 import speed_tables
 from ours import write_logits
@@ -90,6 +91,7 @@ PARTS: dict[str, Callable[[Results, int], None]] = {
     "growth": speed_tables.growth,
     "overhead": overhead,
     "workers": shared_work.workers,
+    "students": side_by_side.side_by_side,
     "memory": memory.memory,
 }
 ON_REQUEST = ("memory",)  # takes as long as all the others

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 
 from distillery import cohorts, config_file, dataset, ensemble, logits, students, teachers
-from distillery.config import Experiment
+from distillery.config import Capacity, Experiment
 from distillery.dataset import Dataset
 from distillery.models import InputSpec
 from distillery.space import Setting
@@ -45,6 +45,8 @@ class Task:
     experiment: Experiment
     data: Handle
     members: list[nn.Module]
+    ensemble: Handle
+    taught: list[Handle]
     targets: students.Targets
     lesson: Lesson
 
@@ -53,10 +55,14 @@ class Task:
         """The rows, opened."""
         return Dataset(self.data)
 
-    def student(self) -> nn.Module:
+    @property
+    def capacity(self) -> Capacity:
+        """The student's architecture."""
+        return next(c for c in self.experiment.student.capacities if c.name == CAPACITY)
+
+    def student(self, seed: int = 0) -> nn.Module:
         """A fresh student; pixels of 0-255 in, a timm backbone inside."""
-        capacity = next(c for c in self.experiment.student.capacities if c.name == CAPACITY)
-        return teachers.build_network(capacity, self.dataset.spec, 0)
+        return teachers.build_network(self.capacity, self.dataset.spec, seed)
 
     def accuracy(self, network: nn.Module) -> dict[str, float]:
         """On the test rows."""
@@ -95,7 +101,7 @@ def prepared(folder: Path) -> Task:
         place.parent.mkdir(parents=True, exist_ok=True)
         place.symlink_to(source)
     networks = [teachers.load_member(m, opened.spec).network for m in members]  # type: ignore[attr-defined]
-    return Task(experiment, data, networks, targets, _lesson(folder / "train", opened.spec, experiment))
+    return Task(experiment, data, networks, pooled, taught, targets, _lesson(folder / "train", opened.spec, experiment))
 
 
 def _lesson(folder: Path, spec: InputSpec, experiment: Experiment) -> Lesson:
