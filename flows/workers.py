@@ -27,7 +27,8 @@ class Workers:
 
     Args:
         count: Number of processes.
-        gpus: What each of them may see of the GPUs, dealt out in turn; none: what this process sees.
+        gpus: What each of them may see of the GPUs (``0``, or several: ``0,1``), dealt out in turn; none: what this
+            process sees.
     """
 
     def __init__(self, count: int, gpus: Sequence[str] = ()) -> None:
@@ -106,6 +107,13 @@ def _begin(events: Any, threads: int, gpus: Any) -> None:
     if (gpu := gpus.get()) is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # before this process first asks for one
     torch.set_num_threads(threads)
+    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
+
+
+def _end_with(parent: Any) -> None:
+    # A pool's process does not notice that nobody is there any more, and would wait for ever.
+    parent.join()
+    os._exit(1)
 
 
 def _call(
