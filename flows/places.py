@@ -30,7 +30,8 @@ class Places:
     DISTILLERY_MEMORY_MB: what a process keeps in memory of its training inputs, and of its targets; 512 by default.
     DISTILLERY_DATABASE: postgresql://..., where several machines share a tracking server: its locks keep promotions
         apart (flows/lock.py), and Optuna's studies are kept there.
-    DISTILLERY_PRICE_PER_HOUR: what an hour of one process costs, without a currency; by default no money is shown.
+    DISTILLERY_PRICE_PER_HOUR: what an hour of one worker costs, its GPUs too, without a currency; by default no money
+        is shown.
     MLFLOW_TRACKING_URI: by default the sqlite database mlflow/mlflow.db.
     """
 

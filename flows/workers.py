@@ -104,10 +104,10 @@ class Workers:
 def _begin(events: Any, threads: int, gpus: Any) -> None:
     global _events
     _events = events
+    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
     if (gpu := gpus.get()) is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # before this process first asks for one
     torch.set_num_threads(threads)
-    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
 
 
 def _end_with(parent: Any) -> None:

@@ -19,8 +19,10 @@ from safetensors.torch import load_file
 
 from distillery import dataset
 from distillery.config import Data, Recipe, Teacher
+from distillery.errors import InputError
 from distillery.store import Handle, Store
 from distillery.teachers import build_network, train_teachers
+from distillery.training import ranks
 from distillery.training.torchrun import VARIABLE, wanted
 
 CODE = '''
@@ -75,6 +77,14 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Handle:
 def children() -> list[psutil.Process]:
     """What this process has started, and they in turn."""
     return psutil.Process().children(recursive=True)
+
+
+def runs(process: psutil.Process) -> bool:
+    """Whether it has not ended; one that has may still wait for somebody to ask how."""
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def until(reached: Callable[[], Any], seconds: float = 120) -> None:
@@ -160,7 +170,24 @@ def test_an_interrupted_training_leaves_no_process(
     long, before = Recipe(epochs=1_000_000), children()
     with pytest.raises(KeyboardInterrupt):
         train_teachers(["a"], Teacher(name="x", family=code), long, 3, chain.data, store, on_epoch=interrupt)
-    assert len(seen) == 3 and not any(process.is_running() for process in seen)
+    assert len(seen) == 3 and not any(map(runs, seen))
+
+
+@pytest.mark.parametrize(("count", "size"), [(63, 2), (65, 4), (4, 4)])
+def test_each_row_of_a_batch_is_one_process_s(monkeypatch: pytest.MonkeyPatch, count: int, size: int) -> None:
+    """property: the parts of three batches are disjoint, in order, nearly of one size, and all of it."""
+    monkeypatch.setattr(ranks, "size", lambda: size)
+    parts = []
+    for rank in range(size):
+        monkeypatch.setattr(ranks, "rank", lambda rank=rank: rank)
+        places = ranks.own_places(3 * count, count)
+        assert places is not None
+        parts.append(places.view(3, -1))
+    lengths = [part.shape[1] for part in parts]
+    assert max(lengths) - min(lengths) <= 1
+    assert torch.equal(torch.cat(parts, dim=1), torch.arange(3 * count).view(3, count))
+    with pytest.raises(InputError, match=f"^expected a row for each of {size} processes .*, got {size - 1} rows$"):
+        ranks.own(size - 1)
 
 
 def test_no_process_outlives_a_killed_parent(chain: SimpleNamespace, store: Store, code: str, tmp_path: Path) -> None:
@@ -173,7 +200,7 @@ def test_no_process_outlives_a_killed_parent(chain: SimpleNamespace, store: Stor
         started = psutil.Process(parent.pid).children(recursive=True)
         parent.kill()
     assert len(started) == 3
-    until(lambda: not any(process.is_running() for process in started), 30)
+    until(lambda: not any(map(runs, started)), 30)
 
 
 def test_only_single_large_networks_are_spread(

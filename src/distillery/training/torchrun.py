@@ -96,6 +96,7 @@ def _watched(program: str, folder: Path, on_epochs: OnEpochs | None) -> int:
             started.wait(END_SECONDS)
         except subprocess.TimeoutExpired:
             started.kill()
+            started.wait()
 
 
 def _report(file: Path, seen: int, on_epochs: OnEpochs | None) -> int:
