@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import psutil
@@ -55,6 +57,18 @@ def _runs(process: psutil.Process) -> bool:
         return False
 
 
+def test_an_interrupted_pool_ends_its_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """contract: Ctrl-C does not wait for a training; one worker is a process, too, where several train one teacher."""
+    monkeypatch.setenv("DISTILLERY_GPUS_PER_TRAINING", "2")
+    with ThreadPoolExecutor(1) as thread:
+        with pytest.raises(KeyboardInterrupt), Workers(1) as workers:
+            call = thread.submit(workers.call, _stay, tmp_path)
+            while not (tmp_path / "pid").exists():
+                assert not call.done()
+            raise KeyboardInterrupt
+        assert isinstance(call.exception(), BrokenProcessPool)
+
+
 def _busy_workers(folder: Path) -> None:
     with Workers(2) as workers:
         workers.map(_stay, [(folder,)])
@@ -63,4 +77,4 @@ def _busy_workers(folder: Path) -> None:
 def _stay(folder: Path) -> None:
     (folder / "new").write_text(str(os.getpid()))
     (folder / "new").rename(folder / "pid")
-    time.sleep(3600)
+    time.sleep(20)

@@ -191,16 +191,19 @@ def test_each_row_of_a_batch_is_one_process_s(monkeypatch: pytest.MonkeyPatch, c
 
 
 def test_no_process_outlives_a_killed_parent(chain: SimpleNamespace, store: Store, code: str, tmp_path: Path) -> None:
-    """contract: SIGKILL of the process that trains ends torchrun and its two."""
+    """contract: SIGKILL of the process that trains ends torchrun and its two, and no file of theirs stays."""
     job, marker = tmp_path / "job", tmp_path / "marker"
     long = Recipe(epochs=1_000_000)
     job.write_bytes(pickle.dumps(((["a"], Teacher(name="x", family=code), long, 3, chain.data, store), marker)))
-    with subprocess.Popen([sys.executable, "-c", ALONE, str(job)], env={**os.environ, VARIABLE: "2"}) as parent:
+    (tmp_path / "temporary").mkdir()
+    environment = {**os.environ, VARIABLE: "2", "TMPDIR": str(tmp_path / "temporary")}
+    with subprocess.Popen([sys.executable, "-c", ALONE, str(job)], env=environment) as parent:
         until(marker.exists)
         started = psutil.Process(parent.pid).children(recursive=True)
         parent.kill()
     assert len(started) == 3
     until(lambda: not any(map(runs, started)), 30)
+    assert not list((tmp_path / "temporary").glob("distillery-*"))
 
 
 def test_only_single_large_networks_are_spread(

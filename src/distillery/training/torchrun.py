@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -117,7 +118,8 @@ def _launch(program: str, folder: Path, count: str) -> int:
     try:
         torchrun.run(torchrun.parse_args([*options, "-m", program, str(folder)]))
         return 0
-    except SignalException as ended:  # nobody waits for an answer
+    except SignalException as ended:  # nobody waits for an answer, or tidies up
+        shutil.rmtree(folder, ignore_errors=True)
         return 128 + ended.sigval
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
