@@ -57,8 +57,9 @@ def _places(console: Console) -> bool:
     good = _line(console, os.access(places.home, os.W_OK), f"home {places.home}", "it cannot be written to")
     good &= _line(console, free > ENOUGH_GB, f"{free:.1f} GB free", f"expected at least {ENOUGH_GB:.0f}")
     console.print(f"     store {places.store}, reports {places.runs}", highlight=False)
-    gpus = torch.cuda.device_count()
-    console.print(f"     {places.workers} worker(s) on {places.device}, {gpus} GPU(s)", highlight=False)
+    gpus, together = torch.cuda.device_count(), places.gpus_per_training
+    each = f", {together} train one teacher together" if together > 1 else ""
+    console.print(f"     {places.workers} worker(s) on {places.device}, {gpus} GPU(s){each}", highlight=False)
     return good
 
 

@@ -11,6 +11,7 @@ import torch
 
 from distillery import memory as memory_mb
 from distillery.errors import InputError
+from distillery.training import torchrun
 
 DATABASE = "DISTILLERY_DATABASE"
 
@@ -24,10 +25,13 @@ class Places:
         workers that Prefect starts, on any machines that share DISTILLERY_HOME; ``shared:0``: those that run
         ``distillery work`` there.
     DISTILLERY_DEVICE: cpu, cuda, ...; by default the GPU if there is one.
+    DISTILLERY_GPUS_PER_TRAINING: GPUs that train one teacher together, 1 by default; a worker has as many. With 2, a
+        machine of four GPUs trains two teachers at a time. On a CPU: processes that train one teacher together.
     DISTILLERY_MEMORY_MB: what a process keeps in memory of its training inputs, and of its targets; 512 by default.
     DISTILLERY_DATABASE: postgresql://..., where several machines share a tracking server: its locks keep promotions
         apart (flows/lock.py), and Optuna's studies are kept there.
-    DISTILLERY_PRICE_PER_HOUR: what an hour of one process costs, without a currency; by default no money is shown.
+    DISTILLERY_PRICE_PER_HOUR: what an hour of one worker costs, its GPUs too, without a currency; by default no money
+        is shown.
     MLFLOW_TRACKING_URI: by default the sqlite database mlflow/mlflow.db.
     """
 
@@ -36,6 +40,7 @@ class Places:
     device: str
     price_per_hour: float | None = None
     shared: bool = False
+    gpus_per_training: int = 1
 
     @classmethod
     def from_environment(cls) -> Places:
@@ -45,20 +50,23 @@ class Places:
             InputError: A variable holds something else than expected.
         """
         device = os.environ.get("DISTILLERY_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
-        able = len(os.sched_getaffinity(0)) if device == "cpu" else max(1, len(visible_gpus(device)))
-        given = os.environ.get("DISTILLERY_WORKERS", str(able))
+        together = _together(device)
+        able = len(os.sched_getaffinity(0)) if device == "cpu" else len(visible_gpus(device))
+        given = os.environ.get("DISTILLERY_WORKERS", str(max(1, able // together)))
         text, shared = given.removeprefix("shared:"), given.startswith("shared:")
         if not text.isdigit() or int(text) < (0 if shared else 1):
             raise InputError(f"DISTILLERY_WORKERS: expected a number of processes, or shared:N, got {given!r}")
         memory = os.environ.get(memory_mb.VARIABLE, str(memory_mb.DEFAULT_MB))
         if not memory.isdigit():
             raise InputError(f"{memory_mb.VARIABLE}: expected a number of megabytes, got {memory!r}")
-        return cls(Path(os.environ.get("DISTILLERY_HOME", ".")).resolve(), int(text), device, _price(), shared)
+        home = Path(os.environ.get("DISTILLERY_HOME", ".")).resolve()
+        return cls(home, int(text), device, _price(), shared, together)
 
     @property
     def gpus(self) -> list[str]:
-        """The GPUs that workers share; none where they train on a CPU, or all on the one that is named."""
-        return visible_gpus(self.device)
+        """The GPUs that a worker may have; none where they train on a CPU, or all on the one that is named."""
+        found, many = visible_gpus(self.device), self.gpus_per_training
+        return [",".join(found[start : start + many]) for start in range(0, len(found), many)]
 
     @property
     def store(self) -> Path:
@@ -92,6 +100,17 @@ def visible_gpus(device: str) -> list[str]:
         return []
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     return named.split(",") if named else [str(number) for number in range(torch.cuda.device_count())]
+
+
+def _together(device: str) -> int:
+    text, gpus = os.environ.get(torchrun.VARIABLE, "1"), len(visible_gpus(device))
+    if not text.isdigit() or int(text) < 1:
+        raise InputError(f"{torchrun.VARIABLE}: expected a number of GPUs, got {text!r}")
+    if int(text) > 1 and device not in ("cpu", "cuda"):
+        raise InputError(f"{torchrun.VARIABLE}: expected 1 on the one device {device!r}, got {text}")
+    if gpus % int(text):
+        raise InputError(f"{torchrun.VARIABLE}: expected a divisor of the {gpus} visible GPUs, got {text}")
+    return int(text)
 
 
 def _price() -> float | None:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from distillery.store import Missing, Store
+from distillery.training import torchrun
 
 OnEpoch = Callable[..., None]
 
@@ -21,13 +22,14 @@ _events: Any = None  # the queue back to the parent, in a worker process
 
 
 class Workers:
-    """Runs library functions in `count` processes, or in this one if `count` is 1.
+    """Runs library functions in `count` processes, or in this one if `count` is 1 and several do not train one teacher.
 
-    Use as a context manager: leaving it ends the processes.
+    Use as a context manager: leaving it ends the processes, by an interruption at once, else after what they work on.
 
     Args:
         count: Number of processes.
-        gpus: What each of them may see of the GPUs, dealt out in turn; none: what this process sees.
+        gpus: What each of them may see of the GPUs (``0``, or several: ``0,1``), dealt out in turn; none: what this
+            process sees.
     """
 
     def __init__(self, count: int, gpus: Sequence[str] = ()) -> None:
@@ -41,7 +43,8 @@ class Workers:
         return self
 
     def _start(self) -> None:
-        if self.count == 1 or self._pool is not None:
+        # Processes that train one teacher together are started by one that can be ended, which a thread of this cannot.
+        if (self.count == 1 and torchrun.processes() == 1) or self._pool is not None:
             return
         with self._turn:
             if self._pool is not None:
@@ -57,8 +60,11 @@ class Workers:
             self._reader.start()
             self._pool = pool
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._pool is not None:
+            if kind is not None and not issubclass(kind, Exception):  # interrupted or cancelled: nobody waits for them
+                for process in list(self._pool._processes.values()):
+                    process.terminate()
             self._pool.shutdown(cancel_futures=True)
             self._queue.put(None)
             self._reader.join(5)
@@ -103,9 +109,16 @@ class Workers:
 def _begin(events: Any, threads: int, gpus: Any) -> None:
     global _events
     _events = events
+    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
     if (gpu := gpus.get()) is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # before this process first asks for one
     torch.set_num_threads(threads)
+
+
+def _end_with(parent: Any) -> None:
+    # A pool's process does not notice that nobody is there any more, and would wait for ever.
+    parent.join()
+    os._exit(1)
 
 
 def _call(

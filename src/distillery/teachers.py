@@ -23,6 +23,7 @@ from distillery.errors import InputError
 from distillery.metrics import quality
 from distillery.models import MODELS, GivenLogits, InputSpec
 from distillery.store import Handle, Store, checksum, fingerprint, write_json
+from distillery.training import torchrun
 from distillery.training.alone import predict
 from distillery.training.feed import Inputs
 from distillery.training.fit import Course, Learner, OnEpochs, Validation, fit, seeded
@@ -193,15 +194,22 @@ def _networks(
     # All of the group, also where some are there already: in a smaller stack the others would be rounded otherwise.
     seeds = [own for _, own in mine]
     networks = [build_network(teacher, dataset.spec, own) for own in seeds]
-    courses = fit_classifiers(
-        networks,
-        dataset,
-        [recipe] * len(networks),
-        seeds,
-        device=device,
-        validation=validation_on("val_ensemble", dataset),
-        on_epochs=report,
-    )
+    if torchrun.wanted(networks):
+        ((place, weights),) = ((place, work / "model.safetensors") for place, work in works.items())
+        save_network(networks[0], weights)
+        job = (teacher, recipe, seeds[0], dataset.handle, weights)
+        courses = [torchrun.train(f"teacher {mine[place][0]!r}", "distillery.rank", device, job, report)]
+        networks[0].load_state_dict(load_file(weights))
+    else:
+        courses = fit_classifiers(
+            networks,
+            dataset,
+            [recipe] * len(networks),
+            seeds,
+            device=device,
+            validation=validation_on("val_ensemble", dataset),
+            on_epochs=report,
+        )
     members: dict[int, Member | Exception] = {}
     for place, work in works.items():
         network, course = networks[place], courses[place]

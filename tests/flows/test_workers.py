@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
+import psutil
 import pytest
 
 from flows.places import visible_gpus
@@ -28,3 +33,48 @@ def _seen_together(folder: Path, others: int) -> str:
     while len(list(folder.iterdir())) < others:
         pass
     return os.environ["CUDA_VISIBLE_DEVICES"]
+
+
+def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
+    """contract: after SIGKILL of the process that has the pool, its workers end, those at work too."""
+    parent = multiprocessing.get_context("spawn").Process(target=_busy_workers, args=(tmp_path,))
+    parent.start()
+    while not (tmp_path / "pid").exists():
+        assert parent.is_alive()
+    assert parent.pid is not None
+    started = [p for p in psutil.Process(parent.pid).children() if "spawn_main" in " ".join(p.cmdline())]
+    assert int((tmp_path / "pid").read_text()) in [process.pid for process in started]
+    parent.kill()
+    ends = time.monotonic() + 30
+    while any(map(_runs, started)):
+        assert time.monotonic() < ends
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_an_interrupted_pool_ends_its_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """contract: Ctrl-C does not wait for a training; one worker is a process, too, where several train one teacher."""
+    monkeypatch.setenv("DISTILLERY_GPUS_PER_TRAINING", "2")
+    with ThreadPoolExecutor(1) as thread:
+        with pytest.raises(KeyboardInterrupt), Workers(1) as workers:
+            call = thread.submit(workers.call, _stay, tmp_path)
+            while not (tmp_path / "pid").exists():
+                assert not call.done()
+            raise KeyboardInterrupt
+        assert isinstance(call.exception(), BrokenProcessPool)
+
+
+def _busy_workers(folder: Path) -> None:
+    with Workers(2) as workers:
+        workers.map(_stay, [(folder,)])
+
+
+def _stay(folder: Path) -> None:
+    (folder / "new").write_text(str(os.getpid()))
+    (folder / "new").rename(folder / "pid")
+    time.sleep(20)

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from distillery.config import Recipe
+from distillery.training import ranks
 from distillery.training.objectives import Given, Objective
 from distillery.training.stacked import Draw
 
@@ -25,15 +26,19 @@ class Alone:
         network: The whole of it.
         trained: The part that is shown batches: what comes after a normalisation that they have had already.
         recipe: How it is trained.
+        batch: Rows of a step, of all processes.
     """
 
-    def __init__(self, network: nn.Module, trained: nn.Module, recipe: Recipe) -> None:
-        self.network, self._trained, self._recipe = network, trained, recipe
+    def __init__(self, network: nn.Module, trained: nn.Module, recipe: Recipe, batch: int) -> None:
+        self.network, self._trained, self._recipe, self._batch = network, trained, recipe, batch
         self._most = 1 << 30  # rows that go through the network at once
         self._cast: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
         if next(network.parameters()).device.type == "cuda":
             network.to(memory_format=torch.channels_last)
             self._cast = torch.autocast("cuda", torch.bfloat16)
+        self._spread: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+        if ranks.size() > 1 and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in network.modules()):
+            self._spread = ranks.WholeBatch()
         parameters = [p for p in self.network.parameters() if p.requires_grad]
         groups: list[dict[str, Any]] = [
             {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
@@ -56,6 +61,8 @@ class Alone:
         for group in self.optimizer.param_groups:
             group["lr"] = factor * self._recipe.lr
         losses = self._gradients(rows[0], objective, given)
+        if ranks.size() > 1:
+            ranks.add_up([losses, *(p.grad for p in self.network.parameters() if p.grad is not None)])
         if self._recipe.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.network.parameters(), self._recipe.clip_norm)
         self.optimizer.step()
@@ -69,7 +76,8 @@ class Alone:
                 starts = range(0, len(rows), self._most)
                 return torch.stack([self._part(rows, objective, given, start) for start in starts]).sum(0)
             except torch.OutOfMemoryError:
-                if min(self._most, len(rows)) == 1:
+                # Another process may wait for this one's batch statistics already: there is no second try.
+                if min(self._most, len(rows)) == 1 or isinstance(self._spread, ranks.WholeBatch):
                     raise
             self._most = -(-min(self._most, len(rows)) // 2)
             log.warning(
@@ -81,16 +89,17 @@ class Alone:
     def _part(self, rows: torch.Tensor, objective: Objective, given: Given, start: int) -> torch.Tensor:
         """Some rows' share of the losses, after their backward pass."""
         mine = rows[start : start + self._most]
-        with self._cast:
+        with self._cast, self._spread:
             logits = self._trained(mine)
         losses = objective.losses(logits.float()[None], tuple(g[:, start : start + self._most] for g in given))
-        share = losses * (len(mine) / len(rows))
+        share = losses * (len(mine) / self._batch)
         share.sum().backward()
         return share.detach()
 
     def predict(self, inputs: np.ndarray) -> np.ndarray:
         """Logits float32 [1, N, C] of encoded rows [N, ...]."""
-        return predict(self.network, inputs, device=str(next(self.network.parameters()).device))[None]
+        device = str(next(self.network.parameters()).device)
+        return ranks.joined(predict(self.network, inputs[ranks.own(len(inputs))], device=device))[None]
 
     def keep(self, places: Sequence[int]) -> None:
         """The one network stays."""

@@ -38,6 +38,11 @@ class Changes:
             images = images.clone()
         return images if self.mirrored is None else mirrored_tensor(images, self.mirrored[part])
 
+    def only(self, places: torch.Tensor) -> Changes:
+        """What is done to some of the images."""
+        kept = (None if v is None else v[..., places] for v in (self.offsets, self.mirrored, self.light))
+        return Changes(self.reach, *kept)
+
     def lit(self, pixels: torch.Tensor, part: slice = ALL) -> torch.Tensor:
         """The float pixels of a part of the batch in its light, in place."""
         if self.light is None:

@@ -86,9 +86,11 @@ class Feed:
         self._room = torch.empty(0)
         self._one = inputs.take(torch.zeros(1, dtype=torch.int64))
 
-    def __call__(self, items: torch.Tensor) -> torch.Tensor:
-        """Float batch [B, ...] of these items, to be used before the next one is asked for."""
+    def __call__(self, items: torch.Tensor, places: torch.Tensor | None = None) -> torch.Tensor:
+        """Float batch [B, ...] of these items, to be used before the next one is asked for; of some places alone."""
         changes = augment.drawn(len(items), self._one.shape[-1], self._config, self._generator)
+        if places is not None:
+            items, changes = items[places], changes.only(places)
         if self._one.dtype != torch.uint8 or self._one.device.type != "cpu":
             return self._normalise(changes.lit(changes.of(self._inputs.take(items)).float()))
         floats = self._floats(len(items))

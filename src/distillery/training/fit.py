@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from distillery.config import Recipe
+from distillery.training import ranks
 from distillery.training.alone import Alone
 from distillery.training.feed import Batches, Feed
 from distillery.training.objectives import Given, Objective
@@ -132,7 +133,7 @@ class _Fit:
         if stackable(networks):
             self.engine = Stack(networks, [each.recipe for each in learners], device)
         elif len(networks) == 1:
-            self.engine = Alone(networks[0], self.feeds[0].network, recipe)
+            self.engine = Alone(networks[0], self.feeds[0].network, recipe, self.batch)
         else:
             raise ValueError("these networks cannot be stacked: expected one learner")
 
@@ -150,7 +151,7 @@ class _Fit:
 
     def run(self, validation: Validation | None, on_epochs: OnEpochs | None) -> list[Course]:
         """The courses of all learners."""
-        with seeded(self.learners[0].seed):
+        with seeded(self.learners[0].seed + ranks.rank()):  # each process drops its own units
             for epoch in range(1, self.recipe.epochs + 1):
                 began = time.perf_counter()
                 losses = self._epoch(epoch)
@@ -217,18 +218,22 @@ class _Fit:
     ) -> Iterator[tuple[torch.Tensor, Given]]:
         """(laid out inputs, what the objective needs) of steps `start` to `stop`, prepared together."""
         items = items[:, start * self.batch : stop * self.batch]
-        parts = [feed(mine) for feed, mine in zip(self.feeds, items, strict=True)]
+        count, places = items.shape[1], ranks.own_places(items.shape[1], self.batch)
+        parts = [feed(mine, places) for feed, mine in zip(self.feeds, items, strict=True)]
         rows = parts[0][None] if len(parts) == 1 else torch.stack(parts)
-        eps = self._noise(rows)
+        eps = self._noise((count, *rows.shape[2:]))
+        if places is not None:
+            items, eps = items[:, places], None if eps is None else eps[:, places]
+        batch = items.shape[1] * self.batch // count
         noises = self._noises(which).view(-1, *[1] * (rows.ndim - 1))
         rows, eps = self.engine.laid_out(rows), None if eps is None else self.engine.laid_out(eps)
         given = objective.gather(items)
-        for place in range(0, items.shape[1], self.batch):
-            part = (self.engine.rows_dim, place, self.batch)
+        for place in range(0, items.shape[1], batch):
+            part = (self.engine.rows_dim, place, batch)
             shown = self._spread(rows.narrow(*part), which)
             if eps is not None:
                 shown = torch.addcmul(shown, self._spread(eps.narrow(*part), which), noises)
-            yield shown, tuple(self._spread(g.narrow(1, place, self.batch), which) for g in given)
+            yield shown, tuple(self._spread(g.narrow(1, place, batch), which) for g in given)
 
     def _blocks(self) -> Iterator[tuple[int, int]]:
         """Steps that are prepared together."""
@@ -236,11 +241,11 @@ class _Fit:
         wide = max(1, BLOCK_NUMBERS // numbers)
         return ((start, min(start + wide, self.steps)) for start in range(0, self.steps, wide))
 
-    def _noise(self, rows: torch.Tensor) -> torch.Tensor | None:
-        """Standard normal numbers of the rows' shape, from each stream's own generator."""
+    def _noise(self, shape: tuple[int, ...]) -> torch.Tensor | None:
+        """Standard normal numbers [S, *shape], from each stream's own generator."""
         if not self.noises.any():
             return None
-        return torch.stack([torch.randn(rows.shape[1:], generator=g) for g in self.changes]).to(rows.device)
+        return torch.stack([torch.randn(shape, generator=g) for g in self.changes]).to(self.device)
 
     def _spread(self, values: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
         """Values [S, ...] of the streams for each learner [K, ...], or [1, ...] where all have the same."""
