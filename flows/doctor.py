@@ -12,6 +12,7 @@ from packaging.specifiers import SpecifierSet
 from rich.console import Console
 
 from distillery.errors import InputError
+from distillery.remote import Remote
 from flows import history, lock, notify, registry
 from flows.places import Places
 from flows.servers import check_prefect
@@ -75,6 +76,8 @@ def _stores(console: Console) -> bool:
         lock.check_database(places)
     except InputError as error:
         good = _line(console, False, "lock", str(error))
+    if places.remote is not None:
+        good &= _remote(console, places.remote)
     try:
         server = check_prefect()
         notify.address()
@@ -82,6 +85,14 @@ def _stores(console: Console) -> bool:
     except InputError as error:
         good &= _line(console, False, "Prefect", str(error))
     return good
+
+
+def _remote(console: Console, remote: Remote) -> bool:
+    try:
+        remote.check()
+    except InputError as error:
+        return _line(console, False, "remote", str(error))
+    return _line(console, True, f"finished stages are shared at {remote.shown}", "")
 
 
 def _champion(console: Console, client: Any, name: str) -> bool:

@@ -11,6 +11,8 @@ import torch
 
 from distillery import memory as memory_mb
 from distillery.errors import InputError
+from distillery.remote import VARIABLE as REMOTE
+from distillery.remote import Remote
 
 DATABASE = "DISTILLERY_DATABASE"
 
@@ -27,6 +29,8 @@ class Places:
     DISTILLERY_MEMORY_MB: what a process keeps in memory of its training inputs, and of its targets; 512 by default.
     DISTILLERY_DATABASE: postgresql://..., where several machines share a tracking server: its locks keep promotions
         apart (flows/lock.py), and Optuna's studies are kept there.
+    DISTILLERY_REMOTE: s3://bucket/prefix, or another address that fsspec opens: finished stages are shared there by
+        machines that do not share DISTILLERY_HOME.
     DISTILLERY_PRICE_PER_HOUR: what an hour of one process costs, without a currency; by default no money is shown.
     MLFLOW_TRACKING_URI: by default the sqlite database mlflow/mlflow.db.
     """
@@ -79,6 +83,11 @@ class Places:
     def database(self) -> str | None:
         """The PostgreSQL database whose locks and studies several machines share; None where it is one machine."""
         return os.environ.get(DATABASE) or None
+
+    @property
+    def remote(self) -> Remote | None:
+        """Where finished stages are shared beyond this home; None where they are not."""
+        return Remote(os.environ[REMOTE]) if os.environ.get(REMOTE) else None
 
     @property
     def artifacts(self) -> str | None:
