@@ -16,6 +16,7 @@ from distillery.remote import Remote
 from flows import history, lock, notify, registry
 from flows.places import Places
 from flows.servers import check_prefect
+from flows.shared import open_workers
 from flows.tracking import connect
 
 # Pairs outside these ranges install cleanly and then fail in silence; pyproject.toml says how.
@@ -59,8 +60,14 @@ def _places(console: Console) -> bool:
     good &= _line(console, free > ENOUGH_GB, f"{free:.1f} GB free", f"expected at least {ENOUGH_GB:.0f}")
     console.print(f"     store {places.store}, reports {places.runs}", highlight=False)
     gpus = torch.cuda.device_count()
-    console.print(f"     {places.workers} worker(s) on {places.device}, {gpus} GPU(s)", highlight=False)
-    return good
+    if places.dask is None:
+        console.print(f"     {places.workers} worker(s) on {places.device}, {gpus} GPU(s)", highlight=False)
+        return good
+    try:
+        with open_workers(places):
+            return good & _line(console, True, f"Dask answers ({places.dask})", "")
+    except InputError as error:
+        return _line(console, False, "Dask", str(error))
 
 
 def _stores(console: Console) -> bool:

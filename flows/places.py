@@ -15,6 +15,7 @@ from distillery.remote import VARIABLE as REMOTE
 from distillery.remote import Remote
 
 DATABASE = "DISTILLERY_DATABASE"
+LOCAL = "local"  # a Dask scheduler of the run's own
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class Places:
     DISTILLERY_HOME: folder that holds everything below; the current one by default.
     DISTILLERY_WORKERS: processes that train at the same time; by default one per core, or per GPU. ``shared:N``: N
         workers that Prefect starts, on any machines that share DISTILLERY_HOME; ``shared:0``: those that run
-        ``distillery work`` there.
+        ``distillery work`` there. ``dask:N``: N processes below a Dask scheduler; ``dask:tcp://host:8786``: the
+        workers of one that runs.
     DISTILLERY_DEVICE: cpu, cuda, ...; by default the GPU if there is one.
     DISTILLERY_MEMORY_MB: what a process keeps in memory of its training inputs, and of its targets; 512 by default.
     DISTILLERY_DATABASE: postgresql://..., where several machines share a tracking server: its locks keep promotions
@@ -40,6 +42,7 @@ class Places:
     device: str
     price_per_hour: float | None = None
     shared: bool = False
+    dask: str | None = None
 
     @classmethod
     def from_environment(cls) -> Places:
@@ -51,13 +54,14 @@ class Places:
         device = os.environ.get("DISTILLERY_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
         able = len(os.sched_getaffinity(0)) if device == "cpu" else max(1, len(visible_gpus(device)))
         given = os.environ.get("DISTILLERY_WORKERS", str(able))
-        text, shared = given.removeprefix("shared:"), given.startswith("shared:")
-        if not text.isdigit() or int(text) < (0 if shared else 1):
-            raise InputError(f"DISTILLERY_WORKERS: expected a number of processes, or shared:N, got {given!r}")
+        text, shared, dask = _where(given)
+        if not text.isdigit() or int(text) < (0 if shared or dask not in (None, LOCAL) else 1):
+            wanted = "a number of processes, shared:N, dask:N or dask:tcp://host:port"
+            raise InputError(f"DISTILLERY_WORKERS: expected {wanted}, got {given!r}")
         memory = os.environ.get(memory_mb.VARIABLE, str(memory_mb.DEFAULT_MB))
         if not memory.isdigit():
             raise InputError(f"{memory_mb.VARIABLE}: expected a number of megabytes, got {memory!r}")
-        return cls(Path(os.environ.get("DISTILLERY_HOME", ".")).resolve(), int(text), device, _price(), shared)
+        return cls(Path(os.environ.get("DISTILLERY_HOME", ".")).resolve(), int(text), device, _price(), shared, dask)
 
     @property
     def gpus(self) -> list[str]:
@@ -101,6 +105,16 @@ def visible_gpus(device: str) -> list[str]:
         return []
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     return named.split(",") if named else [str(number) for number in range(torch.cuda.device_count())]
+
+
+def _where(workers: str) -> tuple[str, bool, str | None]:
+    """(how many, whether a folder's, Dask's scheduler) of what DISTILLERY_WORKERS says."""
+    kind, colon, rest = workers.partition(":")
+    if not colon or kind not in ("shared", "dask"):
+        return workers, False, None
+    if kind == "dask" and "://" in rest:
+        return "0", False, rest
+    return rest, kind == "shared", LOCAL if kind == "dask" else None
 
 
 def _price() -> float | None:

@@ -11,7 +11,7 @@ import errno
 import json
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,12 @@ from distillery.errors import InputError
 
 VARIABLE = "DISTILLERY_REMOTE"
 MANIFEST = "manifest.json"
-NEEDS = {"s3": "distillery[s3]", "s3a": "distillery[s3]"}  # what brings the package of a kind of address
+NEEDS = {"s3": "distillery[s3]"}  # what brings the package of a kind of address
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "file": {"auto_mkdir": True},
+    "s3": {"config_kwargs": {"retries": {"total_max_attempts": 2}}},  # s3fs tries five times around these
+}
 
 
 class Unreachable(ConnectionError):
@@ -45,7 +50,7 @@ class Remote:
         return re.sub(r"://([^:/@]*):[^@]*@", r"://\1:***@", self.address)
 
     def check(self) -> None:
-        """Writes, looks, reads and deletes there.
+        """Reads, writes, looks and deletes there.
 
         Raises:
             InputError: It is not an address, does not answer, or does not allow it.
@@ -55,9 +60,12 @@ class Remote:
             raise InputError(f"{problem} {self.shown!r}")
         try:
             with self._opened() as (fs, root):
-                fs.pipe_file(f"{root}/.check", b"distillery")  # before a look, whose refusal has no reason in S3
+                with suppress(FileNotFoundError):
+                    fs.cat_file(
+                        f"{root}/.check"
+                    )  # first: S3 says why it refuses to read, and is not waited for for ever
+                fs.pipe_file(f"{root}/.check", b"distillery")
                 _is_there(fs, f"{root}/.none")
-                fs.cat_file(f"{root}/.check")
                 fs.rm_file(f"{root}/.check")
         except ImportError as error:
             kind = self.address.partition("://")[0]
@@ -91,7 +99,9 @@ class Remote:
             (folder / MANIFEST).write_bytes(manifest)
 
     def send(self, stage: str, folder: Path) -> None:
-        """Uploads a finished stage directory, its manifest last."""
+        """Uploads a finished stage directory, its manifest last, unless that stage is there."""
+        if self.holds(stage, folder.name):
+            return
         manifest = (folder / MANIFEST).read_bytes()
         with self._opened() as (fs, root):
             there = f"{root}/{stage}/{folder.name}"
@@ -108,9 +118,9 @@ class Remote:
     @contextmanager
     def _opened(self) -> Iterator[tuple[Any, str]]:
         """fsspec's file system and the path in it; what goes wrong is `Unreachable`, but for what is not there."""
-        local = {"auto_mkdir": True} if self.address.startswith(("file://", "local://")) else {}
+        options = OPTIONS.get(self.address.partition("://")[0], {})
         try:
-            fs, root = url_to_fs(self.address, use_listings_cache=False, **local)
+            fs, root = url_to_fs(self.address, use_listings_cache=False, **options)
             yield fs, root.rstrip("/")
         except (FileNotFoundError, ImportError, Damaged):
             raise

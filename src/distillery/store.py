@@ -128,7 +128,7 @@ class Store:
         """
         finals = [self.root / stage / fingerprint(stage, key) for _, key in wanted]
         if self._only_look:
-            return [self._look(final, stage, name) for final, (name, _) in zip(finals, wanted, strict=True)]
+            return [self.find(stage, final.name, name) for final, (name, _) in zip(finals, wanted, strict=True)]
         (self.root / stage).mkdir(parents=True, exist_ok=True)
         with ExitStack() as locks:
             for final in sorted(set(finals)):  # in one order everywhere, so that no two wait for each other
@@ -140,6 +140,22 @@ class Store:
                 self._build(stage, {place: (*wanted[place], final) for place, final in missing.items()}, build, found)
         handles = [(found[final], name) for final, (name, _) in zip(finals, wanted, strict=True)]
         return [replace(handle, name=name) for handle, name in handles if handle is not None]
+
+    def find(self, stage: str, fingerprint: str, name: str) -> Handle:
+        """A finished stage directory that is here, or at the remote.
+
+        Raises:
+            Missing: It is at neither, or not whole.
+        """
+        final = self.root / stage / fingerprint
+        if not final.exists() and self._is_remote(final, stage, name):
+            final.parent.mkdir(parents=True, exist_ok=True)
+            with _locked(final.with_suffix(".lock")):
+                _ = final.exists() or self._fetch(final, stage, name)
+        if not final.exists() or _broken_file(final) is not None:
+            where = self.root if self.remote is None else f"{self.root} or {self.remote.shown}"
+            raise Missing(f"{stage} {name!r}: expected it to be finished in {where}, got none that is whole")
+        return _handle(final, stage, name)
 
     def _build(
         self,
@@ -179,16 +195,6 @@ class Store:
             if mine["same"] is not None and known.get(mine["same"], mine["version"]) != mine["version"]:
                 was, now = known[mine["same"]], mine["version"]
                 log.info("%s '%s': found one of version %s, made anew by version %s", stage, name, was, now)
-
-    def _look(self, final: Path, stage: str, name: str) -> Handle:
-        if not final.exists() and self._is_remote(final, stage, name):
-            final.parent.mkdir(parents=True, exist_ok=True)
-            with _locked(final.with_suffix(".lock")):
-                _ = final.exists() or self._fetch(final, stage, name)
-        if not final.exists() or _broken_file(final) is not None:
-            where = self.root if self.remote is None else f"{self.root} or {self.remote.shown}"
-            raise Missing(f"{stage} {name!r}: expected it to be finished in {where}, got none that is whole")
-        return _handle(final, stage, name)
 
     def _open(self, final: Path, stage: str, name: str) -> Handle | None:
         if final.exists():
@@ -236,7 +242,7 @@ class Store:
     def _send(self, final: Path, stage: str, name: str) -> None:
         """Sends a stage that the remote lacks. One that cannot be sent now is sent when it is next opened."""
         try:
-            if self.remote is not None and not self.remote.holds(stage, final.name):
+            if self.remote is not None:
                 self.remote.send(stage, final)
         except OSError as error:
             log.warning("%s '%s': kept here, not sent: %s", stage, name, error)
