@@ -182,9 +182,10 @@ def _connected(scheduler: str, count: int, opened: ExitStack) -> Client:
 
 
 def _check_workers(client: Client) -> None:
-    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    found = client.scheduler_info(n_workers=-1)
+    workers = found["workers"].values()
     if not workers:
-        log.warning("no Dask worker is there yet: dask worker --nthreads 1 %s", client.scheduler.address)
+        log.warning("no Dask worker is there yet: dask worker --nthreads 1 %s", found["address"])
     if threads := max((worker["nthreads"] for worker in workers), default=1) - 1:
         raise InputError(
             "DISTILLERY_WORKERS: expected Dask workers of one thread each (dask worker --nthreads 1), "

@@ -61,11 +61,10 @@ class Remote:
         try:
             with self._opened() as (fs, root):
                 with suppress(FileNotFoundError):
-                    fs.cat_file(
-                        f"{root}/.check"
-                    )  # first: S3 says why it refuses to read, and is not waited for for ever
+                    fs.ls(root)  # first: here S3 says why it refuses, and is not waited for for ever
                 fs.pipe_file(f"{root}/.check", b"distillery")
                 _is_there(fs, f"{root}/.none")
+                fs.cat_file(f"{root}/.check")
                 fs.rm_file(f"{root}/.check")
         except ImportError as error:
             kind = self.address.partition("://")[0]
