@@ -12,9 +12,11 @@ from packaging.specifiers import SpecifierSet
 from rich.console import Console
 
 from distillery.errors import InputError
+from distillery.remote import Remote
 from flows import history, lock, notify, registry
 from flows.places import Places
 from flows.servers import check_prefect
+from flows.shared import open_workers
 from flows.tracking import connect
 
 # Pairs outside these ranges install cleanly and then fail in silence; pyproject.toml says how.
@@ -58,9 +60,15 @@ def _places(console: Console) -> bool:
     good &= _line(console, free > ENOUGH_GB, f"{free:.1f} GB free", f"expected at least {ENOUGH_GB:.0f}")
     console.print(f"     store {places.store}, reports {places.runs}", highlight=False)
     gpus, together = torch.cuda.device_count(), places.gpus_per_training
-    each = f", {together} train one teacher together" if together > 1 else ""
-    console.print(f"     {places.workers} worker(s) on {places.device}, {gpus} GPU(s){each}", highlight=False)
-    return good
+    if places.dask is None:
+        each = f", {together} train one teacher together" if together > 1 else ""
+        console.print(f"     {places.workers} worker(s) on {places.device}, {gpus} GPU(s){each}", highlight=False)
+        return good
+    try:
+        with open_workers(places):
+            return good & _line(console, True, f"Dask answers ({places.dask})", "")
+    except InputError as error:
+        return _line(console, False, "Dask", str(error))
 
 
 def _stores(console: Console) -> bool:
@@ -76,6 +84,8 @@ def _stores(console: Console) -> bool:
         lock.check_database(places)
     except InputError as error:
         good = _line(console, False, "lock", str(error))
+    if places.remote is not None:
+        good &= _remote(console, places.remote)
     try:
         server = check_prefect()
         notify.address()
@@ -83,6 +93,14 @@ def _stores(console: Console) -> bool:
     except InputError as error:
         good &= _line(console, False, "Prefect", str(error))
     return good
+
+
+def _remote(console: Console, remote: Remote) -> bool:
+    try:
+        remote.check()
+    except InputError as error:
+        return _line(console, False, "remote", str(error))
+    return _line(console, True, f"finished stages are shared at {remote.shown}", "")
 
 
 def _champion(console: Console, client: Any, name: str) -> bool:

@@ -39,6 +39,8 @@ def pipeline(config: Experiment, part: Part = "all") -> dict[str, Any]:
     began = time.perf_counter()
     places = Places.from_environment()
     lock.check_database(places)
+    if places.remote is not None:
+        places.remote.check()
     rows = read_source(config.data)
     tracker = Tracker(places, config.name)
     registry.check_name(tracker.client, config.name)

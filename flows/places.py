@@ -11,9 +11,12 @@ import torch
 
 from distillery import memory as memory_mb
 from distillery.errors import InputError
+from distillery.remote import VARIABLE as REMOTE
+from distillery.remote import Remote
 from distillery.training import torchrun
 
 DATABASE = "DISTILLERY_DATABASE"
+LOCAL = "local"  # a Dask scheduler of the run's own
 
 
 @dataclass(frozen=True)
@@ -23,13 +26,16 @@ class Places:
     DISTILLERY_HOME: folder that holds everything below; the current one by default.
     DISTILLERY_WORKERS: processes that train at the same time; by default one per core, or per GPU. ``shared:N``: N
         workers that Prefect starts, on any machines that share DISTILLERY_HOME; ``shared:0``: those that run
-        ``distillery work`` there.
+        ``distillery work`` there. ``dask:N``: N processes below a Dask scheduler; ``dask:tcp://host:8786``: the
+        workers of one that runs.
     DISTILLERY_DEVICE: cpu, cuda, ...; by default the GPU if there is one.
     DISTILLERY_GPUS_PER_TRAINING: GPUs that train one teacher together, 1 by default; a worker has as many. With 2, a
         machine of four GPUs trains two teachers at a time. On a CPU: processes that train one teacher together.
     DISTILLERY_MEMORY_MB: what a process keeps in memory of its training inputs, and of its targets; 512 by default.
     DISTILLERY_DATABASE: postgresql://..., where several machines share a tracking server: its locks keep promotions
         apart (flows/lock.py), and Optuna's studies are kept there.
+    DISTILLERY_REMOTE: s3://bucket/prefix, or another address that fsspec opens: finished stages are shared there by
+        machines that do not share DISTILLERY_HOME.
     DISTILLERY_PRICE_PER_HOUR: what an hour of one worker costs, its GPUs too, without a currency; by default no money
         is shown.
     MLFLOW_TRACKING_URI: by default the sqlite database mlflow/mlflow.db.
@@ -41,6 +47,7 @@ class Places:
     price_per_hour: float | None = None
     shared: bool = False
     gpus_per_training: int = 1
+    dask: str | None = None
 
     @classmethod
     def from_environment(cls) -> Places:
@@ -53,14 +60,15 @@ class Places:
         together = _together(device)
         able = len(os.sched_getaffinity(0)) if device == "cpu" else len(visible_gpus(device))
         given = os.environ.get("DISTILLERY_WORKERS", str(max(1, able // together)))
-        text, shared = given.removeprefix("shared:"), given.startswith("shared:")
-        if not text.isdigit() or int(text) < (0 if shared else 1):
-            raise InputError(f"DISTILLERY_WORKERS: expected a number of processes, or shared:N, got {given!r}")
+        text, shared, dask = _where(given)
+        if not text.isdigit() or int(text) < (0 if shared or dask not in (None, LOCAL) else 1):
+            wanted = "a number of processes, shared:N, dask:N or dask:tcp://host:port"
+            raise InputError(f"DISTILLERY_WORKERS: expected {wanted}, got {given!r}")
         memory = os.environ.get(memory_mb.VARIABLE, str(memory_mb.DEFAULT_MB))
         if not memory.isdigit():
             raise InputError(f"{memory_mb.VARIABLE}: expected a number of megabytes, got {memory!r}")
         home = Path(os.environ.get("DISTILLERY_HOME", ".")).resolve()
-        return cls(home, int(text), device, _price(), shared, together)
+        return cls(home, int(text), device, _price(), shared, together, dask)
 
     @property
     def gpus(self) -> list[str]:
@@ -89,6 +97,11 @@ class Places:
         return os.environ.get(DATABASE) or None
 
     @property
+    def remote(self) -> Remote | None:
+        """Where finished stages are shared beyond this home; None where they are not."""
+        return Remote(os.environ[REMOTE]) if os.environ.get(REMOTE) else None
+
+    @property
     def artifacts(self) -> str | None:
         """Where a store without a server keeps artifacts; None leaves it to the server."""
         return None if self.tracking_uri.startswith("http") else (self.home / "mlflow" / "artifacts").as_uri()
@@ -111,6 +124,16 @@ def _together(device: str) -> int:
     if gpus % int(text):
         raise InputError(f"{torchrun.VARIABLE}: expected a divisor of the {gpus} visible GPUs, got {text}")
     return int(text)
+
+
+def _where(workers: str) -> tuple[str, bool, str | None]:
+    """(how many, whether a folder's, Dask's scheduler) of what DISTILLERY_WORKERS says."""
+    kind, colon, rest = workers.partition(":")
+    if not colon or kind not in ("shared", "dask"):
+        return workers, False, None
+    if kind == "dask" and "://" in rest:
+        return "0", False, rest
+    return rest, kind == "shared", LOCAL if kind == "dask" else None
 
 
 def _price() -> float | None:

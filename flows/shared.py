@@ -16,6 +16,7 @@ from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 
 from distillery.errors import InputError
+from distillery.store import Store
 from flows import jobs
 from flows.places import Places
 from flows.workers import OnEpoch, Workers
@@ -112,16 +113,26 @@ class SharedWork(Workers):
 
 
 def open_workers(places: Places) -> Workers:
-    """What trains: processes of this machine, or workers that share the store.
+    """What trains: processes of this machine, workers that share the store, or Dask's.
 
     Raises:
-        InputError: Prefect cannot start such workers.
+        InputError: Prefect cannot start such workers, or Dask is not installed.
     """
+    if places.dask is not None:
+        return _open_dask(places, places.dask)
     if not places.shared:
         return Workers(places.workers, places.gpus)
     if places.workers:
         check_workers()
     return SharedWork(places.workers, places.store)
+
+
+def _open_dask(places: Places, scheduler: str) -> Workers:
+    try:
+        from flows.dask_work import DaskWork
+    except ImportError as error:
+        raise InputError(f"DISTILLERY_WORKERS: expected distillery[dask] to be installed, got: {error}") from error
+    return DaskWork(scheduler, places.workers, Store(places.store, remote=places.remote))
 
 
 def check_workers() -> None:

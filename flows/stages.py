@@ -37,7 +37,7 @@ class Context:
     @property
     def store(self) -> Store:
         """Where stages are kept; while `only_look` holds, what is not finished is an error."""
-        return Store(self.places.store, only_look=self.only_look)
+        return Store(self.places.store, only_look=self.only_look, remote=self.places.remote)
 
     def done(self, handle: Handle) -> Any:
         """Notes the handle for the report; Prefect shows a stage that was found finished as `Cached`."""

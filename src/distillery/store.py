@@ -3,6 +3,7 @@
 A stage directory is named by a hash of everything that determines its content. It is filled under the name
 ``<fingerprint>.part`` (which outlives a crash, so that a stage can continue what it began), checksummed, renamed,
 and only then counts as done. A damaged file is found when the stage is opened, and the stage is computed again.
+With a `Remote`, what is missing here is looked for there first, and what is finished here is sent there.
 """
 
 from __future__ import annotations
@@ -22,10 +23,9 @@ from typing import Any
 
 from distillery.errors import InputError
 from distillery.memory import give_back
+from distillery.remote import MANIFEST, Damaged, Remote, Unreachable
 
 log = logging.getLogger(__name__)
-
-MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -83,13 +83,14 @@ class Missing(InputError):
 class Store:
     """Stage directories below one root folder. One that only looks raises `Missing` instead of building."""
 
-    def __init__(self, root: Path | str, *, only_look: bool = False) -> None:
+    def __init__(self, root: Path | str, *, only_look: bool = False, remote: Remote | None = None) -> None:
         self.root = Path(root).resolve()
+        self.remote = remote
         self._only_look = only_look
 
     def looking(self) -> Store:
         """The same store, for finding what is there without computing what is not."""
-        return Store(self.root, only_look=True)
+        return Store(self.root, only_look=True, remote=self.remote)
 
     def stage(
         self,
@@ -127,12 +128,7 @@ class Store:
         """
         finals = [self.root / stage / fingerprint(stage, key) for _, key in wanted]
         if self._only_look:
-            for final, (name, _) in zip(finals, wanted, strict=True):
-                if not final.exists() or _broken_file(final) is not None:
-                    raise Missing(
-                        f"{stage} {name!r}: expected it to be finished in {self.root}, got none that is whole"
-                    )
-            return [_handle(final, stage, name) for final, (name, _) in zip(finals, wanted, strict=True)]
+            return [self.find(stage, final.name, name) for final, (name, _) in zip(finals, wanted, strict=True)]
         (self.root / stage).mkdir(parents=True, exist_ok=True)
         with ExitStack() as locks:
             for final in sorted(set(finals)):  # in one order everywhere, so that no two wait for each other
@@ -144,6 +140,22 @@ class Store:
                 self._build(stage, {place: (*wanted[place], final) for place, final in missing.items()}, build, found)
         handles = [(found[final], name) for final, (name, _) in zip(finals, wanted, strict=True)]
         return [replace(handle, name=name) for handle, name in handles if handle is not None]
+
+    def find(self, stage: str, fingerprint: str, name: str) -> Handle:
+        """A finished stage directory that is here, or at the remote.
+
+        Raises:
+            Missing: It is at neither, or not whole.
+        """
+        final = self.root / stage / fingerprint
+        if not final.exists() and self._is_remote(final, stage, name):
+            final.parent.mkdir(parents=True, exist_ok=True)
+            with _locked(final.with_suffix(".lock")):
+                _ = final.exists() or self._fetch(final, stage, name)
+        if not final.exists() or _broken_file(final) is not None:
+            where = self.root if self.remote is None else f"{self.root} or {self.remote.shown}"
+            raise Missing(f"{stage} {name!r}: expected it to be finished in {where}, got none that is whole")
+        return _handle(final, stage, name)
 
     def _build(
         self,
@@ -168,6 +180,7 @@ class Store:
             _seal(works[place], result, seconds, _identity(key))
             works[place].rename(final)
             found[final] = replace(_handle(final, stage, name), cached=False)
+            self._send(final, stage, name)
         if errors:
             raise errors[0]
 
@@ -184,14 +197,55 @@ class Store:
                 log.info("%s '%s': found one of version %s, made anew by version %s", stage, name, was, now)
 
     def _open(self, final: Path, stage: str, name: str) -> Handle | None:
-        if not final.exists():
-            return None
-        broken = _broken_file(final)
-        if broken is not None:
+        if final.exists():
+            broken = _broken_file(final)
+            if broken is None:
+                self._send(final, stage, name)
+                return _handle(final, stage, name)
             log.warning("%s '%s': %s is damaged, computing it again", stage, name, broken)
             shutil.rmtree(final)
-            return None
-        return _handle(final, stage, name)
+        if self._is_remote(final, stage, name) and self._fetch(final, stage, name):
+            return _handle(final, stage, name)
+        return None
+
+    def _is_remote(self, final: Path, stage: str, name: str) -> bool:
+        try:
+            return self.remote is not None and self.remote.holds(stage, final.name)
+        except Unreachable as error:
+            log.warning("%s '%s': not looked for at the remote: %s", stage, name, error)
+            return False
+
+    def _fetch(self, final: Path, stage: str, name: str) -> bool:
+        """Whether a stage that the remote holds is whole, and here now."""
+        assert self.remote is not None
+        arriving = final.with_suffix(".fetched")  # not .part, where a build may have begun
+        shutil.rmtree(arriving, ignore_errors=True)
+        try:
+            self.remote.fetch(stage, final.name, arriving)
+            if (broken := _broken_file(arriving)) is not None:
+                raise Damaged(Path(broken).name)
+            arriving.rename(final)
+        except Unreachable as error:
+            log.warning("%s '%s': not fetched, computing it: %s", stage, name, error)
+            return False
+        except Damaged as error:
+            log.warning("%s '%s': damaged at %s (%s), computing it again", stage, name, self.remote.shown, error)
+            if not self._only_look:
+                self.remote.discard(stage, final.name)
+            return False
+        finally:
+            shutil.rmtree(arriving, ignore_errors=True)
+        shutil.rmtree(final.with_suffix(".part"), ignore_errors=True)
+        log.info("%s '%s': fetched from the remote", stage, name)
+        return True
+
+    def _send(self, final: Path, stage: str, name: str) -> None:
+        """Sends a stage that the remote lacks. One that cannot be sent now is sent when it is next opened."""
+        try:
+            if self.remote is not None:
+                self.remote.send(stage, final)
+        except OSError as error:
+            log.warning("%s '%s': kept here, not sent: %s", stage, name, error)
 
 
 def _identity(key: Any) -> dict[str, Any]:

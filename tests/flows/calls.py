@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from distillery.store import Handle, Store
+
 
 def add(a: int, b: int, on_epoch: Callable[..., None] | None = None) -> int:
     """The sum, after two reports."""
@@ -34,3 +36,13 @@ def stay(marker: Path) -> str:
 def die() -> None:
     """Takes the worker down."""
     os._exit(9)
+
+
+def double(found: Handle, store: Store) -> Handle:
+    """A stage with the text of another one twice, and the home in which it was made."""
+
+    def build(work: Path) -> dict[str, str]:
+        (work / "text").write_text(2 * found.file("text").read_text())
+        return {"home": os.environ.get("DISTILLERY_HOME", "")}
+
+    return store.stage("twice", found.name, found.fingerprint, build)

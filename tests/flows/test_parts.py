@@ -4,9 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from distillery.config_file import load
 from distillery.errors import InputError
+from flows.doctor import examine
 from flows.pipeline import pipeline
 from flows.places import Places
 from flows.registry import by_alias
@@ -17,11 +19,12 @@ OPEN = ["gates=[{figure: accuracy, at_least: 0.1}]"]
 
 @pytest.fixture(scope="module")
 def searched(prefect_server: str, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """(home, what the part `search` returned)."""
+    """(home, what the part `search` returned); finished stages are shared beyond the home, too."""
     folder = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DISTILLERY_HOME", str(folder))
         patch.setenv("DISTILLERY_WORKERS", "1")
+        patch.setenv("DISTILLERY_REMOTE", f"file://{folder}/remote")
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         yield folder, pipeline(load(tiny, OPEN), "search")
 
@@ -63,3 +66,31 @@ def test_a_release_decides_about_what_a_search_has_finished(searched: tuple[Path
     assert (home / "runs" / "tiny" / "report.json").is_file()
     champion = by_alias(connect(Places.from_environment()), "tiny", "champion")
     assert champion is not None and report["promotion"]["promoted"]
+
+
+def test_a_machine_without_the_folder_releases_it_as_well(
+    searched: tuple[Path, dict[str, Any]], tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Resume: every stage of the search is fetched from where the other machine has sent it."""
+    _, evaluation = searched
+    monkeypatch.setenv("DISTILLERY_HOME", str(tmp_path))
+    report = pipeline(load(tiny, OPEN), "release")
+    assert {"data", "teachers", "search", "students", "evaluation"} <= set(report["cached"])
+    assert [row["nll"] for row in report["rows"]] == [row["nll"] for row in evaluation["rows"]]
+    assert report["promotion"]["promoted"] and _stages(tmp_path) == _stages(searched[0])
+
+
+def test_a_remote_that_cannot_be_used_stops_the_run_at_once(
+    searched: Any, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Contract: the line names the setting, nothing is computed; the doctor says the same, and that a good one is."""
+    shown = Console(record=True, width=300)
+    examine(shown)
+    assert f"finished stages are shared at file://{searched[0]}/remote" in shown.export_text()
+    monkeypatch.setenv("DISTILLERY_HOME", str(tmp_path))
+    monkeypatch.setenv("DISTILLERY_REMOTE", "file:///dev/null/stages")
+    with pytest.raises(InputError, match=r"^DISTILLERY_REMOTE: expected .*, got 'file:///dev/null/stages'"):
+        pipeline(load(tiny, OPEN))
+    assert _stages(tmp_path) == set()
+    assert not examine(shown)
+    assert "remote: DISTILLERY_REMOTE: expected" in shown.export_text()

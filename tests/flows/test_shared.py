@@ -68,9 +68,9 @@ def test_without_the_deployment_it_is_named(prefect: Any, home: Path, monkeypatc
         open_workers(Places.from_environment())
     monkeypatch.setenv("DISTILLERY_WORKERS", "shared:0")
     assert isinstance(open_workers(Places.from_environment()), SharedWork)
-    for wrong in ("shared:", "shared:x", "0", "2:shared"):
+    for wrong in ("shared:", "shared:x", "0", "2:shared", "dask:", "dask:0", "dask:x", "dusk:2"):
         monkeypatch.setenv("DISTILLERY_WORKERS", wrong)
-        with pytest.raises(InputError, match=f"expected a number of processes, or shared:N, got '{wrong}'"):
+        with pytest.raises(InputError, match=f"expected a number of processes, .*dask:tcp://host:port, got '{wrong}'"):
             Places.from_environment()
 
 
