@@ -17,6 +17,7 @@ from distillery.ensemble import chosen, label
 from distillery.errors import InputError
 from distillery.finals import Finals
 from distillery.logits import read_logits
+from distillery.members import GivenMember, Member, NetworkMember
 from distillery.metrics import Interval
 from distillery.pooling import Pooling
 from distillery.profile import cost, latency
@@ -24,7 +25,7 @@ from distillery.registry import closest
 from distillery.robustness import disturbances
 from distillery.store import Handle, Store, write_json
 from distillery.students import evaluate_on, load_student
-from distillery.teachers import GivenMember, Member, NetworkMember, load_member
+from distillery.teachers import load_member
 from distillery.training.alone import predict
 
 VERSION = 3

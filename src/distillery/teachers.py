@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import joblib
 import numpy as np
@@ -20,11 +19,11 @@ from distillery.cohorts import stacks
 from distillery.config import Model, Recipe, Teacher
 from distillery.dataset import Dataset
 from distillery.errors import InputError
+from distillery.members import EstimatorMember, GivenMember, Member, NetworkMember
 from distillery.metrics import quality
 from distillery.models import MODELS, GivenLogits, InputSpec
 from distillery.store import Handle, Store, checksum, fingerprint, write_json
 from distillery.training import torchrun
-from distillery.training.alone import predict
 from distillery.training.feed import Inputs
 from distillery.training.fit import Course, Learner, OnEpochs, Validation, fit, seeded
 from distillery.training.objectives import Answers, Labels
@@ -33,48 +32,6 @@ VERSION = 4
 
 OnEpochOf = Callable[[int, int, dict[str, float]], None]
 """(place of the network in what was asked for, epoch, record)."""
-
-
-class Member(Protocol):
-    """Anything that gives logits for rows of the dataset."""
-
-    def logits(self, inputs: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Float32 [B, C] for encoded rows [B, ...], which are the rows [B] of the source."""
-
-
-@dataclass(frozen=True)
-class NetworkMember:
-    """A trained network."""
-
-    network: nn.Module
-    device: str = "cpu"
-
-    def logits(self, inputs: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Logits of the network, evaluation mode."""
-        return predict(self.network, inputs, device=self.device)
-
-
-@dataclass(frozen=True)
-class EstimatorMember:
-    """A fitted classifier; its logits are log-probabilities, cut off at 1e-7."""
-
-    estimator: Any
-
-    def logits(self, inputs: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Log-probabilities of the classifier."""
-        probs = self.estimator.predict_proba(inputs.reshape(len(inputs), -1))
-        return np.log(np.clip(probs, 1e-7, 1.0)).astype(np.float32)
-
-
-@dataclass(frozen=True)
-class GivenMember:
-    """Logits from outside, looked up by row."""
-
-    given: GivenLogits
-
-    def logits(self, inputs: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """The given logits of these rows."""
-        return self.given.logits[rows]
 
 
 def derive_seed(*parts: Any) -> int:
