@@ -16,6 +16,7 @@ from rich.logging import RichHandler
 from rich.progress import Progress
 
 from distillery.errors import InputError
+from flows import importing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -107,17 +108,20 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _run(given: argparse.Namespace) -> None:
-    from distillery.config_file import load
+    console.print(f"{given.config}: importing and starting", highlight=False)
+    with importing():
+        from flows.ephemeral import prefect_server
 
-    config = load(given.config, given.overrides)
-    console.print(f"[bold]{config.name}[/]: importing and starting", highlight=False)
-    from flows.pipeline import pipeline
-    from flows.places import Places
-    from flows.servers import check_prefect
-    from flows.table import show
+    with prefect_server() as ready:
+        with importing():
+            from distillery.config_file import load
 
-    check_prefect()
-    show(pipeline(config), console)
+            config = load(given.config, given.overrides)
+            from flows.pipeline import pipeline
+            from flows.places import Places
+            from flows.table import show
+        ready()
+        show(pipeline(config), console)
     _name_page(Places.from_environment().runs / config.name)
 
 
