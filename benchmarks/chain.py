@@ -2,25 +2,42 @@
 
     python benchmarks/chain.py CONFIG HOME [key=value ...]
 
-The same stages as flows/pipeline.py, up to the decision about promotion, for which there is no earlier champion.
+The same stages as flows/pipeline.py, with its report and the decision about promotion, for which there is no earlier
+champion.
 """
 
 from __future__ import annotations
 
 import sys
+import time
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from distillery import cohorts, config_file, dataset, ensemble, evaluate, export, logits, search, students, teachers
+from distillery import (
+    cohorts,
+    config_file,
+    dataset,
+    ensemble,
+    evaluate,
+    export,
+    logits,
+    quantized,
+    report,
+    search,
+    students,
+    teachers,
+)
 from distillery.config import Capacity, Experiment
 from distillery.data import Rows
 from distillery.finals import Promise, train_finals
 from distillery.metrics import row_correct, row_nll
+from distillery.page import page
 from distillery.promotion import Decision, Outcome, decide, gate_figures
-from distillery.store import Handle, Store
+from distillery.store import Handle, Store, write_json
 from distillery.students import Wanted
 
 
@@ -34,7 +51,7 @@ class Chain:
 
     def run(self) -> Decision:
         """Everything from teachers to the decision."""
-        config, store = self.config, self.store
+        config, store, began = self.config, self.store, time.perf_counter()
         runs = config.evaluation.latency_runs
         profiles = [search.profile_capacity(c, self.data, runs, store) for c in config.student.capacities]
         members: list[Handle] = []
@@ -62,7 +79,19 @@ class Chain:
         evaluation = evaluate.evaluate(judged, self.rows, config.evaluation, store)
         student = next(f.students[0] for f in finals if f.capacity == chosen)
         exported = export.export_student(student, self.data, self.rows, runs, store)
-        return self.decision(evaluation, exported)
+        quantized.measure_served(student, exported, self.data, self.rows, runs, store)
+        decision = self.decision(evaluation, exported)
+        self.report((self.data, pooled, found, alone, evaluation, exported), decision, members, began)
+        return decision
+
+    def report(self, stages: tuple[Handle, ...], decision: Decision, handles: list[Handle], began: float) -> None:
+        """The report's file and page."""
+        gates = [asdict(gate) for gate in decision.gates]
+        promotion = {"promoted": decision.promoted, "version": 1, "reasons": decision.reasons, "gates": gates}
+        seconds = time.perf_counter() - began
+        tree = report.assemble(self.config, *stages, promotion, [*stages, *handles], seconds)
+        write_json(self.store.root / "report.json", tree)
+        (self.store.root / "report.html").write_text(page({**tree, "price_per_hour": None}))
 
     def logits(self, split: str, members: list[Handle]) -> list[Handle]:
         """The members' logits on a split."""

@@ -65,21 +65,23 @@ def store(results: Results, rounds: int) -> None:
 
 
 def overhead(results: Results, rounds: int) -> None:
-    """Line 6: the whole tabular run against the same chain called as library functions, one worker each."""
-    config = str(ROOT / "configs/tabular.yaml")
+    """Line 6: whole runs against the same chain called as library functions, one worker and new databases each."""
     command = str(Path(sys.executable).with_name("distillery"))
+    for name in ("tabular", "digits"):
+        config = str(ROOT / f"configs/{name}.yaml")
 
-    def whole() -> None:
-        with tempfile.TemporaryDirectory() as home:
-            program([command, "run", config], DISTILLERY_HOME=home, DISTILLERY_WORKERS="1")()
+        def whole(config: str = config) -> None:
+            with tempfile.TemporaryDirectory() as home:
+                places = {"DISTILLERY_HOME": home, "PREFECT_HOME": f"{home}/prefect", "DISTILLERY_WORKERS": "1"}
+                program([command, "run", config], **places)()
 
-    def alone() -> None:
-        with tempfile.TemporaryDirectory() as home:
-            program([sys.executable, str(ROOT / "benchmarks/chain.py"), config, home])()
+        def alone(config: str = config) -> None:
+            with tempfile.TemporaryDirectory() as home:
+                program([sys.executable, str(ROOT / "benchmarks/chain.py"), config, home])()
 
-    [measured] = paired([Side("the library alone", alone)], Side("distillery run", whole), 1, warm=False)
-    title = "the tabular run with orchestrator and tracker, against the library alone"
-    results.row("6", title, measured, 1.05, "times as long", by="wall", most=True)
+        [measured] = paired([Side("the library alone", alone)], Side("distillery run", whole), 1, warm=False)
+        title = f"the {name} run with orchestrator and tracker, against the library alone"
+        results.row("6", title, measured, 1.05, "times as long", by="wall", most=True)
 
 
 PARTS: dict[str, Callable[[Results, int], None]] = {

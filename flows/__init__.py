@@ -1,7 +1,11 @@
 """Order and record: when the stages run (Prefect) and where they are recorded (MLflow). No numerics."""
 
+import atexit
+import gc
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 # Before prefect and mlflow are imported anywhere: nothing is reported to their makers, and a server that starts with a
 # flow may take its time on a small machine. What a user has set already stays.
@@ -28,3 +32,17 @@ def _drop_exit_hooks() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_drop_exit_hooks)
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """No search for garbage, which takes seconds while modules come in, and none among them later: they stay."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+atexit.register(gc.unfreeze)  # extension modules look at exit whether all that they made is gone

@@ -16,6 +16,7 @@ from rich.logging import RichHandler
 from rich.progress import Progress
 
 from distillery.errors import InputError
+from flows import importing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -109,21 +110,24 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _run(given: argparse.Namespace) -> None:
-    from distillery.config_file import load
+    console.print(f"{given.config}: importing and starting", highlight=False)
+    with importing():
+        from flows.ephemeral import prefect_server
 
-    config = load(given.config, given.overrides)
-    console.print(f"[bold]{config.name}[/]: importing and starting", highlight=False)
-    from flows.pipeline import pipeline
-    from flows.places import Places
-    from flows.servers import check_prefect
-    from flows.table import models_table, show
+    with prefect_server() as ready:
+        with importing():
+            from distillery.config_file import load
 
-    check_prefect()
-    found = pipeline(config, given.part)
-    if given.part == "search":
-        console.print(models_table(config.name, found["test_rows"], found["rows"]))
-        return
-    show(found, console)
+            config = load(given.config, given.overrides)
+            from flows.pipeline import pipeline
+            from flows.places import Places
+            from flows.table import models_table, show
+        ready()
+        found = pipeline(config, given.part)
+        if given.part == "search":
+            console.print(models_table(config.name, found["test_rows"], found["rows"]))
+            return
+        show(found, console)
     _name_page(Places.from_environment().runs / config.name)
 
 
