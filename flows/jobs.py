@@ -15,7 +15,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
+
+from flows.kernel_lock import taken
 
 TRIES = 3  # times that a job may take its worker down
 POLL_SECONDS = 0.05
@@ -39,7 +41,7 @@ def is_open(folder: Path) -> bool:
     """Whether somebody still waits for the jobs of a folder."""
     try:
         with (folder / OWNER).open("r+") as stream:
-            return not _locked(stream)
+            return not taken(stream)
     except FileNotFoundError:
         return False
 
@@ -101,7 +103,7 @@ def _try(job: Path) -> bool:
     if job.with_suffix(".done").exists():
         return False
     with suppress(FileNotFoundError), job.open("r+b") as stream:
-        if not _locked(stream) or not job.exists() or job.with_suffix(".done").exists():
+        if not taken(stream) or not job.exists() or job.with_suffix(".done").exists():
             return False
         tries = job.with_suffix(".tries")
         before = len(tries.read_bytes()) if tries.exists() else 0
@@ -135,12 +137,3 @@ def _write(file: Path, content: bytes) -> None:
     temporary = file.with_name(f"{file.name}.tmp")
     temporary.write_bytes(content)
     temporary.replace(file)
-
-
-def _locked(stream: IO[Any]) -> bool:
-    """Takes the lock if nobody has it."""
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

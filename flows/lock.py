@@ -14,12 +14,12 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 from sqlalchemy import Engine, NullPool, create_engine, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from distillery.errors import InputError
+from flows.kernel_lock import taken
 from flows.places import DATABASE, Places
 
 log = logging.getLogger(__name__)
@@ -72,18 +72,10 @@ def _path(places: Places, name: str) -> Path:
 def _file_lock(path: Path, name: str) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as stream:
-        if not _taken_at_once(stream):
+        if not taken(stream):
             _waiting(name)
             fcntl.flock(stream, fcntl.LOCK_EX)
         yield
-
-
-def _taken_at_once(stream: IO[str]) -> bool:
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 @contextmanager
