@@ -166,10 +166,9 @@ def test_the_file_needs_onnxruntime_alone(served: SimpleNamespace) -> None:
     assert json.loads(found.stdout) == [served.dataset.classes[i] for i in served.expected[ids].argmax(-1)]
 
 
+@pytest.mark.parametrize("served", ["numbers"], indirect=True)
 def test_the_documented_example_answers(served: SimpleNamespace, tmp_path: Path) -> None:
     """golden: the program in docs/production.md, for a table of numbers, gives the network's probabilities."""
-    if served.kind != "numbers":
-        return
     text = (Path(__file__).parent.parent / "docs" / "production.md").read_text()
     (program,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     ids = served.dataset.splits["test"][:5]
