@@ -8,18 +8,19 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import speed_tables
 from pairs import Results, Side, paired
 
 from distillery import config_file, search
-from distillery.store import Store
+from distillery.store import Handle, Store
 from flows.shared import SharedWork
 
 ROOT = Path(__file__).resolve().parent.parent
 TRIALS = 96
+COHORTS = (8, 16)  # trials of a capacity in a round; 8 unless the config says otherwise
 STUDY = [f"search.trials={TRIALS}", "search.halving=null"]
 
 
@@ -29,10 +30,12 @@ def workers(results: Results, rounds: int) -> None:
         folders = [Path(opened.enter_context(tempfile.TemporaryDirectory())) for _ in (1, 2)]
         for count, folder in enumerate(folders, 1):
             opened.enter_context(_workers(folder, count))
-        sides = [Side(f"{n} of them", partial(_study, folder), TRIALS) for n, folder in enumerate(folders, 1)]
-        [measured] = paired(sides[:1], sides[1], rounds)  # the first call of each, which imports, does not count
-    title = "trials of a study on the tabular task, two workers against one"
-    results.row("workers", title, measured, 1.8, "times as many", by="wall")
+        for cohort in COHORTS:
+            works = [partial(_study, folder, cohort) for folder in folders]
+            sides = [Side(f"{n} of them", work, TRIALS) for n, work in enumerate(works, 1)]
+            [measured] = paired(sides[:1], sides[1], rounds)  # the first call of each, which imports, does not count
+            title = f"trials of a study on the tabular task in cohorts of {cohort}, two workers against one"
+            results.row("workers", title, measured, 1.8, "times as many", by="wall")
 
 
 @contextmanager
@@ -50,13 +53,19 @@ def _workers(store: Path, count: int) -> Iterator[None]:
             process.wait()
 
 
-def _study(store: Path) -> None:
+def _study(store: Path, cohort: int) -> None:
     """The search of configs/tabular.yaml, its three capacities, every trial at its full length."""
-    task = speed_tables.prepared()
-    experiment = config_file.load(ROOT / "configs/tabular.yaml", STUDY)
-    capacities, runs = experiment.student.capacities, experiment.evaluation.latency_runs
-    kept = Store(speed_tables.HOME / ".distillery")
-    profiles = [search.profile_capacity(c, task.data, runs, kept) for c in capacities]
+    task, profiles = speed_tables.prepared(), _profiles()
+    experiment = config_file.load(ROOT / "configs/tabular.yaml", [*STUDY, f"search.cohort={cohort}"])
     with SharedWork(0, store) as shared, tempfile.TemporaryDirectory() as folder:
         upstream = (experiment, task.data, task.ensemble, task.taught, profiles, Store(folder))
         search.run_search(*upstream, run_many=shared.map)
+
+
+@cache
+def _profiles() -> list[Handle]:
+    """What the capacities cost; measured before."""
+    experiment = config_file.load(ROOT / "configs/tabular.yaml")
+    capacities, runs = experiment.student.capacities, experiment.evaluation.latency_runs
+    kept = Store(speed_tables.HOME / ".distillery")
+    return [search.profile_capacity(c, speed_tables.prepared().data, runs, kept) for c in capacities]

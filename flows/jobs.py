@@ -20,7 +20,7 @@ from typing import Any
 from flows.kernel_lock import taken
 
 TRIES = 3  # times that a job may take its worker down
-POLL_SECONDS = 0.05
+POLL_SECONDS, LONGEST_POLL_SECONDS = 0.01, 0.25
 OWNER = "owner.lock"
 
 log = logging.getLogger(__name__)
@@ -81,12 +81,13 @@ def forget(job: Path) -> None:
 
 def work(folder: Path) -> int:
     """Works on the jobs of a folder until nobody waits for them any more; how many were done."""
-    done = 0
+    done, pause = 0, POLL_SECONDS
     while is_open(folder):
-        ran = any(_try(job) for job in sorted(folder.glob("*.job")))
-        done += ran
-        if not ran:
-            time.sleep(POLL_SECONDS)
+        if any(_try(job) for job in sorted(folder.glob("*.job"))):
+            done, pause = done + 1, POLL_SECONDS
+        else:
+            time.sleep(pause)
+            pause = min(1.1 * pause, LONGEST_POLL_SECONDS)
     return done
 
 
@@ -95,7 +96,7 @@ def work_anywhere(root: Path) -> None:
     while True:
         for folder in sorted(path for path in root.glob("*") if not path.suffix):
             work(folder)
-        time.sleep(10 * POLL_SECONDS)
+        time.sleep(LONGEST_POLL_SECONDS)
 
 
 def _try(job: Path) -> bool:

@@ -9,9 +9,11 @@ on its own cohort: a round may run in any number of processes, and a killed stud
 
 from __future__ import annotations
 
+import itertools
 import logging
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,11 +77,19 @@ def cohort_of(config: Experiment, capacities: list[Capacity], kind: str) -> int:
 
 
 def run_study(study: optuna.Study, plan: Plan, run_many: RunMany, on_trial: OnTrial | None) -> list[dict[str, Any]]:
-    """Runs what is left of a study and returns the records of all its trials, by number."""
-    while (number := len(records_of(study))) < plan.trials:
-        for record in _run_round(study, plan, number, run_many):
-            if on_trial is not None:
-                on_trial(record)
+    """Runs what is left of a study and returns the records of all its trials, by number.
+
+    A round is written, and `on_trial` told of it, while the next one trains.
+    """
+    records, untold = records_of(study), list[dict[str, Any]]()
+    with ThreadPoolExecutor(1, "round") as aside:
+        while len(records) < plan.trials:
+            coming = _Round(plan, records)
+            outcomes = aside.submit(run_many, train_trials, [(job,) for job in coming.jobs])
+            _tell(study, plan, untold, on_trial)
+            untold = coming.finished(outcomes.result())
+            records += untold
+    _tell(study, plan, untold, on_trial)
     return records_of(study)
 
 
@@ -119,28 +129,40 @@ def one_after_another(function: Callable[[Job], Any], jobs: list[tuple[Job]]) ->
     return [function(*job) for job in jobs]
 
 
-def _run_round(study: optuna.Study, plan: Plan, number: int, run_many: RunMany) -> list[dict[str, Any]]:
-    """Runs the round that trial `number` belongs to; the new records, by number.
+class _Round:
+    """The round that comes after the records of a study.
 
-    Of a round that was cut off while it was written, the trials that are there are not written again.
+    Of one that was cut off while it was written, all trials run again, and those that are there are not written again.
     """
-    first = number - number % plan.width
-    before = [r for r in records_of(study) if r["number"] < first]
-    proposals = _Proposals(plan, before)
-    records = [proposals.record(n) for n in range(first, min(first + plan.width, plan.trials))]
-    mine = {c.name: [r for r in records if r["capacity"] == c.name] for c in plan.capacities}
-    wanted = sorted((c for c in plan.capacities if mine[c.name]), key=lambda c: -plan.costs[c.name]["params"])
-    jobs = [(_job(plan, c, mine[c.name], before),) for c in wanted]  # the longest first, so that all end together
-    outcomes = run_many(train_trials, jobs)
-    for (job,), found in zip(jobs, outcomes, strict=True):
-        for record, outcome in zip(mine[job.capacity.name], found, strict=True):
+
+    def __init__(self, plan: Plan, known: list[dict[str, Any]]) -> None:
+        self._number = len(known)
+        first = self._number - self._number % plan.width
+        before = [r for r in known if r["number"] < first]
+        proposals = _Proposals(plan, before)
+        self._records = [proposals.record(n) for n in range(first, min(first + plan.width, plan.trials))]
+        mine = {c.name: [r for r in self._records if r["capacity"] == c.name] for c in plan.capacities}
+        # The longest first, so that all end together.
+        wanted = sorted((c for c in plan.capacities if mine[c.name]), key=lambda c: -plan.costs[c.name]["params"])
+        self._trained = [record for c in wanted for record in mine[c.name]]
+        self.jobs = [_job(plan, c, mine[c.name], before) for c in wanted]
+
+    def finished(self, outcomes: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+        """The new records, by number, given what came of the trials of each job."""
+        for record, outcome in zip(self._trained, itertools.chain(*outcomes), strict=True):
             record |= outcome
-    new = [record for record in records if record["number"] >= number]
-    for record in new:
-        study.add_trial(_told(plan, proposals.space, record))
+        return [record for record in self._records if record["number"] >= self._number]
+
+
+def _tell(study: optuna.Study, plan: Plan, records: list[dict[str, Any]], on_trial: OnTrial | None) -> None:
+    space = space_of(plan.knobs)
+    for record in records:
+        study.add_trial(_told(plan, space, record))
         if record["state"] == "fail":
             log.warning("trial %d failed: %s", record["number"], record["reason"])
-    return new
+    for record in records:
+        if on_trial is not None:
+            on_trial(record)
 
 
 def _job(plan: Plan, capacity: Capacity, records: list[dict[str, Any]], before: list[dict[str, Any]]) -> Job:

@@ -46,7 +46,7 @@ class InputSpec:
 
     def to_json(self) -> dict[str, Any]:
         """Fields as JSON-able values."""
-        return asdict(self)
+        return dict(vars(self))
 
 
 def _frozen(value: Any) -> Any:
