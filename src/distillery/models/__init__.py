@@ -8,7 +8,7 @@ stacked to train together (`distillery.training.stacked`).
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
