@@ -69,5 +69,5 @@ def test_a_cohort_that_does_not_fit_is_split(
 def test_what_fits_stays_together(caplog: pytest.LogCaptureFixture) -> None:
     """contract: nothing is cut and nothing said on a machine with room."""
     groups = [[0, 2], [1]]
-    assert within_memory(groups, build_network(mlp(8), SPEC, 0), Recipe(), "cpu") == groups
+    assert within_memory(groups, mlp(8), SPEC, Recipe(), "cpu") == groups
     assert not caplog.text

@@ -24,7 +24,7 @@ from distillery.losses import LOSSES
 from distillery.metrics import quality
 from distillery.soft_losses import check_loss
 from distillery.space import Loss, Setting
-from distillery.store import Handle, Store, checksum
+from distillery.store import Handle, Missing, Store, checksum
 from distillery.students import (
     Targets,
     Wanted,
@@ -86,6 +86,17 @@ def test_the_same_setting_gives_the_same_bits(chain: SimpleNamespace, store: Sto
     ]
     others = [student(chain, store, SETTING.model_copy(update=change)) for change in changes]
     assert len({weights(h) for h in (first, *others)}) == len({h.path for h in (first, *others)}) == 6
+
+
+def test_to_look_for_students_draws_no_random_numbers(
+    chain: SimpleNamespace, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """determinism: another thread may be drawing initial weights from the one generator meanwhile."""
+    monkeypatch.setattr(torch, "manual_seed", lambda seed: pytest.fail("the generator was set"))
+    before = torch.get_rng_state()
+    with pytest.raises(Missing):
+        student(chain, store.looking())
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_settings_loss_goes_before_the_configs(chain: SimpleNamespace, store: Store) -> None:

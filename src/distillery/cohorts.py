@@ -43,16 +43,25 @@ def stack_size(model: Model, recipe: Recipe, spec: InputSpec, device: str = "cpu
     """
     if not stacks(model, spec.kind):
         return 1
-    return _room(MODELS[model.family](spec, **model.options), recipe, CACHE_BYTES) if device == "cpu" else 1 << 20
+    return _room(_outline(model, spec), recipe, CACHE_BYTES) if device == "cpu" else 1 << 20
 
 
-def within_memory(groups: list[list[int]], network: nn.Module, recipe: Recipe, device: str) -> list[list[int]]:
+def within_memory(
+    groups: list[list[int]], model: Model, spec: InputSpec, recipe: Recipe, device: str
+) -> list[list[int]]:
     """The groups, those cut up that would need more than half of the memory that is free; this is logged."""
-    size = _room(network, recipe, _free_bytes(device) // 2)
+    size = _room(_outline(model, spec), recipe, _free_bytes(device) // 2)
     largest = max(map(len, groups))
     if largest > size:
         log.warning("memory: %d networks do not fit at once, they train in groups of %d", largest, size)
     return [group[start : start + size] for group in groups for start in range(0, len(group), size)]
+
+
+def _outline(model: Model, spec: InputSpec) -> nn.Module:
+    """The network without its numbers: another thread may be drawing initial weights, and there is one generator."""
+    with torch.device("meta"):
+        network: nn.Module = MODELS[model.family](spec, **model.options)
+    return network
 
 
 def _room(network: nn.Module, recipe: Recipe, limit_bytes: int) -> int:

@@ -224,7 +224,7 @@ class _Making:
         spec = Dataset(self.data).spec
         if not stacks(self.capacity, spec.kind):
             return [[place] for group in groups for place in group]
-        return within_memory(groups, build_network(self.capacity, spec, 0), self.recipes[0], self.device)
+        return within_memory(groups, self.capacity, spec, self.recipes[0], self.device)
 
     def _build(self, works: dict[int, Path], group: list[int]) -> dict[int, dict[str, Any] | Exception]:
         # All of the group, also where some are there already: in a smaller stack the others would be rounded otherwise.

@@ -70,8 +70,7 @@ class _Trials:
         job = self.job
         groups = together(job.settings, job.config.student.loss)
         if stacks(job.capacity, self.dataset.spec.kind):
-            network = build_network(job.capacity, self.dataset.spec, 0)
-            groups = within_memory(groups, network, self.recipe, job.device)
+            groups = within_memory(groups, job.capacity, self.dataset.spec, self.recipe, job.device)
         else:
             groups = [[place] for group in groups for place in group]
         for group in groups:
