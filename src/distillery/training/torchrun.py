@@ -16,11 +16,12 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -130,9 +131,25 @@ def _launch(program: str, folder: Path, count: str) -> int:
         return 1
 
 
+def run_rank(train: Callable[..., Course]) -> NoReturn:
+    """Trains as one of several processes; the first one tells of the epochs and of what became of the network.
+
+    It ends without Python's own end: threads of torch.distributed may still run, and one of them that asks for the
+    interpreter while that is taken down aborts the process, after all its work is done.
+    """
+    code = 0
+    try:
+        _rank(train)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 @record
-def run_rank(train: Callable[..., Course]) -> None:
-    """Trains as one of several processes; the first one tells of the epochs and of what became of the network."""
+def _rank(train: Callable[..., Course]) -> None:
     folder = Path(sys.argv[1])
     _end_with_stdin(signal.SIGKILL)
     device, job = pickle.loads((folder / "job").read_bytes())
