@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,7 +30,8 @@ from distillery.training.alone import predict
 
 ROOT = Path(__file__).resolve().parent.parent
 HOME = ROOT / ".distillery" / "bench"
-EPOCHS = 10  # of the students whose quality is told; measured calls have fewer
+EPOCHS = 10  # of the students whose quality is told; measured calls of the rivals have fewer
+SEEDS = 3  # of these students: what a network reaches varies by a point with its seed
 OURS_EPOCHS = 12  # of a measured call
 TEACHER_EPOCHS = (6, 11, 8)  # half the config's
 CAPACITY = "resnet-12k"
@@ -64,10 +66,12 @@ class Task:
         """A fresh student; pixels of 0-255 in, a timm backbone inside."""
         return teachers.build_network(self.capacity, self.dataset.spec, seed)
 
-    def accuracy(self, network: nn.Module) -> dict[str, float]:
-        """On the test rows."""
-        found = predict(network, self.dataset.inputs[self.dataset.splits["test"]]).argmax(-1)
-        return {"accuracy": float((found == self.dataset.labels("test")).mean())}
+    def accuracy(self, train: Callable[[Task, int, int], nn.Module]) -> dict[str, float]:
+        """On the test rows: mean, lowest and highest of several students that are trained so."""
+        rows, labels = self.dataset.inputs[self.dataset.splits["test"]], self.dataset.labels("test")
+        networks = [train(self, EPOCHS, seed) for seed in range(SEEDS)]
+        found = [float((predict(network, rows).argmax(-1) == labels).mean()) for network in networks]
+        return {"accuracy": float(np.mean(found)), "low": min(found), "high": max(found)}
 
 
 def prepared(folder: Path) -> Task:
@@ -136,17 +140,17 @@ def images(results: Results, pairs: int) -> None:
         if references.TORCHDISTILL:
             rivals["torchdistill"] = (3, _torchdistill)
         found = paired([Side(name, partial(train, task, 1)) for name, (_, train) in rivals.items()], ours, pairs)
-        mine = task.accuracy(_ours(task, EPOCHS))
+        mine = task.accuracy(_ours)
         for (name, (goal, train)), measured in zip(rivals.items(), found, strict=True):
-            quality = {"reference": task.accuracy(train(task, EPOCHS)), "candidate": mine}
+            quality = {"reference": task.accuracy(train), "candidate": mine}
             title = f"an epoch from cached logits, against {name}"
             results.row("3", title, measured, goal, "times as fast", quality=quality)
 
 
-def _ours(task: Task, epochs: int) -> nn.Module:
-    network, config = task.student(), task.experiment.student
+def _ours(task: Task, epochs: int, seed: int = 0) -> nn.Module:
+    network, config = task.student(seed), task.experiment.student
     recipe = config.recipe.model_copy(update={"epochs": epochs})
-    students.distil([network], task.dataset, task.targets, [SETTING], [0], config, recipe)
+    students.distil([network], task.dataset, task.targets, [SETTING], [seed], config, recipe)
     return network
 
 
@@ -163,23 +167,30 @@ def _bare(task: Task, epochs: int) -> Side:
     return Side("bare student steps on a resident batch", work, epochs)
 
 
-def _in_the_loop(task: Task, epochs: int) -> nn.Module:
-    network, opened = task.student(), task.dataset
+def _in_the_loop(task: Task, epochs: int, seed: int = 0) -> nn.Module:
+    network, opened = _seeded(task, seed), task.dataset
     pixels = torch.from_numpy(opened.inputs[opened.splits["train"]])
     labels = torch.from_numpy(opened.labels("train"))
     references.teachers_in_the_loop(network, Together(task.members), task.lesson, pixels, labels, epochs)
     return network
 
 
-def _timm(task: Task, epochs: int) -> nn.Module:
-    network = task.student()
+def _timm(task: Task, epochs: int, seed: int = 0) -> nn.Module:
+    network = _seeded(task, seed)
     references.timm_task(network.get_submodule("backbone"), _backbones(task), task.lesson, epochs)
     return network
 
 
-def _torchdistill(task: Task, epochs: int) -> nn.Module:
-    network = task.student()
+def _torchdistill(task: Task, epochs: int, seed: int = 0) -> nn.Module:
+    network = _seeded(task, seed)
     references.torchdistill_box(network.get_submodule("backbone"), _backbones(task), task.lesson, epochs)
+    return network
+
+
+def _seeded(task: Task, seed: int) -> nn.Module:
+    """A fresh student; the loop that trains it draws its batches from torch's own generator."""
+    network = task.student(seed)
+    torch.manual_seed(seed)
     return network
 
 

@@ -64,7 +64,7 @@ class Case:
         found = []
         for i in which:
             with seeded(self.seeds[i]):
-                network = MODELS["mlp"](SPEC, **{"hidden": [8, 6], **self.model})
+                network = MODELS["mlp"](SPEC, **{"hidden": [10, 8], **self.model})
             own = {"lr": self.rates[i], "weight_decay": DECAYS[i], "augment": Augment(noise=NOISES[i])}
             found.append(Learner(network, recipe.model_copy(update=own), self.seeds[i], inputs))
         return found

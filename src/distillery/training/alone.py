@@ -48,7 +48,7 @@ class Alone:
 
     rows_dim = 1
 
-    def laid_out(self, rows: torch.Tensor) -> torch.Tensor:
+    def laid_out(self, rows: torch.Tensor, last: float = 1.0) -> torch.Tensor:
         """Inputs [1, n, ...] as they are."""
         return rows
 
