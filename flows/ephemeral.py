@@ -5,6 +5,7 @@ Prefect starts such a server by itself, but only when the flow begins, and it ou
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import os
 import socket
@@ -17,37 +18,40 @@ from contextlib import contextmanager
 from functools import partial
 from http.client import HTTPException
 
-from prefect.context import refresh_global_settings_context
-from prefect.settings import (
-    PREFECT_API_URL,
-    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
-    PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
-    temporary_settings,
-)
-
 from flows import importing
 
 STOP_SECONDS = 10
+URL = "PREFECT_API_URL"
 
 
 @contextmanager
 def prefect_server() -> Iterator[Callable[[], None]]:
-    """A function that returns once Prefect's server answers: the one that the environment names, or a new one."""
-    if PREFECT_API_URL.value() is not None:
+    """A function that returns once Prefect's server answers: the one that Prefect's settings name, or a new one."""
+    begun = None if os.environ.get(URL) else _begin()  # before prefect is imported, which takes a second
+    with importing():
+        from prefect.context import refresh_global_settings_context
+        from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+    if begun is None or PREFECT_API_URL.value() is not None:  # the new one has found the same, and ended
         yield _check
         return
+    server, address = begun
+    ready = threading.Event()
+    atexit.register(_stop, server, ready)  # the last events are sent when all else has ended
+    os.environ[URL] = address
+    refresh_global_settings_context()
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):  # nobody else looks at this server
+        yield partial(_wait, address, ready)
+
+
+def _begin() -> tuple[subprocess.Popen[bytes], str]:
+    """A server in a process of its own, and its address."""
     with socket.create_server(("127.0.0.1", 0)) as listening:  # who asks before the server accepts, waits
         number = str(listening.fileno())
         command, handed = [sys.executable, "-m", "flows.ephemeral", number], [listening.fileno()]
         # A session of its own: ctrl-C is for the run, which still has its end to tell the server.
-        server = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=handed, start_new_session=True)
-        address = f"http://127.0.0.1:{listening.getsockname()[1]}/api"
-    ready = threading.Event()
-    atexit.register(_stop, server, ready)  # the last events are sent when all else has ended
-    os.environ["PREFECT_API_URL"] = address
-    refresh_global_settings_context()
-    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):  # nobody else looks at this server
-        yield partial(_wait, address, ready)
+        settings = {**os.environ, "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false"}  # a second, for what no run uses
+        server = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=handed, start_new_session=True, env=settings)
+        return server, f"http://127.0.0.1:{listening.getsockname()[1]}/api"
 
 
 def _check() -> None:
@@ -57,6 +61,8 @@ def _check() -> None:
 
 
 def _wait(address: str, ready: threading.Event) -> None:
+    from prefect.settings import PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS
+
     seconds = PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS.value()
     try:
         with urllib.request.urlopen(f"{address}/health", timeout=seconds):
@@ -79,8 +85,15 @@ def _stop(server: subprocess.Popen[bytes], ready: threading.Event) -> None:
 
 def _serve(number: int) -> None:
     with importing():
+        from prefect.settings import PREFECT_API_URL
+
+        if PREFECT_API_URL.value() is not None:
+            return
         import uvicorn
         from prefect.server.api.server import create_app
+        from prefect.server.database import provide_database_interface
+
+        asyncio.run(provide_database_interface().create_db())  # a new one takes five seconds, six with garbage searched
 
     app = create_app(ephemeral=True, final=True)
     server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="on"))
@@ -91,6 +104,7 @@ def _serve(number: int) -> None:
 
     threading.Thread(target=end_with_parent, daemon=True).start()
     server.run([socket.socket(fileno=number)])
+    os._exit(0)  # to take down what was imported would keep the run waiting
 
 
 if __name__ == "__main__":

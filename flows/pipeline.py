@@ -97,5 +97,6 @@ def scheduled(config_file: str, overrides: list[str] | None = None, part: Part =
 
 def _bars() -> Progress:
     return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), transient=False
+        *(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()),
+        refresh_per_second=4,  # each takes some milliseconds from what trains in this process
     )

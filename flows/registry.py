@@ -41,10 +41,21 @@ class Registered:
     model_id: str | None
 
 
-def register(client: MlflowClient, name: str, exported: Handle, rows: Rows, classes: list[str], run: Run) -> Registered:
-    """The version that holds this exported student; logged and registered only if that was not done before."""
+def register(
+    client: MlflowClient,
+    name: str,
+    exported: Handle,
+    rows: Rows,
+    classes: list[str],
+    run: Run,
+    tags: dict[str, str],
+) -> Registered:
+    """The version that holds this exported student; made only if there is none yet, and given these tags."""
     known = find_version(client, name, exported.fingerprint)
     if known is not None:
+        for key, value in tags.items():
+            if known.tags.get(key) != value:
+                client.set_model_version_tag(name, known.version, key, value)
         return Registered(int(known.version), known.model_id)
     signature, example = _signature(rows, classes)
     with mlflow.start_run(run_id=run.id):
@@ -67,9 +78,8 @@ def register(client: MlflowClient, name: str, exported: Handle, rows: Rows, clas
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    version = client.create_model_version(
-        name, info.model_uri, run.id, tags={FINGERPRINT: exported.fingerprint}, model_id=info.model_id
-    )
+    tags = {FINGERPRINT: exported.fingerprint, **tags}
+    version = client.create_model_version(name, info.model_uri, run.id, tags=tags, model_id=info.model_id)
     return Registered(int(version.version), info.model_id)
 
 
@@ -172,12 +182,8 @@ def refuses(running: ort.InferenceSession, rows: Rows, classes: list[str]) -> st
     return ""
 
 
-def describe(
-    client: MlflowClient, name: str, registered: Registered, run: Run, tags: dict[str, Any], metrics: dict[str, Any]
-) -> None:
-    """Writes tags on the version and figures on the model behind it."""
-    for key, value in tags.items():
-        client.set_model_version_tag(name, str(registered.version), key, str(value))
+def describe(client: MlflowClient, name: str, registered: Registered, run: Run, metrics: dict[str, Any]) -> None:
+    """Makes the version the candidate, and writes figures on the model behind it."""
     client.set_registered_model_alias(name, CANDIDATE, str(registered.version))
     figures = {k: float(v) for k, v in metrics.items() if isinstance(v, int | float)}
     if registered.model_id is not None:

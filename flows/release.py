@@ -46,12 +46,12 @@ def release(ctx: Context, exported: Handle, evaluation: Handle, data: Handle, ro
     content = evaluation.json("evaluation.json")
     key = f"release-{exported.fingerprint}-{evaluation.fingerprint}"
     with ctx.tracker.child("release", "release", key) as run, lifecycle.turn(client, ctx.places, name) as turn:
-        registered = registry.register(client, name, exported, rows, content["classes"], run)
         row = next(r for r in content["rows"] if r["role"] == "student" and r["chosen"])
         figures = {k: row[k] for k in ("accuracy", "nll", "brier", "ece", "params", "size_mb")} | exported.metrics
-        tags = {"student": row["name"], "test_rows": content["test_rows"], "data": data.fingerprint}
-        facts = {f"test.{k}" if k in ("accuracy", "nll") else k: f"{v:.6g}" for k, v in figures.items()}
-        registry.describe(client, name, registered, run, {**tags, **facts}, figures)
+        tags = {"student": row["name"], "test_rows": str(content["test_rows"]), "data": data.fingerprint}
+        tags |= {f"test.{k}" if k in ("accuracy", "nll") else k: f"{v:.6g}" for k, v in figures.items()}
+        registered = registry.register(client, name, exported, rows, content["classes"], run, tags)
+        registry.describe(client, name, registered, run, figures)
         judge, rules = partial(_judge, ctx, exported, evaluation, data, rows), fingerprint(ctx.config.gates)
         decision = turn.consider(registered.version, rules, judge, prefect.runtime.flow_run.id)
         if run.fresh:

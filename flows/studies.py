@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
@@ -37,12 +37,12 @@ def run_baseline_search(ctx: stages.Context, data: Handle, found: Handle, profil
 
 def _study(ctx: stages.Context, name: str, total: int, key: str, run_study: Callable[..., Handle]) -> Handle:
     with ctx.tracker.child("study", name, f"study-{key}") as study:
-        logged = ctx.tracker.finished_keys(f"trial-{key}-")
+        before = ctx.tracker.keys(f"trial-{key}-")
         advance = ctx.bar(name, total)
-        advance(len(logged))
+        advance(sum(before.values()))
 
         def on_trial(record: dict[str, Any]) -> None:
-            _log_trial(ctx, study, f"trial-{key}-{record['number']}", record)
+            _log_trial(ctx, study, f"trial-{key}-{record['number']}", record, before)
             advance(record["number"] + 1)
 
         handle = run_study(
@@ -51,10 +51,10 @@ def _study(ctx: stages.Context, name: str, total: int, key: str, run_study: Call
         advance(total)
         content = handle.json("search.json")
         if study.fresh:
-            logged = ctx.tracker.finished_keys(f"trial-{key}-")
+            logged = ctx.tracker.keys(f"trial-{key}-")
             for record in content["trials"]:
-                if f"trial-{key}-{record['number']}" not in logged:
-                    _log_trial(ctx, study, f"trial-{key}-{record['number']}", record)
+                if not logged.get(f"trial-{key}-{record['number']}"):
+                    _log_trial(ctx, study, f"trial-{key}-{record['number']}", record, logged)
             study.params({"role": "study", "trials": total, "objectives": ", ".join(content["objectives"])})
             study.metrics({f"val_search/{k}": handle.metrics[k] for k in ("nll", "accuracy")})
             study.tags({"optuna.study": content["study"], "chosen": content["chosen"]})
@@ -63,8 +63,9 @@ def _study(ctx: stages.Context, name: str, total: int, key: str, run_study: Call
     return handle
 
 
-def _log_trial(ctx: stages.Context, study: Run, key: str, record: dict[str, Any]) -> None:
-    with ctx.tracker.child("trial", f"trial {record['number']:03d} {record['capacity']}", key, study) as run:
+def _log_trial(ctx: stages.Context, study: Run, key: str, record: dict[str, Any], known: Collection[str]) -> None:
+    name = f"trial {record['number']:03d} {record['capacity']}"
+    with ctx.tracker.child("trial", name, key, study, new=key not in known) as run:
         if run.fresh:
             setting = {k: v["name"] if isinstance(v, dict) else v for k, v in record["setting"].items()}
             options = {k: v for k, v in record["proposal"].items() if "." in k}

@@ -26,7 +26,7 @@ from flows.servers import check_database, tracking_problem
 
 KEY = "distillery.key"
 ROLE = "role"
-FLUSH_SECONDS = 2.0
+FLUSH_SECONDS = 10.0  # between writes of a training curve, which take some 20 ms for each network of a stack
 MODEL_TRAINING = {"mlflow.experimentKind": "custom_model_development"}
 VIEW = "workflowType=machine_learning"  # without it MLflow opens its pages for language models
 STORE_ERRORS = (MlflowException, ConnectionError)
@@ -53,7 +53,7 @@ class Run:
         self._metrics += [Metric(k, float(v), now, 0) for k, v in values.items() if _is_number(v)]
 
     def epoch(self, epoch: int, values: dict[str, float]) -> None:
-        """Adds a point to the training curves; written every two seconds."""
+        """Adds a point to the training curves; written every `FLUSH_SECONDS`."""
         now = int(time.time() * 1000)
         self._metrics += [Metric(f"curve/{k.replace('/', '_')}", float(v), now, epoch) for k, v in values.items()]
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
@@ -127,9 +127,9 @@ class Tracker:
             raise
 
     @contextmanager
-    def child(self, role: str, name: str, key: str, parent: Run | None = None) -> Iterator[Run]:
-        """The run that describes `key`, found again or made below the pipeline's run."""
-        run = self._find_or_create(role, name, key, parent)
+    def child(self, role: str, name: str, key: str, parent: Run | None = None, *, new: bool = False) -> Iterator[Run]:
+        """The run that describes `key`, found again or made below the pipeline's run; not looked for if it is `new`."""
+        run = self._create_below(role, name, key, parent) if new else self._find_or_create(role, name, key, parent)
         self._children[name] = run
         if not run.fresh:
             yield run  # finished before; closing it again would change its duration
@@ -159,18 +159,24 @@ class Tracker:
             # Begun by a process that died, or failed: it goes on, so that what hangs below it keeps its parent.
             self.client.update_run(found.info.run_id, "RUNNING")
             return Run(self.client, found.info.run_id, fresh=True)
+        return self._create_below(role, name, key, parent)
+
+    def _create_below(self, role: str, name: str, key: str, parent: Run | None) -> Run:
         above = parent or self.parent
         assert above is not None
         return self._create(name, {KEY: key, ROLE: role, "mlflow.parentRunId": above.id})
 
-    def finished_keys(self, prefix: str) -> set[str]:
-        """Keys with a prefix that finished runs of this experiment have."""
-        filter_ = f"tags.`{KEY}` LIKE '{prefix}%' and attributes.status = 'FINISHED'"
-        keys: set[str] = set()
+    def keys(self, prefix: str) -> dict[str, bool]:
+        """Keys with a prefix that runs of this experiment have, and whether one that has it is finished."""
+        keys: dict[str, bool] = {}
         token = None
         while True:
-            page = self.client.search_runs([self.experiment_id], filter_, max_results=1000, page_token=token)
-            keys |= {run.data.tags[KEY] for run in page}
+            page = self.client.search_runs(
+                [self.experiment_id], f"tags.`{KEY}` LIKE '{prefix}%'", max_results=1000, page_token=token
+            )
+            for run in page:
+                key = run.data.tags[KEY]
+                keys[key] = keys.get(key, False) or run.info.status == "FINISHED"
             if not (token := page.token):
                 return keys
 

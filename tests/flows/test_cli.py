@@ -234,3 +234,41 @@ def test_mlflow_answers_for_raw_rows(home: Path, tiny: Path, prefect_server: str
     feeds = table_feeds(rows)
     expected = running.run(["probability:1"], feeds)[0]
     np.testing.assert_allclose([a["probability:1"] for a in answers], expected, atol=1e-6)
+
+
+ENDS = """
+import atexit, sys, threading, time
+from flows import cli
+
+def main():
+    threading.Thread(target=lambda: (time.sleep(0.3), print("a thread", flush=True))).start()
+    atexit.register(print, "last words")
+    print("work")
+    if sys.argv[1] == "error":
+        raise ValueError("unforeseen")
+    sys.exit(None if sys.argv[1] == "none" else int(sys.argv[1]))
+
+cli.main = main
+cli.program()
+"""
+
+
+@pytest.mark.parametrize(("given", "code"), [("0", 0), ("2", 2), ("none", 0), ("error", 1)])
+def test_the_command_says_everything_before_it_ends(given: str, code: int) -> None:
+    """contract: threads end, what was registered for the end is called, pipes get all of it; the code is main's."""
+    found = subprocess.run([sys.executable, "-c", ENDS, given], capture_output=True, text=True)
+    assert (found.returncode, found.stdout) == (code, "work\na thread\nlast words\n")
+    assert ("ValueError: unforeseen" in found.stderr) == (given == "error")
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    """contract: as in ``distillery history NAME | head -1``."""
+    program = [sys.executable, "-c", ENDS.replace(", flush=True", ""), "0"]
+    environment = {
+        k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"
+    }  # with it each line is written at once
+    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as run:
+        assert run.stdout is not None and run.stderr is not None
+        run.stdout.close()
+        said = run.stderr.read()
+    assert (run.returncode, said) == (0, "")
