@@ -12,7 +12,7 @@ from distillery.config import Model, Recipe, Teacher, Teachers
 from distillery.dataset import Dataset
 from distillery.models import MODELS, InputSpec
 from distillery.store import Handle
-from distillery.training.stacked import plan_of
+from distillery.training.plan import plan_of
 
 CACHE_BYTES = 8 << 20  # of weights and activations that a core has close at hand
 COPIES = 7  # of the weights: AdamW's state, the gradient, and what is their own to each network

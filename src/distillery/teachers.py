@@ -25,8 +25,9 @@ from distillery.models import MODELS, GivenLogits, InputSpec
 from distillery.store import Handle, Store, checksum, fingerprint, write_json
 from distillery.training import torchrun
 from distillery.training.feed import Inputs
-from distillery.training.fit import Course, Learner, OnEpochs, Validation, fit, seeded
+from distillery.training.fit import Course, Learner, OnEpochs, Validation, fit
 from distillery.training.objectives import Answers, Labels
+from distillery.training.state import seeded
 
 VERSION = 4
 

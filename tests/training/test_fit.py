@@ -17,8 +17,10 @@ from distillery.training import feed
 from distillery.training import fit as loop
 from distillery.training.alone import predict
 from distillery.training.feed import Inputs
-from distillery.training.fit import Batches, Course, Learner, Validation, fit, seeded
+from distillery.training.fit import Batches, Course, Learner, Validation, fit
 from distillery.training.objectives import Answers, Given, Labels, Objective
+from distillery.training.plan import stackable
+from distillery.training.state import seeded
 
 GENERATOR = np.random.default_rng(0)
 TABLE = GENERATOR.normal(size=(50, 6)).astype(np.float32)
@@ -65,7 +67,7 @@ def trained(
         size = int(np.prod(rows.shape[1:]))
         layers = [nn.Linear(size, 8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 3)]
         network = nn.Sequential(*layers) if stacked else nn.Sequential(nn.Flatten(), *layers)
-    assert loop.stackable([network]) == stacked
+    assert stackable([network]) == stacked
     course = one(
         network, Labels(Answers(LABELS, None, 3), [0.0]), recipe, Inputs(rows, np.arange(40), "cpu"), seed=seed
     )

@@ -18,9 +18,11 @@ from distillery.models import MODELS, InputSpec
 from distillery.training import fit as loop
 from distillery.training.alone import predict
 from distillery.training.feed import Inputs
-from distillery.training.fit import Course, Learner, Validation, fit, seeded
+from distillery.training.fit import Course, Learner, Validation, fit
 from distillery.training.objectives import Answers, Labels, Objective, Taught
-from distillery.training.stacked import Stack, stackable
+from distillery.training.plan import stackable
+from distillery.training.stacked import Stack
+from distillery.training.state import seeded
 
 GENERATOR = torch.Generator().manual_seed(0)
 ROWS, CLASSES = 60, 3

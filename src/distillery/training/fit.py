@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Collection, Container, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,7 +20,9 @@ from distillery.training import ranks
 from distillery.training.alone import Alone
 from distillery.training.feed import Batches, Feed
 from distillery.training.objectives import Given, Objective
-from distillery.training.stacked import Stack, stackable
+from distillery.training.plan import stackable
+from distillery.training.stacked import Stack
+from distillery.training.state import seeded, without_denormals
 
 OnEpoch = Callable[[int, dict[str, float]], None]
 
@@ -35,27 +36,6 @@ LOOK = 4
 """The losses of every so many steps, and of an epoch's last, are looked at."""
 
 SHARED = ("epochs", "batch_size", "warmup_epochs", "clip_norm")
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Runs a block with torch's global generators at `seed`, and puts them back afterwards."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield
-
-
-@contextmanager
-def without_denormals() -> Iterator[None]:
-    """Numbers below 1e-38 are zero in this thread: AdamW's means of a unit that is dead fall there and stay.
-
-    Measured: a tenth of such weights makes the update three times as slow.
-    """
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(False)
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,7 +31,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, r
 
 from distillery.training import ranks
 from distillery.training.fit import Course, OnEpochs
-from distillery.training.stacked import stackable
+from distillery.training.plan import stackable
 
 VARIABLE = "DISTILLERY_GPUS_PER_TRAINING"
 POLL_SECONDS = 0.05
