@@ -69,3 +69,16 @@ def test_a_server_ends_with_a_run_that_is_killed(environment: dict[str, str]) ->
         time.sleep(0.05)
     server.kill()
     raise AssertionError("the server outlives the run")
+
+
+def test_no_server_stays_where_a_profile_names_one(environment: dict[str, str], prefect_server: str) -> None:
+    """Contract: an address in Prefect's own settings is as good as one in the environment; the new server ends."""
+    home = Path(environment["PREFECT_HOME"]) / "named"
+    home.mkdir()
+    (home / "profiles.toml").write_text(f'active = "ours"\n[profiles.ours]\nPREFECT_API_URL = "{prefect_server}"\n')
+    with _start({**environment, "PREFECT_HOME": str(home)}, 600) as run:
+        assert run.stdout is not None and run.stdout.readline() == "at work\n"
+        (begun,) = psutil.Process(run.pid).children()
+        begun.wait(60)
+        run.kill()
+    assert not (home / "prefect.db").exists()

@@ -1,4 +1,4 @@
-"""One network by torch's own means, where the device's memory is short."""
+"""One network by torch's own means: its predictions, and training where the device's memory is short."""
 
 from __future__ import annotations
 
@@ -86,3 +86,12 @@ def test_answers_that_are_kept_hold_no_memory_of_their_batches() -> None:
     found = predict(network, rows)
     assert found.shape == (51200, 2) and len(peaks) == 51
     assert max(peaks) - peaks[0] < 30e6
+
+
+def test_predictions_do_not_depend_on_the_batch() -> None:
+    """reference: the network in evaluation mode, row by row."""
+    network = nn.Sequential(nn.Linear(6, 4), nn.Dropout(0.5), nn.Linear(4, 3))
+    expected = [network.eval()(torch.from_numpy(row)).tolist() for row in ROWS]
+    for size in (1, 7, 64, 100):
+        network.train()
+        np.testing.assert_allclose(predict(network, ROWS, batch_size=size), expected, atol=1e-6)

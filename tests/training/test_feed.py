@@ -60,3 +60,18 @@ def test_rows_of_a_table_are_as_they_were() -> None:
     rows = np.random.default_rng(1).normal(size=(30, 5)).astype(np.float32)
     made = Feed(Inputs(rows, np.arange(30), "cpu"), Augment(), torch.Generator().manual_seed(4), nn.Identity())
     assert np.array_equal(made(torch.arange(7)).numpy(), rows[:7])
+
+
+@pytest.mark.parametrize("limit", [0, 2 << 30])
+def test_inputs_are_the_rows_of_a_split(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """reference: numpy's own indexing, in memory or by the batch; every epoch is a shuffle of all places."""
+    monkeypatch.setattr(feed, "resident_bytes", lambda: limit)
+    rows, places = np.array([7, 3, 40, 11]), torch.tensor([2, 0, 2])
+    for source in (np.random.default_rng(0).normal(size=(50, 6)).astype(np.float32), IMAGES):
+        inputs = Inputs(source, rows, "cpu")
+        found = inputs.take(places)
+        assert len(inputs) == 4
+        expected = source[rows[places.numpy()]]
+        assert found.numpy().dtype == expected.dtype and np.array_equal(found.numpy(), expected)
+        orders = [inputs.order(e, torch.Generator().manual_seed(e)).tolist() for e in range(20)]
+        assert all(sorted(o) == [0, 1, 2, 3] for o in orders) and len({tuple(o) for o in orders}) > 5

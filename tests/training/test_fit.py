@@ -15,7 +15,6 @@ from torch import nn
 from distillery.config import Augment, Recipe
 from distillery.training import feed
 from distillery.training import fit as loop
-from distillery.training.alone import predict
 from distillery.training.feed import Inputs
 from distillery.training.fit import Batches, Course, Learner, Validation, fit
 from distillery.training.objectives import Answers, Given, Labels, Objective
@@ -350,27 +349,3 @@ def test_learners_that_cannot_train_together_are_refused() -> None:
     for pair in pairs:
         with pytest.raises(ValueError, match="cannot be stacked"):
             fit([Learner(network, Recipe(), 0, inputs) for network in pair], TOTAL)
-
-
-@pytest.mark.parametrize("limit", [0, 2 << 30])
-def test_inputs_are_the_rows_of_a_split(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """reference: numpy's own indexing, in memory or by the batch; every epoch is a shuffle of all places."""
-    monkeypatch.setattr(feed, "resident_bytes", lambda: limit)
-    rows, places = np.array([7, 3, 40, 11]), torch.tensor([2, 0, 2])
-    for source in (TABLE, IMAGES):
-        inputs = Inputs(source, rows, "cpu")
-        found = inputs.take(places)
-        assert len(inputs) == 4
-        expected = source[rows[places.numpy()]]
-        assert found.numpy().dtype == expected.dtype and np.array_equal(found.numpy(), expected)
-        orders = [inputs.order(e, torch.Generator().manual_seed(e)).tolist() for e in range(20)]
-        assert all(sorted(o) == [0, 1, 2, 3] for o in orders) and len({tuple(o) for o in orders}) > 5
-
-
-def test_predictions_do_not_depend_on_the_batch() -> None:
-    """reference: the network in evaluation mode, row by row."""
-    network = nn.Sequential(nn.Linear(6, 4), nn.Dropout(0.5), nn.Linear(4, 3))
-    expected = [network.eval()(torch.from_numpy(row)).tolist() for row in TABLE]
-    for size in (1, 7, 64):
-        network.train()
-        np.testing.assert_allclose(predict(network, TABLE, batch_size=size), expected, atol=1e-6)

@@ -204,10 +204,7 @@ class Stack:
         gradient: torch.Tensor,
     ) -> None:
         _, between = self._buffers(gradient.shape[-1])
-        for number in reversed(range(len(self._layers))):
-            if number == 0:
-                _outer(gradient, passed[0], self._first_gradient)
-                return
+        for number in reversed(range(1, len(self._layers))):
             weight_gradient, bias_gradient = self._gradients[number]
             torch.sum(gradient, 2, keepdim=True, out=bias_gradient)
             _outer(gradient, passed[number], weight_gradient)
@@ -217,6 +214,7 @@ class Stack:
             if mask is not None:
                 gradient.mul_(mask)
             gradient = self._hidden[before].activation.backward(gradient, raw[before])
+        _outer(gradient, passed[0], self._first_gradient)
 
     def _clip(self, clip_norm: float) -> None:
         squares = sum(part.square().sum((1, 2)) for pair in self._gradients for part in pair)
