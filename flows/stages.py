@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -24,6 +25,8 @@ from flows.tracking import STORE_ERRORS, Tracker
 from flows.workers import Workers
 
 COSTS = ("params", "macs", "size_mb", "latency_ms_p50", "latency_ms_p95", "throughput_per_s")
+
+log = logging.getLogger(__name__)
 
 
 class Context:
@@ -86,6 +89,8 @@ def prepare_data(ctx: Context, rows: Rows) -> Handle:
     encoding_of(config.logits.dtype, config.logits.top, spec.classes)
     evaluate.check_groups(ctx.config.evaluation.groups, rows)
     transfer.check_views(dataset.Dataset(handle), ctx.config.student.views)
+    for note in dataset.Dataset(handle).notes:
+        log.warning("data: %s", note)
     return ctx.done(handle)
 
 

@@ -22,7 +22,7 @@ from distillery.splits import split_rows
 from distillery.store import Handle, Store, checksum, fingerprint, write_json
 from distillery.views import Pool
 
-VERSION = 4
+VERSION = 5
 LEARNED = ("train", "val_ensemble", "val_search")  # what a network, its calibration and its choice rest on
 LANDMARKS = 257  # of every number on train, among which networks place the edges of their bins
 
@@ -83,7 +83,8 @@ def _build(work: Path, config: Data, rows: Rows) -> dict[str, Any]:
         spec = InputSpec(rows.kind, inputs.shape[1:], len(classes), numbers=numbers)
         write_json(work / "features.json", sources)
     skipped = [rows.names[i] if rows.names else str(i) for i in np.flatnonzero(~usable)]
-    facts = {"classes": classes.tolist(), "spec": spec.to_json(), "skipped": skipped}
+    notes = list(rows.notes)
+    facts = {"classes": classes.tolist(), "spec": spec.to_json(), "skipped": skipped, "notes": notes}
     common = fingerprint(facts["classes"], facts["spec"], checksum(work / "preprocess.onnx"))
     digests = {name: _digest(inputs, labels, ids) for name, ids in splits.items()}
     write_json(work / "dataset.json", {**facts, "digests": {"common": common, **digests}})
@@ -216,6 +217,11 @@ class Dataset:
     def skipped(self) -> list[str]:
         """Names of rows that could not be read."""
         return list(self._facts["skipped"])
+
+    @property
+    def notes(self) -> list[str]:
+        """A sentence for each thing that was left out, rewritten or looks wrong in the data."""
+        return list(self._facts["notes"])
 
     @property
     def unlabeled(self) -> np.ndarray:

@@ -94,7 +94,12 @@ def assemble(
         "export": export.metrics,
         "served": next((h.json("served.json") for h in handles if h.stage == "served"), []),
         "promotion": promotion,
-        "data": {**data.metrics, "skipped_rows": Dataset(data).skipped, "test_rows_digest": judged["test_rows_digest"]},
+        "data": {
+            **data.metrics,
+            "skipped_rows": Dataset(data).skipped,
+            "notes": Dataset(data).notes,
+            "test_rows_digest": judged["test_rows_digest"],
+        },
         "config": config.model_dump(mode="json"),
         "store": {handle.stage: handle.path for handle in (data, ensemble, search, evaluation, export)},
         "encoding": _encoding(handles),

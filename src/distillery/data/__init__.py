@@ -34,6 +34,8 @@ class Rows:
         names: A name per row for messages (file names); empty if rows have none.
         channels: 1 or 3 for images.
         on_error: What to do with an image that cannot be read.
+        notes: A sentence for each thing that was left out, rewritten or looks wrong in the source; it names the column
+            or file. They are logged before anything trains, and stand in the report.
     """
 
     kind: Literal["image", "table"]
@@ -47,6 +49,7 @@ class Rows:
     hashes: np.ndarray | None = field(default=None, repr=False)
     channels: int = 3
     on_error: Literal["stop", "skip"] = "stop"
+    notes: tuple[str, ...] = field(default=(), repr=False)
 
     def __len__(self) -> int:
         return len(self.labels)
