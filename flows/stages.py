@@ -78,10 +78,10 @@ stage: Any = partial(task, cache_policy=NO_CACHE, retries=2, retry_delay_seconds
 def prepare_data(ctx: Context, rows: Rows) -> Handle:
     """Splits, preprocessing and encoded rows; every model of the config is tried on them before anything trains."""
     handle = dataset.prepare(ctx.config.data, rows, ctx.store)
-    spec, config = dataset.Dataset(handle).spec, ctx.config
+    spec, classes, config = dataset.Dataset(handle).spec, dataset.Dataset(handle).classes, ctx.config
     ensemble.candidates(config.ensemble, len(config.teachers.each()), spec.classes, handle.metrics["rows_val_ensemble"])
     for name, member, _ in ctx.config.teachers.each():
-        teachers.check_model(member, spec, f"teacher {name!r}", len(rows))
+        teachers.check_model(member, spec, f"teacher {name!r}", len(rows), classes)
     for capacity in ctx.config.student.capacities:
         teachers.check_model(capacity, spec, f"student {capacity.name!r}", len(rows))
     for where, loss in _losses(ctx.config):
@@ -126,6 +126,8 @@ def cache_logits(ctx: Context, member: Handle, split: str, data: Handle) -> Hand
 def optimize_weights(ctx: Context, members: list[Handle], val_logits: list[Handle], data: Handle) -> Handle:
     """The table of weightings and the one in use."""
     handle = ensemble.optimize_weights(members, val_logits, data, ctx.config.ensemble, ctx.store)
+    for note in handle.json("ensemble.json")["notes"]:
+        log.warning("ensemble: %s", note)
     with ctx.tracker.child("ensemble", f"ensemble {ensemble.label(handle)}", _key("ensemble", handle)) as run:
         if run.fresh:
             content = handle.json("ensemble.json")

@@ -95,23 +95,24 @@ def test_bounds_widen_with_the_number_of_candidates() -> None:
     """reference: with two candidates a gain's interval is a 95 % bootstrap, with seven one of 1 - 5 % / 6."""
     logits, labels = votes(2)
     none = np.empty(0)
-    a, b = (Judged(none, none, none, 1.0, z, z) for z in logits[:2])
+    a, b = (Judged(none, none, none, 1.0, *[metrics.row_scores(z, labels)] * 2) for z in logits[:2])
     losses = [metrics.row_nll(z, labels) for z in logits[:2]]
     for count, confidence in ((2, 0.95), (7, 1 - 0.05 / 6)):
         expected = metrics.paired_difference(*losses, resamples=2000, confidence=confidence)
-        assert gain(a, b, labels, count) == (expected.value, expected.low, expected.high)
+        assert gain(a, b, count) == (expected.value, expected.low, expected.high)
 
 
 def test_weights_are_compared_without_temperature_and_linear_maps_with_it() -> None:
     """reference: the gain of weights is one of plain logits, that of a linear map one of what would be used."""
     logits, labels = votes(2)
     plain, sharp = logits[0], logits[1]
-    before = Judged(np.ones(2) / 2, np.ones(2) / 2, np.ones(2) / 2, 0.5, plain, sharp)
+    scores = [metrics.row_scores(z, labels) for z in logits]
+    before = Judged(np.ones(2) / 2, np.ones(2) / 2, np.ones(2) / 2, 0.5, *scores[:2])
     for weights, pairs in ((np.ones(2) / 2, (plain, logits[2])), (np.ones((5, 2)), (sharp, logits[2]))):
-        after = Judged(np.arange(2), weights, weights, 1.0, logits[2], sharp)
+        after = Judged(np.arange(2), weights, weights, 1.0, scores[2], scores[1])
         losses = [metrics.row_nll(z, labels) for z in pairs]
         expected = metrics.paired_difference(*losses, resamples=2000, confidence=0.95)
-        assert gain(before, after, labels, 2)[0] == expected.value
+        assert gain(before, after, 2)[0] == expected.value
 
 
 def test_a_useless_member_is_weighed_down() -> None:
@@ -138,7 +139,7 @@ def test_learned_weights_beat_uniform_where_some_models_are_bad(mixed: tuple[np.
     plain = next(r for r in content["table"] if (r["weighting"], r["pool"]) == ("uniform", "probs"))
     on_test = [metrics.row_nll(pooling_of(r).apply(logits[:, 400:]), labels[400:]).mean() for r in (plain, used)]
     assert on_test[1] < on_test[0]
-    assert content["left_out"] == {"stacking": 500}
+    assert content["left_out"] == {"stacking": "expected at least 500 rows in val_ensemble, got 400"}
 
 
 def test_uniform_loses_nothing_where_models_are_alike() -> None:
@@ -208,7 +209,8 @@ def test_rows_that_do_not_suffice_are_told() -> None:
     assert names == [(w, p) for w in ("uniform", "convex") for p in ("probs", "logits")] + [("stacking", "logits")]
     found, left_out = candidates(Ensemble(), 12, 2, 100)
     assert {c.weighting.name for c in found} == {"uniform"}
-    assert left_out == {"convex": 120, "greedy": 120, "stacking": 240}
+    least = {"convex": 120, "greedy": 120, "stacking": 240}
+    assert left_out == {name: f"expected at least {n} rows in val_ensemble, got 100" for name, n in least.items()}
 
 
 def test_every_candidate_is_judged_on_rows_it_was_not_fitted_on(chain: SimpleNamespace) -> None:
