@@ -232,7 +232,7 @@ def _table(tried: list[Candidate], judged: list[Judged], standing: Judged, membe
 
 
 def _prune(candidate: Candidate, judged: Judged, votes: Votes, config: Ensemble) -> tuple[pruning.Pruned | None, str]:
-    """(what pruning does, what to know about it); None for a linear map, and where it takes long without being wanted."""
+    """(what pruning does or None, what to know about it): it is not tried where it takes long and is not wanted."""
     if candidate.stacks:
         return None, NEEDS_ALL
     parts = (votes.logits_MNC, votes.labels_N, votes.folds_N, candidate.pool)
