@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 VERSION = 4
 BLOCK_BYTES = 32 << 20  # of members' log-probabilities that are pooled at once, so that memory knows no rows or views
-MOST_SECONDS = 120  # about as long as anything may take, by its estimate, that the config does not ask for by name
+MOST_SECONDS = 300  # about as long as anything may take, by its estimate, that the config does not ask for by name
 NEEDS_ALL = "stacking needs every member"
 SELECTED = "NLL of cross-fitted weights; the temperature and the members are chosen on the rows that judge them"
 DEFAULT = ("uniform", "convex", "greedy", "stacking")

@@ -93,11 +93,10 @@ class LogProbs:
         return list(self._blocks()) if 8 * members * rows * classes <= KEPT_BYTES else None
 
     def _blocks(self) -> Iterator[Block]:
-        members, rows, classes = self.shape
-        for part in row_blocks(rows, members * classes):
+        _, rows, classes = self.shape
+        members = self._members[:, None]
+        for part in row_blocks(rows, len(members) * classes):
             ids = self._rows[part]
-            block = np.empty((members, len(ids), classes))
-            for place, member in enumerate(self._members):
-                block[place] = self._logits[member, ids]
-                block[place] -= self._norms[member, ids, None]
+            block = self._logits[members, ids].astype(np.float64)
+            block -= self._norms[members, ids][:, :, None]
             yield part, np.maximum(block, LOG_FLOOR, out=block)

@@ -20,12 +20,15 @@ def row_blocks(rows: int, numbers: int, block_bytes: int = BLOCK_BYTES) -> Itera
     return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
 
 
-def row_nll(logits_NC: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
-    """Negative log-likelihood of each row [N], in nats."""
+def row_nll(logits_NC: np.ndarray, labels_N: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    """Negative log-likelihood of each row [N], in nats, of logits that are divided by a temperature."""
     nll_N = np.empty(len(labels_N))
     for rows in row_blocks(*logits_NC.shape):
-        log_probs = log_softmax(np.asarray(logits_NC[rows], np.float64), axis=-1)
-        nll_N[rows] = -log_probs[np.arange(len(log_probs)), labels_N[rows]]
+        logits_BC = np.asarray(logits_NC[rows], np.float64) / temperature
+        logits_BC -= logits_BC.max(-1, keepdims=True)
+        at_label_B = logits_BC[np.arange(len(logits_BC)), labels_N[rows]]
+        np.exp(logits_BC, out=logits_BC)
+        nll_N[rows] = np.log(logits_BC.sum(-1)) - at_label_B
     return nll_N
 
 

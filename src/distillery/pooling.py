@@ -101,7 +101,7 @@ def fit_temperature(logits_NC: np.ndarray, labels_N: np.ndarray, spread: float |
     weight = 0.0 if spread is None else 1 / (2 * spread**2 * len(labels_N))
 
     def loss(log_temperature: float) -> float:
-        nll = row_nll(logits_NC / np.exp(log_temperature), labels_N).mean()
+        nll = row_nll(logits_NC, labels_N, np.exp(log_temperature)).mean()
         return float(nll + weight * log_temperature**2)
 
     low, high = np.log(TEMPERATURES)

@@ -107,10 +107,7 @@ class Judge:
         for rows in self._blocks(part):
             pooled_NC[rows] = self._pooled(part, weights_MN, rows)
         temperature = fit_temperature(pooled_NC, self.labels_N)
-        nll_N = np.empty(len(self.labels_N))
-        for rows in self._blocks(part):
-            nll_N[rows] = row_nll(pooled_NC[rows] / temperature, self.labels_N[rows])
-        return nll_N
+        return row_nll(pooled_NC, self.labels_N, temperature)
 
     def _blocks(self, part: Part) -> Iterator[slice]:
         return row_blocks(self.logits_MNC.shape[1], len(part.kept) * self.logits_MNC.shape[2])

@@ -25,7 +25,7 @@ def _check(options: dict[str, Any]) -> None:
 
 def _seconds(pool: str, members: int, classes: int, rows: int, **options: Any) -> float:
     """Some thirty steps of L-BFGS, each of which makes all log-probabilities; a linear pool needs the labels' alone."""
-    return 1e-7 * members * rows * classes if pool == "logits" else 1e-5 * members * rows
+    return 1.2e-7 * members * rows * classes if pool == "logits" else 1e-5 * members * rows
 
 
 # Ten rows for each weight, the usual rule of thumb for regression; shrinkage takes care of pools that need more.
