@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -284,6 +285,77 @@ def test_candidates_are_the_configs(chain: SimpleNamespace, store: Store) -> Non
     assert label(optimize_weights(chain.members, on_val, chain.data, only_convex, store)) == "convex-logits"
     with pytest.raises(InputError, match="expected at least 90 rows in val_ensemble"):
         candidates(STACKING, 3, 3, 89)
+
+
+def test_what_takes_long_is_left_out_unless_it_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    """contract: by sizes alone; stacking of many classes, and greedy picks on the log pool of many more."""
+    found, left_out = candidates(Ensemble(), 5, 100, 6000)
+    assert "stacking" not in {c.weighting.name for c in found} and len(found) == 6
+    assert left_out == {
+        "stacking": "would take about 24 minutes; name it in ensemble.weightings to have it tried",
+    }
+    found, left_out = candidates(Ensemble(), 12, 1000, 30_000)
+    assert [c.name for c in found] == [
+        *(f"{name} weights, {pool} pool" for name in ("uniform", "convex") for pool in ("probs", "logits")),
+        "greedy weights, probs pool",
+    ]
+    assert left_out["greedy weights, logits pool"].startswith("would take about 72 minutes")
+    assert left_out["stacking"] == "expected at least 120000 rows in val_ensemble, got 30000"
+    named = Ensemble(weightings=(Weighting(name="stacking"), Weighting(name="greedy")))
+    found, left_out = candidates(named, 5, 100, 6000)
+    assert [c.weighting.name for c in found] == ["stacking", "greedy", "greedy"] and not left_out
+    usual, left_out = candidates(Ensemble(), 12, 10, 3000)
+    assert len(usual) == 7 and not left_out
+
+
+def test_long_work_that_is_asked_for_is_told(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """contract: with no time to spare pruning is left out with a word; what is asked for is done, after a warning."""
+    monkeypatch.setattr(stage, "MOST_SECONDS", 0)
+    logits, labels = votes(4, skill=(2.0, 2.0, 0.0))
+    content, _ = chosen_of(logits, labels, Ensemble())
+    assert [row["weighting"] for row in content["table"]] == ["uniform", "uniform"]
+    assert set(content["left_out"]) == {
+        "stacking",
+        *(f"{name} weights, {pool} pool" for name in ("convex", "greedy") for pool in ("probs", "logits")),
+    }
+    assert content["pruning"] is None
+    assert content["pruning_note"] == "would take about 1 minutes; set ensemble.prune to have it tried"
+    assert not caplog.records
+    content, _ = chosen_of(logits, labels, QUICK.model_copy(update={"prune": True}))
+    assert content["pruning"]["applied"] and len(content["table"]) == 4
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 3 and "convex weights, probs pool are named" in told[0] and "ensemble.prune is set" in told[2]
+
+
+def test_choosing_goes_by_blocks_of_rows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """property: less than 40 MB, most of it a bootstrap's, where the probabilities alone would take 58 MB."""
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 2000, 300)
+    logits = 2 * generator.normal(size=(12, 300, 2000)).astype(np.float32)
+    logits[:, np.arange(300), labels] += 6
+    monkeypatch.setattr("distillery.log_probs.KEPT_BYTES", 1 << 20)
+    monkeypatch.setattr(stage, "MOST_SECONDS", 0)  # no pruning, which would take most of the time
+    tracemalloc.start()
+    choose(logits, labels, QUICK.model_copy(update={"pools": ("probs",)}), [f"m{i}" for i in range(12)], tmp_path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 40e6
+
+
+def test_logits_beyond_memory_lie_on_disk(
+    chain: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """reference: the members' logits side by side, in memory or in a file without a name; the choice is the same."""
+    handles = chain.logits["val_ensemble"]
+    expected, labels = np.stack([read_logits(h) for h in handles]), chain.dataset.labels("val_ensemble")
+    held = stage.gathered(handles)
+    monkeypatch.setenv("DISTILLERY_MEMORY_MB", "0")
+    mapped = stage.gathered(handles, tmp_path)
+    assert isinstance(mapped, np.memmap) and not isinstance(held, np.memmap) and not list(tmp_path.iterdir())
+    assert np.array_equal(held, expected) and np.array_equal(mapped, expected)
+    found = choose(mapped, labels, QUICK, ["a", "b", "c"], tmp_path)
+    monkeypatch.delenv("DISTILLERY_MEMORY_MB")
+    assert found == choose(held, labels, QUICK, ["a", "b", "c"])
 
 
 def test_targets_beyond_memory_lie_on_disk(chain: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:

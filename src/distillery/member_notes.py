@@ -13,22 +13,22 @@ from distillery.store import Handle
 
 BEYOND_CHANCE = 3.0  # standard errors
 MOST_CLASSES = 2000  # of which all pairs are counted
+TOO_GOOD = "if rows of val or test are among them, its figures there are too good, and so are the ensemble's"
 
 
 def member_notes(members: list[Handle], dataset: Dataset) -> list[str]:
     """A sentence for each thing that a reader should know about a member before its figures are believed."""
     notes = []
     for member in members:
-        notes += _below_chance(member, dataset)
         model: dict[str, Any] = member.json("member.json")["model"]
+        notes += _below_chance(member, dataset)
         if member.file("given.npz").exists():
             with np.load(member.file("given.npz")) as arrays:
                 notes += _given(member.name, arrays["logits"], dataset)
         elif model.get("checkpoint"):
             notes.append(
-                f"teacher {member.name!r} starts from the weights in {model['checkpoint']!r}, which were trained on "
-                "unknown rows: if rows of val or test are among them, its figures are too good, and so are the "
-                "ensemble's"
+                f"teacher {member.name!r} starts from weights in {model['checkpoint']!r}, which were trained on "
+                f"unknown rows: {TOO_GOOD}"
             )
     return notes
 
@@ -36,22 +36,20 @@ def member_notes(members: list[Handle], dataset: Dataset) -> list[str]:
 def _below_chance(member: Handle, dataset: Dataset) -> list[str]:
     labels_N = dataset.labels("val_ensemble")
     share = float(np.bincount(labels_N).max() / len(labels_N))
-    accuracy = member.metrics["accuracy"]
+    accuracy = float(member.metrics["accuracy"])
     if accuracy >= share - BEYOND_CHANCE * np.sqrt(share * (1 - share) / len(labels_N)):
         return []
     return [
-        f"teacher {member.name!r} is right on {accuracy:.1%} of val_ensemble, fewer than the {share:.1%} of rows that "
-        "the most frequent class has: expected logits in the order of the sorted class names, in the order of the rows"
+        f"teacher {member.name!r} is right on {accuracy:.1%} of val_ensemble, below the {share:.1%} that the most "
+        "frequent class alone would give: its training has failed, or its rows or columns are in another order than "
+        "the data's"
     ]
 
 
 def _given(name: str, logits_NC: np.ndarray, dataset: Dataset) -> list[str]:
     """Of answers that came from outside: what they may have learned from, and whether their columns are in order."""
     train_N, val_N = (_nll(logits_NC, dataset, split) for split in ("train", "val_ensemble"))
-    note = (
-        f"teacher {name!r} was trained on unknown rows: if rows of val or test are among them, its figures are too "
-        "good, and so are the ensemble's"
-    )
+    note = f"teacher {name!r} was trained on unknown rows: {TOO_GOOD}"
     difference = val_N.mean() - train_N.mean()
     error = np.sqrt(val_N.var() / len(val_N) + train_N.var() / len(train_N))
     figures = f"its NLL is {train_N.mean():.4f} on train and {val_N.mean():.4f} on val_ensemble"
