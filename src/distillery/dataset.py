@@ -18,6 +18,7 @@ from distillery.data import SOURCES, Rows
 from distillery.landmarks import landmarks
 from distillery.models import InputSpec
 from distillery.pack import finish, pack
+from distillery.repeats import repeated, unseen
 from distillery.splits import split_rows
 from distillery.store import Handle, Store, checksum, fingerprint, write_json
 from distillery.views import Pool
@@ -70,7 +71,7 @@ def _build(work: Path, config: Data, rows: Rows) -> dict[str, Any]:
     else:
         assert rows.frame is not None
         splits = _split(config, rows, None)
-        graph = preprocess.table_graph(rows.frame.iloc[splits["train"]], config.scale)
+        graph = preprocess.table_graph(rows.frame.iloc[splits["train"]], config.scale, rows.reading)
         usable = pack(work, rows, _encoder(graph, rows))
     onnx.save(graph, work / "preprocess.onnx")
     np.savez(work / "splits.npz", **splits)  # type: ignore[arg-type]
@@ -83,7 +84,7 @@ def _build(work: Path, config: Data, rows: Rows) -> dict[str, Any]:
         spec = InputSpec(rows.kind, inputs.shape[1:], len(classes), numbers=numbers)
         write_json(work / "features.json", sources)
     skipped = [rows.names[i] if rows.names else str(i) for i in np.flatnonzero(~usable)]
-    notes = list(rows.notes)
+    notes = [*rows.notes, *repeated(rows, labels, splits)]
     facts = {"classes": classes.tolist(), "spec": spec.to_json(), "skipped": skipped, "notes": notes}
     common = fingerprint(facts["classes"], facts["spec"], checksum(work / "preprocess.onnx"))
     digests = {name: _digest(inputs, labels, ids) for name, ids in splits.items()}
@@ -116,7 +117,7 @@ def _split(config: Data, rows: Rows, usable: np.ndarray | None) -> dict[str, np.
         contents=rows.contents() if order == "hashed" else None,
     )
     if rows.unlabeled is not None:
-        parts["unlabeled"] = np.flatnonzero(rows.unlabeled)
+        parts["unlabeled"] = unseen(rows, parts)
     return parts
 
 

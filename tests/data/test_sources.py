@@ -128,11 +128,11 @@ def test_a_test_file_is_the_test_split(tmp_path: Path) -> None:
 TABLE_MISTAKES: list[tuple[str, dict[str, Any], str]] = [
     ("", {}, r"cannot read '.*x\.csv' as a table"),
     ("size,kind\n", {}, r"expected rows in '.*x\.csv', got an empty table"),
-    ("size,colour\n1,a\n", {}, "expected a column 'kind' in .*, got size, colour"),
+    ("size,colour\n1,a\n", {}, "expected a column 'kind' in .*, got 'size', 'colour'"),
     ("size,kind\n1,a\n", {"drop": ["no"]}, "expected a column 'no'"),
     ("size,kind\n1,a\n2,\n3,b\n", {}, "got 1 missing, the first in data row 2 of"),
     ("size,kind\n1,a\n", {"test_path": "gone.csv"}, r"'gone\.csv', which does not exist"),
-    ("size,kind\n1,2,3,4\n1\n1,2\n1,2,3,4,5\n", {}, "cannot read"),
+    ("size,kind\n1,2,3,4\n1\n1,2\n1,2,3,4,5\n", {}, r"expected 2 fields as in the first line, got 4 in data row 1"),
 ]
 
 
