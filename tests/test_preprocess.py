@@ -106,7 +106,7 @@ def test_every_way_to_be_missing_is_one(missing: object) -> None:
 
 
 def test_columns_without_information_do_no_harm() -> None:
-    """golden: what never differs in training is 0 for ever: constants, empty columns, categories all rare or all one."""
+    """golden: what never differs in training is 0 for ever: constants, empty columns, texts all rare or all one."""
     train = pd.DataFrame(
         {"constant": [7.0] * 30, "empty": [np.nan] * 30, "all rare": [str(i) for i in range(30)], "same": ["u"] * 30}
     )

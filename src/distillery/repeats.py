@@ -50,14 +50,11 @@ def repeated(rows: Rows, labels: np.ndarray, splits: dict[str, np.ndarray]) -> l
         notes.append(
             f"{count} rows have the same content as a row of another class{_example(rows, contents, doubtful)}"
         )
-    for name in HELD_OUT:
-        ids = splits[name]
-        twice = np.isin(contents[ids], contents[splits["train"]])
-        if twice.any():
-            found = contents[ids][twice]
-            notes.append(
-                f"{int(twice.sum())} of {len(ids)} {name} rows are in train as well{_example(rows, contents, found)}"
-            )
+    seen = {name: np.isin(contents[splits[name]], contents[splits["train"]]) for name in HELD_OUT}
+    counts = [f"{int(twice.sum())} of {len(twice)} {name} rows" for name, twice in seen.items() if twice.any()]
+    if counts:
+        found = np.concatenate([contents[splits[name]][twice] for name, twice in seen.items()])
+        notes.append(f"the same content is in train: {', '.join(counts)}{_example(rows, contents, found)}")
     if rows.unlabeled is not None:
         count = int(rows.unlabeled.sum()) - len(splits["unlabeled"])
         if count:

@@ -82,7 +82,10 @@ OTHER_COLUMNS = {
         "id,size,colour\n1,tall,r\n",
         r"column 'size': expected numbers as in '.*a\.csv', got 'tall' in data row 1 of '.*b\.csv'",
     ),
-    "truth": ("id,size,colour\n1,True,r\n", r"column 'size': expected numbers as .*, got 'True' in data row 1 of '.*b\.csv'"),
+    "truth": (
+        "id,size,colour\n1,True,r\n",
+        r"column 'size': expected numbers as .*, got 'True' in data row 1 of '.*b\.csv'",
+    ),
     "empty": ("id,size,colour\n", r"expected rows in '.*b\.csv'"),
 }
 

@@ -14,11 +14,13 @@ import torch
 from PIL import Image
 from torch import nn
 
-from distillery.data import Rows, table_feeds
+from distillery.data import Rows
 from distillery.errors import InputError
-from distillery.export import assemble, network_graph, probabilities
+from distillery.export import assemble, network_graph
 from distillery.models import InputSpec
 from distillery.preprocess import image_graph, session, table_graph
+from distillery.serving.answers import probabilities
+from distillery.serving.cells import table_feeds
 from flows import predict
 from flows.predict import predict_file, write
 from flows.registry import refuses
@@ -105,12 +107,12 @@ def test_codes_that_are_numbers_are_one_text_in_every_format(tmp_path: Path) -> 
 
 
 TABLES: dict[str, tuple[str, str]] = {
-    "missing": ("x,flag\n1,True\n", "expected the columns x, code, flag, got none called code"),
+    "missing": ("x,flag\n1,True\n", "expected the columns x, code, flag in .*, got none called code"),
     "extra": ("x,code,flag,age,name\n1,a,True,3,b\n", "columns that the model does not take: age, name; hand them"),
     "text": ("x,code,flag\n1,a,True\nlarge,b,False\n", "column 'x': expected numbers, got 'large' in row 2"),
     "no rows": ("x,code,flag\n", "expected rows in .*, got none"),
     "nothing": ("", "cannot read .*rows.csv"),
-    "ragged": ("x,code,flag\n1,a,True\n1,a,True,7,8\n", "cannot read .*rows.csv"),
+    "ragged": ("x,code,flag\n1,a,True\n1,a,True,7,8\n", "expected 3 fields as in the first line, got 5 in data row 2"),
 }
 
 
@@ -157,7 +159,7 @@ def test_files_of_the_wrong_kind_are_named(
     (tmp_path / "rows.csv").write_text("x\n1\n")
     (tmp_path / "empty").mkdir()
     for model, file, message in (
-        (mixed, "a.png", "takes the rows of a .csv or .parquet file, got"),
+        (mixed, "a.png", "takes the rows of a table, such as .csv or .parquet, got"),
         (images, "rows.csv", "cannot read the image"),
         (images, "empty", "expected images in"),
         (images, "gone.png", "which does not exist"),
@@ -192,7 +194,7 @@ def test_a_champion_is_asked_only_what_it_can_answer(mixed: ort.InferenceSession
     assert refuses(mixed, rows(ROWS.assign(new=1)), classes) == ""
     assert refuses(mixed, rows(ROWS), ["no", "maybe"]) == "its classes are no, yes"
     assert refuses(mixed, rows(ROWS.drop(columns=["x", "flag"])), classes).endswith("the data lacks: x, flag")
-    assert refuses(mixed, rows(ROWS.assign(x="large", code=3)), classes).endswith("the other way round: x, code")
+    assert refuses(mixed, rows(ROWS.assign(x="large", code=3)), classes).endswith("spelt otherwise: x, code")
     assert refuses(mixed, rows(None), classes) == "it takes the rows of a table"
     assert refuses(images, rows(ROWS), ["cat", "dog"]) == "it takes images"
     assert refuses(images, rows(None), ["cat", "dog"]) == ""

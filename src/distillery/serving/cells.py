@@ -109,8 +109,15 @@ class Reading:
     @classmethod
     def of_frame(cls, frame: pd.DataFrame) -> Reading:
         """A reading of a table whose columns are numbers or text already."""
-        kinds = {str(name): "number" if is_number(frame[name]) else "category" for name in frame.columns}
-        return cls(tuple(Column(name, kind) for name, kind in kinds.items()))  # type: ignore[arg-type]
+        columns = []
+        for name in map(str, frame.columns):
+            if pd.api.types.is_bool_dtype(frame[name]):
+                columns.append(Column(name, "truth"))
+            elif is_number(frame[name]):
+                columns.append(Column(name, "number"))
+            else:
+                columns.append(Column(name, "category"))
+        return cls(tuple(columns))
 
     @property
     def names(self) -> list[str]:
