@@ -1,41 +1,51 @@
-"""The files of a registered model: the student, and the code that reads raw rows, under a name of its version."""
+"""What MLflow keeps of a registered model: the student, and the code that reads raw rows."""
 
 from __future__ import annotations
 
 import hashlib
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pandas as pd
+import PIL
 
 from distillery import serving
 
 ENTRY = Path(__file__).with_name("served_model.py")
 
 
-@dataclass(frozen=True)
-class ModelFiles:
-    """What MLflow keeps of a model besides the student.
+def model_options(student: Path, folder: Path, kind: str) -> dict[str, Any]:
+    """The options of MLflow's ``pyfunc.log_model`` and ``save_model`` that make a model of an exported student.
 
-    Attributes:
-        entry: The file that MLflow runs.
-        package: The name below which the reading code is imported.
-        code: The folder of that package.
+    Args:
+        student: The exported student.
+        folder: An empty one, for copies until MLflow has taken them.
+        kind: ``table`` or ``image``.
     """
+    code = _copy_reader(folder)
+    needs = [f"onnxruntime=={ort.__version__}", f"numpy=={np.__version__}", f"pandas=={pd.__version__}"]
+    if kind == "image":
+        needs.append(f"pillow=={PIL.__version__}")
+    return {
+        "python_model": str(ENTRY),
+        "model_config": {"package": code.name},
+        "code_paths": [str(code)],
+        "artifacts": {"student": str(student)},
+        "pip_requirements": needs,
+    }
 
-    entry: Path
-    package: str
-    code: Path
 
-
-def gather(folder: Path) -> ModelFiles:
-    """A copy of the reading code in a folder. Two versions of it have two names, so that a process may load both."""
+def _copy_reader(folder: Path) -> Path:
+    """The reading code, under a name of its version: a process may load models of two versions."""
     sources = sorted(Path(serving.__file__).parent.glob("*.py"))
     state = hashlib.blake2b(digest_size=5)
     for source in sources:
         state.update(source.read_bytes())
-    package = f"distillery_served_{state.hexdigest()}"
-    code = folder / package
+    code = folder / f"distillery_served_{state.hexdigest()}"
     code.mkdir()
     for source in sources:
         shutil.copy(source, code / source.name)
-    return ModelFiles(ENTRY, package, code)
+    return code

@@ -13,8 +13,6 @@ import mlflow
 import numpy as np
 import onnx
 import onnxruntime as ort
-import pandas as pd
-import PIL
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
@@ -28,7 +26,7 @@ from distillery.preprocess import session
 from distillery.serving.answers import classes_of, reading_of
 from distillery.serving.cells import Column, Reading
 from distillery.store import Handle
-from flows.model_files import gather
+from flows.model_files import model_options
 from flows.tracking import Run
 
 CHAMPION, PREVIOUS, CANDIDATE = "champion", "previous", "candidate"
@@ -193,26 +191,20 @@ def describe(client: MlflowClient, name: str, registered: Registered, run: Run, 
 
 def _log(exported: Handle, rows: Rows, classes: list[str], run: Run) -> Any:
     """The student as a model of the run, with the code that reads raw rows."""
-    outputs, example, needs = _outputs(rows, classes)
+    outputs, example = _outputs(rows, classes)
     with tempfile.TemporaryDirectory() as folder, mlflow.start_run(run_id=run.id), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that the inputs have no types, which is meant: the model reads any
-        files = gather(Path(folder))
         return mlflow.pyfunc.log_model(
             name="student",
-            python_model=str(files.entry),
-            model_config={"package": files.package},
-            code_paths=[str(files.code)],
-            artifacts={"student": str(exported.file(MODEL))},
+            **model_options(exported.file(MODEL), Path(folder), rows.kind),
             signature=ModelSignature(outputs=outputs),
             input_example=example,
-            pip_requirements=[f"onnxruntime=={ort.__version__}", f"numpy=={np.__version__}", *needs],
             metadata={"classes": classes},
         )
 
 
-def _outputs(rows: Rows, classes: list[str]) -> tuple[Schema, Any, list[str]]:
-    """(what the model answers with, a request, what the code needs besides onnxruntime and numpy)."""
-    pandas = f"pandas=={pd.__version__}"
+def _outputs(rows: Rows, classes: list[str]) -> tuple[Schema, Any]:
+    """(what the model answers with, a request)."""
     if rows.frame is None:
         assert rows.read is not None
         schema = Schema(
@@ -222,6 +214,6 @@ def _outputs(rows: Rows, classes: list[str]) -> tuple[Schema, Any, list[str]]:
                 TensorSpec(np.dtype(np.float32), (-1, len(classes)), "logits"),
             ]
         )
-        return schema, {"image": rows.read(0)[None]}, [pandas, f"pillow=={PIL.__version__}"]
+        return schema, {"image": rows.read(0)[None]}
     schema = Schema([ColSpec("string", "label"), *(ColSpec("float", f"probability:{c}") for c in classes)])
-    return schema, rows.as_stored.head(5), [pandas]
+    return schema, rows.as_stored.head(5)

@@ -16,6 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.dataset
+import pyarrow.parquet
 
 from distillery.errors import InputError
 
@@ -129,6 +130,8 @@ class _Parquet:
         self.path, self._file = path, file
         self.notes: list[str] = []
         folders = "hive" if file.is_dir() else None  # folders such as year=2024 hold a column
+        some = next(file.rglob("*.parquet")) if file.is_dir() else file
+        _check_names(path, [name.strip() for name in pa.parquet.read_schema(some).names])
         self._data = pa.dataset.dataset(file, format="parquet", partitioning=folders)
         self._stored = list(self._data.schema.names)
         kept = (self._data.schema.pandas_metadata or {}).get("index_columns", [])

@@ -156,7 +156,8 @@ def _read(files: _Files, drop: Sequence[str], declared: Declared) -> _Used:
         why = _why_left_out(name, training)
         if why:
             used.left_out.append(name)
-            used.notes.append(f"column {name!r} {why} of {training.path!r} and was left out")
+            if not name.startswith("__index_level_"):  # an index without a name
+                used.notes.append(f"column {name!r} {why} of {training.path!r} and was left out")
             continue
         parts = files.take(name)
         learned = learn_column(name, parts, declared)
