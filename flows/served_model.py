@@ -23,8 +23,11 @@ class ServedStudent(PythonModel):
         self._reader = importlib.import_module(f"{context.model_config['package']}.answers")
         self._answers = self._reader.Answers.open(context.artifacts["student"])
 
-    def predict(self, context: Any, model_input, params=None):  # type: ignore[no-untyped-def]  # a type would be enforced
-        """A row of answers for each row of a table; for images, the answers as arrays by name."""
+    def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> Any:
+        """A row of answers for each row of a table; for images, the answers as arrays by name.
+
+        MLflow checks nothing against this type, so that the reading code sees what was asked as it is.
+        """
         try:
             return self._answers.of_request(model_input)
         except self._reader.CellError as error:

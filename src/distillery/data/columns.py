@@ -29,6 +29,7 @@ from distillery.serving.numbers import PLAIN, parse, recognize
 NAME_IT = "name it in data.missing if it stands for a missing value, or the column in data.categories if it holds codes"
 MOSTLY = 0.9  # a column with at least this share of numbers is one of numbers with strays, not of codes
 FEW_STRAYS = 3
+RARE = 10  # a category seen fewer times in training is treated like one never seen
 QUANTITY = 10  # different numbers, from which on a column with a stray word is taken for one of numbers
 MANY_CLASSES = 20
 NOT_CLASSES = frozenset({"NaN", "nan", "NA", "N/A", "<NA>", "NaT", "null", "NULL"})
@@ -56,11 +57,13 @@ class Declared:
         categories: Columns of codes, not quantities.
         missing: Further spellings of a missing cell.
         decimal: The decimal mark of all columns.
+        by_comma: Whether commas separate the columns of the files.
     """
 
     categories: frozenset[str] = frozenset()
     missing: tuple[str, ...] = ()
     decimal: str | None = None
+    by_comma: bool = False
 
 
 @dataclass
@@ -160,9 +163,10 @@ def _learn_text(name: str, part: Part, declared: Declared) -> Learned:
         return Learned(Column(name, "truth"))
     distinct = texts.drop_duplicates()
     plain = parse(distinct, PLAIN)
-    if not np.isnan(plain).any() and declared.decimal in (None, "."):
+    is_plain = not np.isnan(plain).any()
+    if is_plain and declared.decimal in (None, "."):
         return Learned(Column(name, "number"), _number_notes(name, distinct))
-    style, doubt = recognize(distinct, declared.decimal)
+    style, doubt = recognize(distinct, declared.decimal, declared.by_comma)
     if style is not None:
         column = Column(name, "number", style)
         example = distinct[np.isnan(plain)].iat[0] if np.isnan(plain).any() else distinct.iat[0]
@@ -173,6 +177,8 @@ def _learn_text(name: str, part: Part, declared: Declared) -> Learned:
             f"data: column {name!r} of {part.path!r}: numbers such as {distinct.iat[0]!r} may hold a decimal mark or "
             "groups of thousands: set data.decimal"
         )
+    if is_plain:
+        return Learned(Column(name, "number"))
     time_format = _time_format(distinct)
     if time_format is not None:
         return Learned(Column(name, "time", time_format=time_format), [f"column {name!r} is read as times"])
@@ -184,7 +190,9 @@ def _words(name: str, part: Part, texts: pd.Series, distinct: pd.Series, plain: 
     words = distinct[np.isnan(plain)]
     numbers = distinct[~np.isnan(plain)]
     share = 1 - texts.isin(set(words)).mean()
-    if share >= MOSTLY and len(words) <= FEW_STRAYS and len(numbers) >= QUANTITY:
+    lost = texts.value_counts().drop(words).max() < RARE if len(numbers) else False
+    few = len(words) <= FEW_STRAYS and len(numbers) >= QUANTITY
+    if few and (share >= MOSTLY or (share >= 0.5 and lost)):
         raise _stray(name, part, words.iloc[0], int(words.index[0]), f"{share:.1%} of the cells are")
     notes = []
     if share >= 0.5:
@@ -220,6 +228,14 @@ def _number_notes(name: str, distinct: pd.Series) -> list[str]:
         return [
             f"column {name!r} is read as numbers: {example!r} is {float(example):g}; name it in data.categories if it "
             "holds codes"
+        ]
+    dotted = distinct[distinct.str.contains(".", regex=False)]
+    grouped = dotted.str.fullmatch(r"[+-]?[1-9]\d{0,2}\.\d{3}").all()
+    if grouped and QUANTITY <= len(dotted) < len(distinct):
+        example = dotted.iat[0]
+        return [
+            f"column {name!r} is read as numbers: {example!r} is {float(example):g}; set data.decimal to ',' if the point "
+            "parts thousands"
         ]
     big = distinct.str.fullmatch(r"[+-]?\d{16,}")
     if big.any():

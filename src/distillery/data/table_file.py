@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from distillery.data import SOURCES, Rows
 from distillery.data.columns import Declared, Part, learn_column, read_labels, read_part
-from distillery.data.files import Dialect, Table, guess_separator, open_table
+from distillery.data.files import Dialect, Table, guess_separator, kind_of, open_table
 from distillery.data.sklearn_tables import table_digest
 from distillery.data.suspicions import about_columns, saved_index
 from distillery.errors import InputError
@@ -54,7 +55,8 @@ def table_file(
             or a label is missing.
     """
     dialect = Dialect(separator, encoding, header)
-    declared = Declared(frozenset(categories or []), tuple(map(str, missing or [])), decimal)
+    by_comma = separator in (None, ",") and kind_of(Path(path)) == ".csv"
+    declared = Declared(frozenset(categories or []), tuple(map(str, missing or [])), decimal, by_comma)
     files = _Files(path, test_path, unlabeled_path, label, dialect)
     files.check(drop or [], categories or [])
     labels = files.labels(declared)

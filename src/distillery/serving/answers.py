@@ -84,12 +84,20 @@ def _as_frame(asked: Any, names: list[str]) -> pd.DataFrame:
         if isinstance(asked, dict) and not any(np.ndim(values) for values in asked.values()):
             return pd.DataFrame([asked])
         if isinstance(asked, dict):
-            return pd.DataFrame({name: np.asarray(values).reshape(-1) for name, values in asked.items()})
+            return pd.DataFrame({name: _cells(values) for name, values in asked.items()})
         if isinstance(asked, list) and asked and all(isinstance(row, dict) for row in asked):
             return pd.DataFrame(asked)
     except ValueError as error:
         raise CellError(names[0], "columns of one length", str(error)) from error
     raise CellError(names[0], "rows with the names of their columns", f"a {type(asked).__name__} without them")
+
+
+def _cells(values: Any) -> Any:
+    """A column, of which MLflow's server wraps each cell in an array where their types differ."""
+    cells = np.asarray(values).reshape(-1)
+    if cells.dtype != object:
+        return cells
+    return [cell.item() if isinstance(cell, np.ndarray) and cell.ndim == 0 else cell for cell in cells]
 
 
 def probabilities(running: ort.InferenceSession, feeds: Feeds) -> np.ndarray:

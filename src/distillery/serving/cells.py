@@ -26,7 +26,7 @@ MISSING = frozenset(
     | {"null", "NaN", "-NaN", "nan", "-nan", "NaT", "None"}
 )
 TRUTH = {"true": 1.0, "false": 0.0, "1": 1.0, "0": 0.0, "1.0": 1.0, "0.0": 0.0}
-ISO = re.compile(r"\d{4}-\d\d?-\d\d?([T ]\d\d?:\d\d(:\d\d(\.\d+)?)?)? ?(Z|UTC|[+-]\d\d:?\d\d)?")
+ISO = re.compile(r"\d{4}-\d\d?(-\d\d?)?([T ]\d\d?:\d\d(:\d\d(\.\d+)?)?)? ?(Z|UTC|[+-]\d\d:?\d\d)?")
 EPOCH = datetime.datetime(1970, 1, 1)
 
 
@@ -313,7 +313,7 @@ def parse_time(text: str, time_format: str) -> float | None:
             day = datetime.datetime.strptime(date, time_format)
         except ValueError:
             return None
-        text = f"{day:%Y-%m-%d} {clock}".strip() if day.year > 999 else ""
+        text = f"{day:%Y-%m-%d} {_of_24_hours(clock)}".strip() if day.year > 999 else ""
     if not ISO.fullmatch(text):
         return None
     try:
@@ -322,8 +322,18 @@ def parse_time(text: str, time_format: str) -> float | None:
         return None
 
 
+def _of_24_hours(clock: str) -> str:
+    """The time of a day as 13:30 where it is written as 1:30 PM."""
+    parts = re.fullmatch(r"(\d\d?)(:\d\d(?::\d\d)?) ?([AaPp])\.?[Mm]\.?", clock)
+    if parts is None:
+        return clock
+    hour = int(parts[1]) % 12 + (12 if parts[3] in "Pp" else 0)
+    return f"{hour:02d}{parts[2]}"
+
+
 def _fixed_width(text: str) -> str:
     """An ISO time as Python's parser takes it: two digits for each part, six for the fraction, no word for the zone."""
+    text = re.sub(r"^(\d{4}-\d\d?)$", r"\1-01", text)
     text = re.sub(r" ?(Z|UTC)$", "+00:00", text)
     text = re.sub(r"(?<=[-T :])(\d)(?=$|[-T :+.])", r"0\1", text)
     fraction = re.search(r"\.(\d+)", text)

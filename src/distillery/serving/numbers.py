@@ -48,8 +48,6 @@ PLAIN = NumberFormat()
 def parse(texts: pd.Series, style: NumberFormat) -> np.ndarray:
     """The numbers that texts hold, float64 [N]; NaN where a text is no number, or missing."""
     found = pd.to_numeric(texts, errors="coerce").to_numpy(np.float64, copy=True)
-    if style.is_plain:
-        return found
     if style.decimal != "." or style.thousands:
         found[:] = np.nan  # "1.234" is not what Python takes it for
     open_rows = np.flatnonzero(np.isnan(found) & texts.notna().to_numpy())
@@ -62,12 +60,15 @@ def parse(texts: pd.Series, style: NumberFormat) -> np.ndarray:
     return found
 
 
-def recognize(texts: Iterable[str], decimal: str | None = None) -> tuple[NumberFormat | None, bool]:
+def recognize(
+    texts: Iterable[str], decimal: str | None = None, by_comma: bool = False
+) -> tuple[NumberFormat | None, bool]:
     """(the one format that all texts fit, whether two formats fit that give different numbers).
 
     Args:
         texts: Cells that are not missing, and of which some are not plain numbers.
         decimal: The decimal mark, if it is known.
+        by_comma: Whether commas separate the columns of the file: where they do, they are no decimal marks.
     """
     cells = []
     for text in texts:
@@ -86,16 +87,18 @@ def recognize(texts: Iterable[str], decimal: str | None = None) -> tuple[NumberF
     read = [[_value(body, *style) for body in bodies] for style in fitting]
     best = 0
     if any(values != read[0] for values in read):
-        if not _grouped(bodies):
+        if not by_comma and not _grouped(bodies):
             return None, True
         best = next(n for n, (_, thousands) in enumerate(fitting) if thousands)
     return NumberFormat(*fitting[best], prefix, suffix), False
 
 
 def _number(text: str, style: NumberFormat) -> float:
+    if style.is_plain:
+        return float(text) if _is_plain(text) else np.nan  # too large for pandas
     cell = PARTS.fullmatch(_ascii_minus(text))
     if cell is None:
-        return float(text) if _is_plain(text) and style.decimal != "," else np.nan
+        return float(text) if _is_plain(text) and style.decimal == "." else np.nan
     if cell["prefix"].strip() not in ("", style.prefix) or cell["suffix"].strip() not in ("", style.suffix):
         return np.nan
     body = cell["body"].strip()
