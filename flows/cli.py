@@ -106,6 +106,9 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("overrides", nargs="*", metavar="key=value", help="for instance search.trials=40")
     parts = "search: up to the evaluation; release: the decision about what a search has finished"
     run.add_argument("--part", default="all", choices=("all", "search", "release"), help=parts)
+    check = add("check", _check, "read the data of a config and say what is wrong with them, without training")
+    check.add_argument("config", help="YAML file")
+    check.add_argument("overrides", nargs="*", metavar="key=value", help="for instance data.path=rows.csv")
     report = add("report", _report, "print the report of the last run")
     report.add_argument("name", help="the experiment's name")
     report.add_argument("--json", action="store_true", help="print the file itself")
@@ -151,6 +154,26 @@ def _run(given: argparse.Namespace) -> None:
             return
         show(found, console)
     _name_page(Places.from_environment().runs / config.name)
+
+
+def _check(given: argparse.Namespace) -> None:
+    from distillery.checks import prepare_and_check
+    from distillery.config_file import load
+    from distillery.dataset import Dataset, read_source
+    from distillery.store import Store
+    from flows.places import Places
+
+    config = load(given.config, given.overrides)
+    handle = prepare_and_check(config, read_source(config.data), Store(Places.from_environment().store))
+    data = Dataset(handle)
+    counts = ", ".join(f"{len(rows):,} {name}" for name, rows in data.splits.items())
+    lines = [f"rows: {counts}", f"classes: {', '.join(data.classes)}", *data.notes, *map(_left_out, data.skipped)]
+    for line in lines:
+        console.out(line, highlight=False)
+
+
+def _left_out(name: str) -> str:
+    return f"left out, since it cannot be read: {name}"
 
 
 def _report(given: argparse.Namespace) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,13 @@ import torch
 from PIL import Image
 from torch import nn
 
-from distillery.data import Rows
+from distillery.data import SOURCES, Rows
 from distillery.errors import InputError
 from distillery.export import assemble, network_graph
 from distillery.models import InputSpec
 from distillery.preprocess import image_graph, session, table_graph
 from distillery.serving.answers import probabilities
-from distillery.serving.cells import table_feeds
+from distillery.serving.cells import Reading, table_feeds
 from flows import predict
 from flows.predict import predict_file, write
 from flows.registry import refuses
@@ -41,9 +42,10 @@ def assembled(graph: onnx.ModelProto, network: nn.Module, spec: InputSpec, class
     return assemble(graph, network_graph(network, spec), spec, classes)
 
 
-def table_model(frame: pd.DataFrame) -> ort.InferenceSession:
+def table_model(frame: pd.DataFrame, reading: Reading | None = None) -> ort.InferenceSession:
     """An untrained network behind the preprocessing of a table."""
-    graph = table_graph(frame.loc[frame.index.repeat(10)])  # often enough to be no rare category
+    often = frame.loc[frame.index.repeat(10)]  # often enough to be no rare category
+    graph = table_graph(often, reading=reading or Reading.of_frame(frame))
     width = session(graph).run(None, table_feeds(frame))[0].shape[1]
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(width, 5), nn.ReLU(), nn.Linear(5, 2))
@@ -198,3 +200,63 @@ def test_a_champion_is_asked_only_what_it_can_answer(mixed: ort.InferenceSession
     assert refuses(mixed, rows(None), classes) == "it takes the rows of a table"
     assert refuses(images, rows(ROWS), ["cat", "dog"]) == "it takes images"
     assert refuses(images, rows(None), ["cat", "dog"]) == ""
+
+
+def test_what_training_left_out_may_be_there(tmp_path: Path) -> None:
+    """contract: the label, dropped columns and a stored index may be in the file, and are handed through if asked."""
+    frame = NUMBERS.assign(y=["no", "yes"] * 12 + ["no"], note="n", label=range(25)).rename(columns={"y": "kind"})
+    frame = frame.drop(columns="label").assign(y=NUMBERS["y"])
+    frame.to_csv(tmp_path / "train.csv", index=False)
+    rows = SOURCES["table"](path=str(tmp_path / "train.csv"), label="kind", drop=["note"])
+    model = table_model(rows.frame, rows.reading)
+    asked = frame.set_index(pd.Index(range(100, 125), name="id"))
+    asked.to_parquet(tmp_path / "asked.parquet")
+    found = pd.concat(predict_file(model, tmp_path / "asked.parquet", ["id", "kind"]))
+    assert found["id"].tolist() == list(range(100, 125)) and found["kind"].tolist() == frame["kind"].tolist()
+    expected = probabilities(model, rows.feed(np.arange(25)))
+    np.testing.assert_allclose(found[["probability:no", "probability:yes"]], expected, atol=1e-6)
+
+
+def test_what_is_handed_through_overwrites_no_answer(tmp_path: Path) -> None:
+    """contract: kept columns that are called like an answer get another name; their cells stay as they are written."""
+    model = table_model(NUMBERS)
+    frame = NUMBERS.assign(label=[f"{n:03d}" for n in range(25)])
+    frame["probability:no"] = "mine"
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    found = pd.concat(predict_file(model, tmp_path / "rows.csv", ["label", "probability:no"]))
+    assert found["input:label"].tolist() == frame["label"].tolist() and set(found["label"]) <= {"no", "yes"}
+    assert set(found["input:probability:no"]) == {"mine"}
+    np.testing.assert_allclose(found["probability:no"], probabilities(model, table_feeds(NUMBERS))[:, 0], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["out.csv", "out.parquet"])
+def test_an_answer_file_is_complete_or_not_there(tmp_path: Path, name: str) -> None:
+    """contract: an error half-way leaves what was there before, and nothing else."""
+
+    def failing() -> Iterator[pd.DataFrame]:
+        yield pd.DataFrame({"label": ["a"], "p": [0.5]})
+        raise InputError("row 2")
+
+    for before in (None, b"earlier"):
+        if before is not None:
+            (tmp_path / name).write_bytes(before)
+        with pytest.raises(InputError, match="row 2"):
+            write(failing(), tmp_path / name, print)
+        assert [p.name for p in tmp_path.iterdir()] == ([] if before is None else [name])
+    assert (tmp_path / name).read_bytes() == b"earlier"
+    with pytest.raises(InputError, match="a file in a folder that exists"):
+        write(iter([]), tmp_path / "gone" / name, print)
+
+
+def test_a_first_batch_without_values_says_nothing_of_the_next(tmp_path: Path) -> None:
+    """reference: pandas reads the whole back: kept cells that begin with gaps."""
+    batches = [pd.DataFrame({"id": pd.Series(ids, dtype=object), "p": 0.5}) for ids in ([None], ["b"])]
+    write(iter(batches), tmp_path / "out.parquet", print)
+    assert pd.read_parquet(tmp_path / "out.parquet")["id"].tolist() == [None, "b"]
+
+
+def test_infinity_is_refused(tmp_path: Path) -> None:
+    """contract: no answer is made of it."""
+    (tmp_path / "rows.csv").write_text("x,y\n1,2\n1,inf\n")
+    with pytest.raises(InputError, match=r"column 'y': expected finite numbers, got infinity in row 2 of"):
+        list(predict_file(table_model(NUMBERS), tmp_path / "rows.csv"))

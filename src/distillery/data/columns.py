@@ -234,8 +234,8 @@ def _number_notes(name: str, distinct: pd.Series) -> list[str]:
     if grouped and QUANTITY <= len(dotted) < len(distinct):
         example = dotted.iat[0]
         return [
-            f"column {name!r} is read as numbers: {example!r} is {float(example):g}; set data.decimal to ',' if the point "
-            "parts thousands"
+            f"column {name!r} is read as numbers: {example!r} is {float(example):g}; set data.decimal to ',' if the "
+            "point parts thousands"
         ]
     big = distinct.str.fullmatch(r"[+-]?\d{16,}")
     if big.any():

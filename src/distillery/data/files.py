@@ -134,21 +134,30 @@ class _Parquet:
         _check_names(path, [name.strip() for name in pa.parquet.read_schema(some).names])
         self._data = pa.dataset.dataset(file, format="parquet", partitioning=folders)
         self._stored = list(self._data.schema.names)
-        kept = (self._data.schema.pandas_metadata or {}).get("index_columns", [])
-        stored = [name for name in kept if isinstance(name, str) and name in self._stored]
-        self.names = [name.strip() for name in self._stored]
-        self.index = [name.strip() for name in stored]
-        _check_names(path, self.names)
         self.rows: int | None = self._data.count_rows()
+        kept = (self._data.schema.pandas_metadata or {}).get("index_columns", [])
+        self.index = [name.strip() for name in kept if isinstance(name, str) and name in self._stored]
+        # An index of whole numbers in steps is kept as its ends alone.
+        ranges = [found for found in kept if isinstance(found, dict) and found.get("name") and not file.is_dir()]
+        self._ranges = {found["name"]: pd.RangeIndex(found["start"], found["stop"], found["step"]) for found in ranges}
+        self.index += list(self._ranges)
+        self.names = [name.strip() for name in self._stored] + list(self._ranges)
 
     def batches(self, size: int) -> Iterator[pd.DataFrame]:
+        first = 0
         for batch in self._data.to_batches(batch_size=size):
-            if batch.num_rows:
-                frame = pa.Table.from_batches([batch]).to_pandas(ignore_metadata=True)
-                frame.columns = pd.Index(self.names)
-                yield frame
+            if not batch.num_rows:
+                continue
+            frame = pa.Table.from_batches([batch]).to_pandas(ignore_metadata=True)
+            for name, numbers in self._ranges.items():
+                frame[name] = numbers[first : first + len(frame)].to_numpy()
+            frame.columns = pd.Index(self.names)
+            first += len(frame)
+            yield frame
 
     def column(self, name: str) -> pd.Series:
+        if name in self._ranges:
+            return self._ranges[name].to_series(index=range(len(self._ranges[name])))
         stored = self._stored[self.names.index(name)]
         return self._data.to_table(columns=[stored]).to_pandas(ignore_metadata=True).iloc[:, 0]
 
