@@ -13,8 +13,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from distillery.data.files import Dialect, guess_separator, is_table, open_table
+from distillery.data.file_kinds import is_table
+from distillery.data.files import guess_separator, open_table
 from distillery.data.folder import SUFFIXES, read_image
+from distillery.data.text_file import Dialect
 from distillery.errors import InputError
 from distillery.serving.answers import LABEL, PROBABILITY, Answers
 from distillery.serving.cells import CellError

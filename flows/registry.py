@@ -24,7 +24,8 @@ from distillery.errors import InputError
 from distillery.export import MODEL, predict_rows
 from distillery.preprocess import session
 from distillery.serving.answers import classes_of, reading_of
-from distillery.serving.cells import Column, Reading
+from distillery.serving.cells import Column
+from distillery.serving.reading import Reading
 from distillery.store import Handle
 from flows.model_files import model_options
 from flows.tracking import Run

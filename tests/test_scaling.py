@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from distillery import preprocess
 from distillery.scaling import scaling
-from distillery.serving.cells import table_feeds
+from distillery.serving.reading import table_feeds
 
 
 def encode(train: pd.DataFrame, rows: pd.DataFrame, scale: str = "column") -> np.ndarray:

@@ -31,7 +31,7 @@ from distillery.dataset import Dataset
 from distillery.models import InputSpec
 from distillery.profile import latency
 from distillery.serving.answers import probabilities, reading_of
-from distillery.serving.cells import table_feeds
+from distillery.serving.reading import table_feeds
 from distillery.store import Handle, Store
 from distillery.students import load_student
 from distillery.training.alone import predict

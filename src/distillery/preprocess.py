@@ -16,7 +16,8 @@ from onnx import TensorProto, helper, numpy_helper, parser
 from sklearn.preprocessing import OneHotEncoder
 
 from distillery.scaling import scaling
-from distillery.serving.cells import NUMBERS, Feeds, Reading, column_feeds, is_number
+from distillery.serving.cells import is_number
+from distillery.serving.reading import NUMBERS, Feeds, Reading, column_feeds
 
 OPSET = 20
 IR_VERSION = 10

@@ -10,7 +10,7 @@ import onnx
 from distillery import preprocess
 from distillery.data import Rows
 from distillery.dataset import Dataset
-from distillery.serving.cells import column_feeds, side_by_side
+from distillery.serving.reading import column_feeds, side_by_side
 
 SEED = 20260101
 Disturbance = Callable[[np.ndarray], np.ndarray]

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from distillery.data.files import Dialect, Table, open_table
+from distillery.data.files import Table, open_table
+from distillery.data.text_file import Dialect
 from distillery.errors import InputError
 
 FRAME = pd.DataFrame({"size": ["1.50", None, "007"], "city": ["Zürich", 'a "b", c', "two\nlines"]})

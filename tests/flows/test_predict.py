@@ -21,7 +21,7 @@ from distillery.export import assemble, network_graph
 from distillery.models import InputSpec
 from distillery.preprocess import image_graph, session, table_graph
 from distillery.serving.answers import probabilities
-from distillery.serving.cells import Reading, table_feeds
+from distillery.serving.reading import Reading, table_feeds
 from flows import predict
 from flows.predict import predict_file, write
 from flows.registry import refuses

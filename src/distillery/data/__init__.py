@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from distillery.registry import Registry
-from distillery.serving.cells import Feeds, Reading, column_feeds, table_feeds
+from distillery.serving.reading import Feeds, Reading, column_feeds, table_feeds
 
 SOURCES = Registry("data source", "distillery.data")
 

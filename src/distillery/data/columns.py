@@ -12,27 +12,15 @@ import numpy as np
 import pandas as pd
 
 from distillery.errors import InputError
-from distillery.serving.cells import (
-    ISO,
-    CellError,
-    Column,
-    blanked,
-    canonical,
-    is_number,
-    is_text,
-    number_text,
-    parse_time,
-    read_cells,
-)
+from distillery.serving.cells import CellError, Column, blanked, canonical, is_number, is_text, number_text, read_cells
 from distillery.serving.numbers import PLAIN, parse, recognize
+from distillery.serving.times import ISO, parse_time
 
 NAME_IT = "name it in data.missing if it stands for a missing value, or the column in data.categories if it holds codes"
 MOSTLY = 0.9  # a column with at least this share of numbers is one of numbers with strays, not of codes
 FEW_STRAYS = 3
 RARE = 10  # a category seen fewer times in training is treated like one never seen
 QUANTITY = 10  # different numbers, from which on a column with a stray word is taken for one of numbers
-MANY_CLASSES = 20
-NOT_CLASSES = frozenset({"NaN", "nan", "NA", "N/A", "<NA>", "NaT", "null", "NULL"})
 DATES = {"/": ("%d/%m/%Y", "%m/%d/%Y", "%Y/%m/%d"), ".": ("%d.%m.%Y",), "-": ("%d-%m-%Y", "%m-%d-%Y")}
 
 
@@ -83,12 +71,12 @@ def learn_column(name: str, parts: Sequence[Part], declared: Declared) -> Learne
     for part in parts:
         _check_flat(name, part)
     if name in declared.categories:
-        return Learned(_category(name, parts, declared))
+        return Learned(category(name, parts, declared))
     learned = _learn_one(name, parts[0], declared)
     for part in parts[1:]:
         learned = _with_other(learned, name, parts, part, declared)
     if learned.column.kind == "category":
-        learned.column = _category(name, parts, declared)
+        learned.column = category(name, parts, declared)
     return learned
 
 
@@ -293,7 +281,7 @@ def _has_values(part: Part, declared: Declared) -> bool:
     return bool(part.cells.notna().any())
 
 
-def _category(name: str, parts: Sequence[Part], declared: Declared) -> Column:
+def category(name: str, parts: Sequence[Part], declared: Declared) -> Column:
     """A column of text, with its spellings kept apart where numbers would not keep them apart."""
     spelt: set[str] = set()
     for part in parts:
@@ -317,56 +305,3 @@ def _merges(part: Part, declared: Declared) -> bool:
     texts = set(blanked(part.cells, declared.missing).dropna())
     fractions = [text for text in texts if "." in text and "." in canonical(text)]
     return len({canonical(text) for text in fractions}) < len(fractions)
-
-
-def read_labels(name: str, parts: Sequence[Part], declared: Declared) -> list[np.ndarray]:
-    """The class of each row of each file, as text.
-
-    A cell is missing where nothing stands, or what `declared.missing` names: a class may be called None.
-
-    Raises:
-        InputError: A class is missing, or there are too many for classes.
-    """
-    column = _category(name, parts, declared)
-    found = []
-    for part in parts:
-        cells = part.cells
-        gone = cells.isna().to_numpy()
-        if is_text(cells):
-            texts = cells.astype(object).str.strip()
-            gone = gone | texts.isin({"", *declared.missing}).to_numpy()
-            classes = np.array([canonical(t, column.as_written) if isinstance(t, str) else "" for t in texts], object)
-            doubtful = np.isin(classes, sorted(NOT_CLASSES)) & ~gone
-            if doubtful.any():
-                row = int(np.flatnonzero(doubtful)[0])
-                raise InputError(
-                    f"data: expected a class in column {name!r} of every row, got {classes[row]!r}, which reads as "
-                    f"missing, in data row {row + 1} of {part.path!r}; rename the class, or leave out the row"
-                )
-        else:
-            classes = read_part(column, part, declared.missing)
-        if gone.any():
-            row = int(np.flatnonzero(gone)[0])
-            raise InputError(
-                f"data: expected a class in column {name!r} of every row, got {int(gone.sum())} missing, the first in "
-                f"data row {row + 1} of {part.path!r}"
-            )
-        found.append(classes.astype(str))
-    _check_classes(name, parts[0], found[0])
-    return found
-
-
-def _check_classes(name: str, part: Part, classes: np.ndarray) -> None:
-    """Refuses what is a quantity to be predicted, or infinite."""
-    values = pd.to_numeric(pd.Series(classes, dtype=object).drop_duplicates(), errors="coerce").to_numpy(np.float64)
-    if np.isinf(values).any():
-        row = int(np.flatnonzero(np.isin(np.char.lower(classes), ("inf", "-inf", "+inf", "infinity", "-infinity")))[0])
-        raise InputError(
-            f"data: column {name!r}: expected a class, got infinity in data row {row + 1} of {part.path!r}"
-        )
-    fractions = not np.isnan(values).any() and bool((values != np.round(values)).any())
-    if fractions and len(values) > max(MANY_CLASSES, len(classes) // 10):
-        raise InputError(
-            f"data: column {name!r} of {part.path!r}: expected classes, got {len(values)} different numbers with "
-            "fractions: only classes can be predicted, not quantities"
-        )

@@ -11,12 +11,16 @@ import numpy as np
 import pandas as pd
 
 from distillery.data import SOURCES, Rows
-from distillery.data.columns import Declared, Part, learn_column, read_labels, read_part
-from distillery.data.files import Dialect, Table, guess_separator, kind_of, open_table
+from distillery.data.columns import Declared, Part, learn_column, read_part
+from distillery.data.file_kinds import kind_of
+from distillery.data.files import Table, guess_separator, open_table
+from distillery.data.labels import read_labels
 from distillery.data.sklearn_tables import table_digest
 from distillery.data.suspicions import about_columns, saved_index
+from distillery.data.text_file import Dialect
 from distillery.errors import InputError
-from distillery.serving.cells import Column, Reading
+from distillery.serving.cells import Column
+from distillery.serving.reading import Reading
 from distillery.store import fingerprint
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import onnxruntime as ort
 import pandas as pd
 
-from .cells import CellError, Column, Feeds, Reading
+from .cells import CellError, Column
+from .reading import Feeds, Reading
 
 __all__ = ["Answers", "CellError", "classes_of", "probabilities", "reading_of"]
 

@@ -1,15 +1,11 @@
-"""The cells of a table as a model's inputs: one piece of code in training, in `predict` and in a registered model.
-
-What was learned about a table's columns, or set, is a `Reading`. It is kept inside the exported model.
-"""
+"""The cells of a column as numbers or as text: one piece of code in training, in `predict` and in a served model."""
 
 from __future__ import annotations
 
 import datetime
-import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Literal
 
@@ -17,17 +13,13 @@ import numpy as np
 import pandas as pd
 
 from .numbers import PLAIN, NumberFormat, parse
-
-Feeds = dict[str, np.ndarray]
-NUMBERS = "numbers"  # the input of a table that holds nothing else
+from .times import EPOCH, parse_time, since_epoch
 
 MISSING = frozenset(
     {"", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "1.#IND", "1.#QNAN", "<NA>", "N/A", "n/a", "NA", "NULL"}
     | {"null", "NaN", "-NaN", "nan", "-nan", "NaT", "None"}
 )
 TRUTH = {"true": 1.0, "false": 0.0, "1": 1.0, "0": 0.0, "1.0": 1.0, "0.0": 0.0}
-ISO = re.compile(r"\d{4}-\d\d?(-\d\d?)?([T ]\d\d?:\d\d(:\d\d(\.\d+)?)?)? ?(Z|UTC|[+-]\d\d:?\d\d)?")
-EPOCH = datetime.datetime(1970, 1, 1)
 
 
 class CellError(ValueError):
@@ -69,118 +61,9 @@ class Column:
     as_written: bool = False
 
 
-@dataclass(frozen=True)
-class Reading:
-    """How the rows of a table become a model's inputs.
-
-    Attributes:
-        columns: Those that the model takes, in its order.
-        missing: Spellings of a missing cell besides `MISSING`.
-        label: The column that held the class in training; "" if none did.
-        left_out: Columns that training left out.
-        separator: Of the columns in a text file; None: as the file's name says.
-        encoding: Of a text file; None: found out.
-        header: Whether a text file begins with the names of its columns.
-    """
-
-    columns: tuple[Column, ...]
-    missing: tuple[str, ...] = ()
-    label: str = ""
-    left_out: tuple[str, ...] = ()
-    separator: str | None = None
-    encoding: str | None = None
-    header: bool = True
-
-    def to_json(self) -> str:
-        """As text; the same for equal readings."""
-        return json.dumps(asdict(self), sort_keys=True)
-
-    @classmethod
-    def from_json(cls, text: str) -> Reading:
-        """What `to_json` gave."""
-        tree = json.loads(text)
-        columns = []
-        for column in tree.pop("columns"):
-            numbers = NumberFormat(**column.pop("numbers"))
-            columns.append(Column(**column, numbers=numbers))
-        missing, left_out = tuple(tree.pop("missing")), tuple(tree.pop("left_out"))
-        return cls(tuple(columns), missing=missing, left_out=left_out, **tree)
-
-    @classmethod
-    def of_frame(cls, frame: pd.DataFrame) -> Reading:
-        """A reading of a table whose columns are numbers or text already."""
-        columns = []
-        for name in map(str, frame.columns):
-            if pd.api.types.is_bool_dtype(frame[name]):
-                columns.append(Column(name, "truth"))
-            elif is_number(frame[name]):
-                columns.append(Column(name, "number"))
-            else:
-                columns.append(Column(name, "category"))
-        return cls(tuple(columns))
-
-    @property
-    def names(self) -> list[str]:
-        """The columns that the model takes, in its order."""
-        return [column.name for column in self.columns]
-
-    def clean(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """The model's columns [N]: float64 for numbers, truth values and times, text with None for categories.
-
-        Columns that the model does not take are passed over.
-
-        Raises:
-            CellError: A column is missing, or a cell is not what its column takes.
-        """
-        names = [str(name).strip() for name in frame.columns]
-        found = {}
-        for column in self.columns:
-            if names.count(column.name) != 1:
-                got = "none of that name" if column.name not in names else "several of that name"
-                raise CellError(column.name, "one column", f"{got} among {', '.join(map(repr, names))}")
-            cells = frame.iloc[:, names.index(column.name)]
-            found[column.name] = read_cells(cells, column, self.missing)
-        return pd.DataFrame(found, index=frame.index)
-
-    def feeds(self, frame: pd.DataFrame) -> Feeds:
-        """Raw rows as the inputs of the exported model; see `side_by_side`.
-
-        Raises:
-            CellError: See `clean`.
-        """
-        return table_feeds(self.clean(frame))
-
-
 def is_number(column: pd.Series) -> bool:
     """Whether a column holds numbers (or truth values) by its type."""
     return bool(pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column))
-
-
-def table_feeds(frame: pd.DataFrame) -> Feeds:
-    """Clean rows of a table as the inputs of its graph; see `side_by_side`."""
-    return side_by_side(column_feeds(frame))
-
-
-def side_by_side(columns: Feeds) -> Feeds:
-    """``{NUMBERS: float64 [N, columns]}`` where all columns hold numbers, else the columns as they are.
-
-    Each input of a session costs a microsecond, as much as a layer of a small network.
-    """
-    if any(values.dtype != np.float64 for values in columns.values()):
-        return columns
-    return {NUMBERS: np.stack(list(columns.values()), axis=1)}
-
-
-def column_feeds(frame: pd.DataFrame) -> Feeds:
-    """Each clean column by its name: float64 [N] for numbers, text [N] (missing = "") for all others."""
-    feeds: Feeds = {}
-    for name in frame.columns:
-        column = frame[name]
-        if is_number(column):
-            feeds[str(name)] = column.to_numpy(np.float64, na_value=np.nan)
-        else:
-            feeds[str(name)] = column.astype(object).where(column.notna(), "").astype(str).to_numpy(object)
-    return feeds
 
 
 def read_cells(cells: pd.Series, column: Column, missing: Sequence[str] = ()) -> np.ndarray:
@@ -290,9 +173,9 @@ def _times(cells: pd.Series, column: Column, missing: Sequence[str]) -> np.ndarr
 
 def _seconds(cell: Any, column: Column, missing: Sequence[str], row: int) -> float:
     if isinstance(cell, datetime.datetime):
-        return _since_epoch(cell)
+        return since_epoch(cell)
     if isinstance(cell, datetime.date):
-        return _since_epoch(datetime.datetime(cell.year, cell.month, cell.day))
+        return since_epoch(datetime.datetime(cell.year, cell.month, cell.day))
     text = _decoded(cell).strip() if isinstance(cell, str | bytes) else str(cell)
     if text in MISSING or text in missing:
         return np.nan
@@ -300,52 +183,6 @@ def _seconds(cell: Any, column: Column, missing: Sequence[str], row: int) -> flo
     if found is None:
         raise CellError(column.name, _wanted(column), repr(cell), row)
     return found
-
-
-def parse_time(text: str, time_format: str) -> float | None:
-    """Seconds since 1970 of a date, perhaps with the time of the day; None if it is not written so.
-
-    A time without a zone is taken as it stands.
-    """
-    if time_format:
-        date, _, clock = text.partition(" ")
-        try:
-            day = datetime.datetime.strptime(date, time_format)
-        except ValueError:
-            return None
-        text = f"{day:%Y-%m-%d} {_of_24_hours(clock)}".strip() if day.year > 999 else ""
-    if not ISO.fullmatch(text):
-        return None
-    try:
-        return _since_epoch(datetime.datetime.fromisoformat(_fixed_width(text)))
-    except ValueError:
-        return None
-
-
-def _of_24_hours(clock: str) -> str:
-    """The time of a day as 13:30 where it is written as 1:30 PM."""
-    parts = re.fullmatch(r"(\d\d?)(:\d\d(?::\d\d)?) ?([AaPp])\.?[Mm]\.?", clock)
-    if parts is None:
-        return clock
-    hour = int(parts[1]) % 12 + (12 if parts[3] in "Pp" else 0)
-    return f"{hour:02d}{parts[2]}"
-
-
-def _fixed_width(text: str) -> str:
-    """An ISO time as Python's parser takes it: two digits for each part, six for the fraction, no word for the zone."""
-    text = re.sub(r"^(\d{4}-\d\d?)$", r"\1-01", text)
-    text = re.sub(r" ?(Z|UTC)$", "+00:00", text)
-    text = re.sub(r"(?<=[-T :])(\d)(?=$|[-T :+.])", r"0\1", text)
-    fraction = re.search(r"\.(\d+)", text)
-    if fraction:
-        text = text.replace(fraction[0], "." + fraction[1][:6].ljust(6, "0"), 1)
-    return text
-
-
-def _since_epoch(time: datetime.datetime) -> float:
-    if time.tzinfo is not None:
-        time = time.astimezone(datetime.UTC).replace(tzinfo=None)
-    return (time - EPOCH).total_seconds()
 
 
 def _texts(cells: pd.Series, column: Column, missing: Sequence[str]) -> np.ndarray:
