@@ -14,27 +14,29 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from distillery.data import as_text, is_number, table_feeds
-from distillery.data.folder import SUFFIXES, read_image
 from distillery.errors import InputError
 from distillery.export import classes_of, columns_of, probabilities
+from flows.predict_images import OnProblem, OnRows, predict_images
 
 BATCH = 8192
 TABLES = (".csv", ".parquet", ".pq")
 
-OnRows = Callable[[int, int | None], None]
-"""(rows that are done, of how many, if that is known)."""
-
 
 def predict_file(
-    running: ort.InferenceSession, file: Path, keep: Sequence[str] = (), on_rows: OnRows | None = None
+    running: ort.InferenceSession,
+    file: Path,
+    keep: Sequence[str] = (),
+    on_rows: OnRows | None = None,
+    on_problem: OnProblem | None = None,
 ) -> Iterator[pd.DataFrame]:
-    """Batches of a row per input row: `keep` or ``file`` (images), ``label``, and a probability per class.
+    """Batches of a row per input row: `keep`, ``label``, and a probability per class; for images see `predict_images`.
 
     Args:
         running: The model.
         file: A table, an image, or a folder of images.
         keep: Columns of the table that the model does not take, to be handed through.
         on_rows: Told after every batch.
+        on_problem: Told of every image of a folder that cannot be read.
 
     Raises:
         InputError: The file cannot be read, or its rows are not what the model takes.
@@ -42,7 +44,12 @@ def predict_file(
     if not file.exists():
         raise InputError(f"predict: expected a table, an image or a folder, got {str(file)!r}, which does not exist")
     columns, done = columns_of(running), 0
-    batches = _Table(file, columns, keep).batches() if columns else _images(running, file)
+    if not columns:
+        if keep:
+            raise InputError("predict: --keep names columns of a table, but this model takes images")
+        yield from predict_images(running, file, on_rows, on_problem)
+        return
+    batches = _Table(file, columns, keep).batches()
     for shown, feeds, total in batches:
         probs, classes = probabilities(running, feeds), classes_of(running)
         shown["label"] = np.array(classes, dtype=object)[probs.argmax(1)]
@@ -73,15 +80,6 @@ def write(batches: Iterator[pd.DataFrame], out: Path | None, show: Callable[[str
                 continue
             lines = batch.to_csv(index=False, header=number == 0)
             show(lines) if out is None else text.write(lines)  # type: ignore[union-attr]
-
-
-def _images(running: ort.InferenceSession, file: Path) -> Iterator[tuple[pd.DataFrame, Any, int]]:
-    files = sorted(f for f in file.rglob("*") if f.suffix.lower() in SUFFIXES) if file.is_dir() else [file]
-    if not files:
-        raise InputError(f"predict: expected images in {str(file)!r}, got none")
-    gray = running.get_inputs()[0].shape[-1] == 1
-    for image in files:
-        yield pd.DataFrame({"file": [str(image)]}), {"image": read_image(image, gray)[None]}, len(files)
 
 
 class _Table:
