@@ -59,6 +59,7 @@ def test_what_is_not_used_is_counted_and_named(tmp_path: Path) -> None:
     assert read(root).digest == digest
     draw(root, "readme.txt", "cat/1.heic", "cat/2.HEIC", "loose.png", "cat/LICENSE")
     (root / "dog" / "gone.png").symlink_to(root / "nowhere")
+    (root / "dog" / "self.png").symlink_to(root / "dog" / "self.png")
     (root / "dog" / "up").symlink_to(root)
     os.mkfifo(root / "dog" / "pipe.png")
     assert read(root).digest != digest  # so that the notes are new as well
@@ -73,7 +74,7 @@ def test_what_is_not_used_is_counted_and_named(tmp_path: Path) -> None:
         "Left out, hidden or system folders: 4 ('.ipynb_checkpoints', '__MACOSX', 'cat/.git', ...).",
         "Left out, images in no class folder: 1 ('loose.png').",
         "Left out, links to a folder above them: 1 ('dog/up').",
-        "Left out, links to nothing: 1 ('dog/gone.png').",
+        "Left out, links to nothing: 2 ('dog/gone.png', 'dog/self.png').",
         "Left out, special files: 1 ('dog/pipe.png').",
     )
 

@@ -64,12 +64,10 @@ def changed_by_reading(files: Sequence[Path], root: Path) -> list[str]:
 
 
 def _groups(hashes: np.ndarray) -> list[list[int]]:
-    """The rows of every content that more than one row has, ascending."""
-    order = np.argsort(hashes, kind="stable")
-    ordered = hashes[order]
-    starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
-    groups = []
-    for rows in np.split(order, starts[1:]):
-        if len(rows) > 1 and hashes[rows[0]] != EMPTY:
-            groups.append(rows.tolist())
-    return sorted(groups)
+    """The rows of every content that more than one row has, ascending; files without content are damaged, not equal."""
+    _, content, counts = np.unique(hashes, return_inverse=True, return_counts=True)
+    repeated = (counts[content] > 1) & (hashes != EMPTY)
+    groups: dict[int, list[int]] = defaultdict(list)
+    for row in np.flatnonzero(repeated):
+        groups[int(content[row])].append(int(row))
+    return list(groups.values())

@@ -85,7 +85,7 @@ def first_of(names: Sequence[str], count: int = 3) -> str:
 def _walk(tree: ImageTree, folder: Path, above: list[tuple[int, int]]) -> None:
     for entry in _entries(folder):
         path = Path(entry.path)
-        is_folder = entry.is_dir()
+        is_folder, is_file = _kind(entry)
         if entry.name.startswith(".") or entry.name.lower() in SYSTEM_NAMES:
             tree.leave_out(HIDDEN_FOLDERS if is_folder else HIDDEN_FILES, path)
         elif is_folder:
@@ -95,7 +95,7 @@ def _walk(tree: ImageTree, folder: Path, above: list[tuple[int, int]]) -> None:
                 continue
             tree.folders.append(path)
             _walk(tree, path, [*above, identity])
-        elif not entry.is_file():
+        elif not is_file:
             tree.leave_out("links to nothing" if entry.is_symlink() else "special files", path)
         elif path.suffix.lower() in suffixes():
             tree.images.append(path)
@@ -111,6 +111,14 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
             return list(entries)
     except OSError as error:
         raise InputError(f"cannot list the folder {shown(folder)!r}: {error.strerror}") from error
+
+
+def _kind(entry: os.DirEntry[str]) -> tuple[bool, bool]:
+    """(whether it is a folder, whether it is a file): neither for a link that cannot be followed."""
+    try:
+        return entry.is_dir(), entry.is_file()
+    except OSError:
+        return False, False
 
 
 def _identity(folder: Path) -> tuple[int, int]:
