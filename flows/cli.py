@@ -124,7 +124,8 @@ def parser() -> argparse.ArgumentParser:
     history.add_argument("--json", action="store_true", help="print the entries themselves")
     predict = add("predict", _predict, "classify a table, an image or a folder of images with a registered student")
     predict.add_argument("name")
-    predict.add_argument("file", help=".csv, .parquet, an image, or a folder of images")
+    images = "a folder of images (one that cannot be read gets a row with its error; the command then ends with 2)"
+    predict.add_argument("file", help=f".csv, .parquet, an image, or {images}")
     predict.add_argument("--version", default="champion", help="version number or alias")
     predict.add_argument("--out", type=Path, help="write a .csv or .parquet instead of printing")
     predict.add_argument("--keep", nargs="+", default=[], metavar="COLUMN", help="columns to hand through: an id")
@@ -259,17 +260,19 @@ def _known(client: Any, name: str, command: str) -> Any:
 
 
 def _predict(given: argparse.Namespace) -> None:
-    from flows import predict, registry
+    from flows import predict, predict_images, registry
 
     running = registry.open_model(_client(), given.name, given.version)
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bars:
         bar = bars.add_task("rows", total=None)
+        unread = predict_images.Unread(lambda problem: bars.console.out(problem, highlight=False))
 
         def on_rows(done: int, total: int | None) -> None:
             bars.update(bar, completed=done, total=total)
 
-        batches = predict.predict_file(running, Path(given.file), given.keep, on_rows)
+        batches = predict.predict_file(running, Path(given.file), given.keep, on_rows, unread)
         predict.write(batches, given.out, lambda lines: console.out(lines, highlight=False, end=""))
+    unread.check()
 
 
 def _work(given: argparse.Namespace) -> None:

