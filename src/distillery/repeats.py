@@ -37,8 +37,8 @@ def repeated(rows: Rows, labels: np.ndarray, splits: dict[str, np.ndarray]) -> l
         labels: Class ids [N]; -1 for rows without a label.
         splits: Row ids of each split.
     """
-    if rows.kind == "image" and rows.hashes is None:
-        return []  # reading all images for this alone would take too long
+    if rows.frame is None:
+        return []  # a source of images speaks of its files itself
     contents = rows.contents()
     known = np.concatenate([splits[name] for name in ("train", *HELD_OUT)])
     notes = []
