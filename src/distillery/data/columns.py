@@ -12,7 +12,17 @@ import numpy as np
 import pandas as pd
 
 from distillery.errors import InputError
-from distillery.serving.cells import CellError, Column, blanked, canonical, is_number, is_text, number_text, read_cells
+from distillery.serving.cells import (
+    CellError,
+    Column,
+    blanked,
+    canonical,
+    is_number,
+    is_text,
+    number_text,
+    plain_numbers,
+    read_cells,
+)
 from distillery.serving.numbers import PLAIN, parse, recognize
 from distillery.serving.times import ISO, parse_time
 
@@ -20,6 +30,7 @@ NAME_IT = "name it in data.missing if it stands for a missing value, or the colu
 MOSTLY = 0.9  # a column with at least this share of numbers is one of numbers with strays, not of codes
 FEW_STRAYS = 3
 RARE = 10  # a category seen fewer times in training is treated like one never seen
+NOTED = 20_000  # different cells of a column of numbers, among which its form is looked at
 QUANTITY = 10  # different numbers, from which on a column with a stray word is taken for one of numbers
 DATES = {"/": ("%d/%m/%Y", "%m/%d/%Y", "%Y/%m/%d"), ".": ("%d.%m.%Y",), "-": ("%d-%m-%Y", "%m-%d-%Y")}
 
@@ -144,6 +155,10 @@ def _big_numbers(name: str, cells: pd.Series) -> list[str]:
 
 
 def _learn_text(name: str, part: Part, declared: Declared) -> Learned:
+    values, others = plain_numbers(part.cells)
+    if not len(others) and not np.isnan(values).all() and declared.decimal in (None, "."):
+        some = pd.Series(pd.unique(part.cells.dropna())[:NOTED], dtype=object)
+        return Learned(Column(name, "number"), _number_notes(name, some.str.strip()))
     texts = blanked(part.cells, declared.missing).dropna()
     if not len(texts):
         return Learned(Column(name, "number"))

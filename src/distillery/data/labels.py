@@ -9,7 +9,7 @@ import pandas as pd
 
 from distillery.data.columns import Declared, Part, category, read_part
 from distillery.errors import InputError
-from distillery.serving.cells import canonical, is_text
+from distillery.serving.cells import Column, canonical, is_text
 
 MANY_CLASSES = 20
 NOT_CLASSES = frozenset({"NaN", "nan", "NA", "N/A", "<NA>", "NaT", "null", "NULL"})
@@ -24,32 +24,37 @@ def read_labels(name: str, parts: Sequence[Part], declared: Declared) -> list[np
         InputError: A class is missing, or there are too many for classes.
     """
     column = category(name, parts, declared)
-    found = []
-    for part in parts:
-        cells = part.cells
-        gone = cells.isna().to_numpy()
-        if is_text(cells):
-            texts = cells.astype(object).str.strip()
-            gone = gone | texts.isin({"", *declared.missing}).to_numpy()
-            classes = np.array([canonical(t, column.as_written) if isinstance(t, str) else "" for t in texts], object)
-            doubtful = np.isin(classes, sorted(NOT_CLASSES)) & ~gone
-            if doubtful.any():
-                row = int(np.flatnonzero(doubtful)[0])
-                raise InputError(
-                    f"data: expected a class in column {name!r} of every row, got {classes[row]!r}, which reads as "
-                    f"missing, in data row {row + 1} of {part.path!r}; rename the class, or leave out the row"
-                )
-        else:
-            classes = read_part(column, part, declared.missing)
-        if gone.any():
-            row = int(np.flatnonzero(gone)[0])
-            raise InputError(
-                f"data: expected a class in column {name!r} of every row, got {int(gone.sum())} missing, the first in "
-                f"data row {row + 1} of {part.path!r}"
-            )
-        found.append(classes.astype(str))
+    found = [_classes(column, part, declared) for part in parts]
     _check_classes(name, parts[0], found[0])
     return found
+
+
+def _classes(column: Column, part: Part, declared: Declared) -> np.ndarray:
+    cells = part.cells
+    if isinstance(cells.dtype, pd.CategoricalDtype):
+        cells = cells.astype(object)
+    if is_text(cells):
+        codes, spelt = pd.factorize(cells)
+        texts = [text.strip() for text in spelt]
+        missing = {"", *declared.missing}
+        known = [None if text in missing else canonical(text, column.as_written) for text in texts]
+        classes = np.array([*known, None], dtype=object)[codes]
+    else:
+        classes = read_part(column, Part(part.path, cells), declared.missing)
+    gone = np.flatnonzero(pd.isna(classes))
+    if len(gone):
+        raise InputError(
+            f"data: expected a class in column {column.name!r} of every row, got {len(gone)} missing, the first in "
+            f"data row {gone[0] + 1} of {part.path!r}"
+        )
+    doubtful = np.flatnonzero(np.isin(classes.astype(str), sorted(NOT_CLASSES)))
+    if len(doubtful):
+        row = doubtful[0]
+        raise InputError(
+            f"data: expected a class in column {column.name!r} of every row, got {classes[row]!r}, which reads as "
+            f"missing, in data row {row + 1} of {part.path!r}; rename the class, or leave out the row"
+        )
+    return classes.astype(str)
 
 
 def _check_classes(name: str, part: Part, classes: np.ndarray) -> None:

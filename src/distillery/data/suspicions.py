@@ -14,12 +14,15 @@ FAR = 1000.0  # times the spread of the middle of a column
 ENOUGH_ROWS = 50  # from which on a pattern is hardly chance
 
 
-def saved_index(name: str, cells: pd.Series) -> bool:
-    """Whether a column only numbers the rows, as programs write it that save a table with its index."""
-    if name.lower() not in INDEX_NAMES or len(cells) < 2:
-        return False
+def may_be_index(name: str) -> bool:
+    """Whether a column is called as programs call the index that they save with a table."""
+    return name.lower() in INDEX_NAMES
+
+
+def numbers_rows(cells: pd.Series) -> bool:
+    """Whether a column only numbers the rows."""
     numbers = pd.to_numeric(cells, errors="coerce").to_numpy(np.float64, na_value=np.nan)
-    return bool(np.array_equal(numbers - numbers[0], np.arange(len(numbers))))
+    return len(numbers) > 1 and bool(np.array_equal(numbers - numbers[0], np.arange(len(numbers))))
 
 
 def about_columns(frame: pd.DataFrame, columns: list[Column], labels: np.ndarray) -> list[str]:

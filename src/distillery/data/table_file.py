@@ -16,7 +16,7 @@ from distillery.data.file_kinds import kind_of
 from distillery.data.files import Table, guess_separator, open_table
 from distillery.data.labels import read_labels
 from distillery.data.sklearn_tables import table_digest
-from distillery.data.suspicions import about_columns, saved_index
+from distillery.data.suspicions import about_columns, may_be_index, numbers_rows
 from distillery.data.text_file import Dialect
 from distillery.errors import InputError
 from distillery.serving.cells import Column
@@ -67,6 +67,8 @@ def table_file(
     used = _read(files, drop or [], declared)
     training = files.origin == 0
     notes = [*files.notes, *used.notes]
+    if "None" in labels[training]:
+        notes.append(f"column {label!r}: None is taken for a class; name it in data.missing if it stands for none")
     notes += about_columns(used.frame[training], used.columns, labels[training])
     reading = Reading(tuple(used.columns), declared.missing, label, tuple(used.left_out), separator, encoding, header)
     counts = files.counts[:-1] or files.counts
@@ -180,7 +182,8 @@ def _read(files: _Files, drop: Sequence[str], declared: Declared) -> _Used:
 def _why_left_out(name: str, training: Table) -> str:
     if name in training.index:
         return "is the index"
-    return "numbers the rows" if saved_index(name, training.column(name)) else ""
+    numbered = may_be_index(name) and numbers_rows(training.column(name))
+    return "numbers the rows" if numbered else ""
 
 
 def _check_free(columns: Sequence[Column]) -> None:

@@ -95,9 +95,11 @@ def is_text(cells: pd.Series) -> bool:
 
 def blanked(cells: pd.Series, missing: Sequence[str] = ()) -> pd.Series:
     """Cells of text without blanks at their ends; None where one is missing or spells a missing one."""
-    stripped = cells.astype(object).str.strip()
-    gone = cells.isna() | stripped.isin(MISSING.union(missing))
-    return stripped.mask(gone, None)
+    codes, found = pd.factorize(cells)
+    gone = MISSING.union(missing)
+    stripped = [text.strip() for text in found]
+    texts = [None if text in gone else text for text in stripped]
+    return pd.Series(np.array([*texts, None], dtype=object)[codes], cells.index, dtype=object)
 
 
 def _markers(missing: Sequence[str]) -> list[float]:
@@ -116,7 +118,7 @@ def _numbers(cells: pd.Series, column: Column, missing: Sequence[str]) -> np.nda
     elif pd.api.types.is_timedelta64_dtype(cells):
         values = cells.dt.total_seconds().to_numpy(np.float64, na_value=np.nan, copy=True)
     elif is_text(cells):
-        values = _numbers_of_text(blanked(cells, missing), column)
+        values = _numbers_of_text(cells, column, missing)
     else:
         values = _one_by_one(cells, column, missing)
     for marker in _markers(missing):
@@ -124,7 +126,25 @@ def _numbers(cells: pd.Series, column: Column, missing: Sequence[str]) -> np.nda
     return values
 
 
-def _numbers_of_text(texts: pd.Series, column: Column) -> np.ndarray:
+def plain_numbers(cells: pd.Series) -> tuple[np.ndarray, np.ndarray]:
+    """(cells of text as Python would read them, float64 [N]; places of those that are neither numbers nor missing)."""
+    values = pd.to_numeric(cells, errors="coerce").to_numpy(np.float64, na_value=np.nan, copy=True)
+    return values, np.flatnonzero(np.isnan(values) & cells.notna().to_numpy())
+
+
+def _numbers_of_text(cells: pd.Series, column: Column, missing: Sequence[str]) -> np.ndarray:
+    if column.kind == "truth" or not column.numbers.is_plain:
+        return _each_number(blanked(cells, missing), column)
+    values, others = plain_numbers(cells)
+    if len(others):
+        try:
+            values[others] = _each_number(blanked(cells.iloc[others], missing), column)
+        except CellError as error:
+            raise CellError(column.name, error.expected, error.got, int(others[error.row or 0])) from error
+    return values
+
+
+def _each_number(texts: pd.Series, column: Column) -> np.ndarray:
     if column.kind == "truth":
         values = texts.str.lower().map(TRUTH).to_numpy(np.float64)
     else:
@@ -144,9 +164,9 @@ def _one_by_one(cells: pd.Series, column: Column, missing: Sequence[str]) -> np.
         elif isinstance(cell, datetime.timedelta):
             values[row] = cell.total_seconds()
         elif isinstance(cell, str | bytes):
-            text = blanked(pd.Series([_decoded(cell)], dtype=object), missing)
+            text = pd.Series([_decoded(cell)], dtype=object)
             try:
-                values[row] = _numbers_of_text(text, column)[0]
+                values[row] = _numbers_of_text(text, column, missing)[0]
             except CellError as error:
                 raise CellError(column.name, error.expected, error.got, row) from error
         elif not _is_gone(cell):
