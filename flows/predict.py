@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from distillery.data import as_text, is_number, table_feeds
 from distillery.errors import InputError
 from distillery.export import classes_of, columns_of, probabilities
-from flows.predict_images import OnProblem, OnRows, predict_images
+from flows.predict_images import OnRows, Unread, predict_images
 
 BATCH = 8192
 TABLES = (".csv", ".parquet", ".pq")
@@ -27,7 +27,7 @@ def predict_file(
     file: Path,
     keep: Sequence[str] = (),
     on_rows: OnRows | None = None,
-    on_problem: OnProblem | None = None,
+    unread: Unread | None = None,
 ) -> Iterator[pd.DataFrame]:
     """Batches of a row per input row: `keep`, ``label``, and a probability per class; for images see `predict_images`.
 
@@ -36,7 +36,7 @@ def predict_file(
         file: A table, an image, or a folder of images.
         keep: Columns of the table that the model does not take, to be handed through.
         on_rows: Told after every batch.
-        on_problem: Told of every image of a folder that cannot be read.
+        unread: Told of images that cannot be read, and of files in a folder that are no images.
 
     Raises:
         InputError: The file cannot be read, or its rows are not what the model takes.
@@ -47,7 +47,7 @@ def predict_file(
     if not columns:
         if keep:
             raise InputError("predict: --keep names columns of a table, but this model takes images")
-        yield from predict_images(running, file, on_rows, on_problem)
+        yield from predict_images(running, file, on_rows, unread)
         return
     batches = _Table(file, columns, keep).batches()
     for shown, feeds, total in batches:
