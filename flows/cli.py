@@ -265,7 +265,7 @@ def _predict(given: argparse.Namespace) -> None:
     running = registry.open_model(_client(), given.name, given.version)
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bars:
         bar = bars.add_task("rows", total=None)
-        unread = predict_images.Unread(lambda problem: bars.console.out(problem, highlight=False))
+        unread = predict_images.Unread(lambda line: bars.console.out(line, highlight=False))
 
         def on_rows(done: int, total: int | None) -> None:
             bars.update(bar, completed=done, total=total)

@@ -19,7 +19,7 @@ from distillery.data.text_file import Dialect
 from distillery.errors import InputError
 from distillery.serving.answers import LABEL, PROBABILITY, Answers
 from distillery.serving.cells import CellError
-from flows.predict_images import OnProblem, OnRows, predict_images
+from flows.predict_images import OnRows, Unread, predict_images
 
 BATCH = 8192
 OUTPUTS = (".csv", ".parquet", ".pq")
@@ -30,7 +30,7 @@ def predict_file(
     file: Path,
     keep: Sequence[str] = (),
     on_rows: OnRows | None = None,
-    on_problem: OnProblem | None = None,
+    unread: Unread | None = None,
 ) -> Iterator[pd.DataFrame]:
     """Batches of a row per input row: `keep`, ``label``, and a probability per class; for images see `predict_images`.
 
@@ -41,7 +41,7 @@ def predict_file(
         file: A table, an image, or a folder of images.
         keep: Columns of the table to be handed through.
         on_rows: Told after every batch.
-        on_problem: Told of every image of a folder that cannot be read.
+        unread: Told of images that cannot be read, and of files in a folder that are no images.
 
     Raises:
         InputError: The file cannot be read, or its rows are not what the model takes.
@@ -52,7 +52,7 @@ def predict_file(
     if not answers.is_table:
         if keep:
             raise InputError("predict: --keep names columns of a table, but this model takes images")
-        yield from predict_images(running, file, on_rows, on_problem)
+        yield from predict_images(running, file, on_rows, unread)
         return
     for shown, feeds, total in _table(answers, file, keep):
         found = answers.of_feeds(feeds, shown.index)

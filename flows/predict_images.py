@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,24 +17,22 @@ from distillery.serving.answers import classes_of, probabilities
 
 BATCH = 64
 
-log = logging.getLogger(__name__)
-
 OnRows = Callable[[int, int | None], None]
 """(rows that are done, of how many, if that is known)."""
-
-OnProblem = Callable[[str], None]
-"""Why an image cannot be read, with its name."""
 
 
 @dataclass
 class Unread:
-    """Shows every image that cannot be read, and counts them."""
+    """Shows what is not answered, in a line each, and counts the images that cannot be read.
+
+    Not logged: Prefect's log may go to standard output, where the answers are.
+    """
 
     show: Callable[[str], object]
     count: int = 0
 
-    def __call__(self, problem: str) -> None:
-        """Takes one; see `OnProblem`."""
+    def add(self, problem: str) -> None:
+        """Takes why an image cannot be read."""
         self.count += 1
         self.show(problem)
 
@@ -56,7 +53,7 @@ def predict_images(
     running: ort.InferenceSession,
     file: Path,
     on_rows: OnRows | None = None,
-    on_problem: OnProblem | None = None,
+    unread: Unread | None = None,
 ) -> Iterator[pd.DataFrame]:
     """Batches of a row per image: ``file``, ``label``, a probability per class, and ``error``.
 
@@ -66,12 +63,12 @@ def predict_images(
         running: A model of images.
         file: An image, or a folder with images at any depth.
         on_rows: Told after every batch.
-        on_problem: Told of every image of a folder that cannot be read.
+        unread: Told of every image of a folder that cannot be read, and of files that are no images.
 
     Raises:
         InputError: A single image cannot be read, or a folder holds none.
     """
-    files = _files_below(file) if file.is_dir() else [file]
+    files = _files_below(file, unread) if file.is_dir() else [file]
     gray = running.get_inputs()[0].shape[-1] == 1
     classes = classes_of(running)
     columns = [f"probability:{name}" for name in classes]
@@ -89,8 +86,8 @@ def predict_images(
                 if image == file:
                     raise InputError(f"predict: {error}") from error
                 errors[row] = str(error)
-                if on_problem is not None:
-                    on_problem(errors[row])
+                if unread is not None:
+                    unread.add(errors[row])
             else:
                 probs[row] = probabilities(running, {"image": pixels[None]})[0]
                 labels[row] = classes[int(probs[row].argmax())]
@@ -101,10 +98,11 @@ def predict_images(
             on_rows(start + len(batch), len(files))
 
 
-def _files_below(folder: Path) -> list[Path]:
+def _files_below(folder: Path, unread: Unread | None) -> list[Path]:
     tree = image_tree(folder)
     if not tree.images:
         raise InputError(f"predict: expected images in {str(folder)!r}, got none")
-    for note in tree.notes():
-        log.warning(note)
+    if unread is not None:
+        for note in tree.notes():
+            unread.show(note)
     return tree.images

@@ -158,13 +158,13 @@ def _named(error: Exception) -> ImageError:
     if isinstance(error, Image.DecompressionBombError):
         return _too_large("more")
     if isinstance(error, UnidentifiedImageError):
-        return ImageError("it is empty, damaged at its beginning, or of no image format that is read")
+        return ImageError("it is empty, damaged at its beginning, or no image that Pillow reads")
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return ImageError(reason.splitlines()[0])
 
 
 def _too_large(count: str) -> ImageError:
-    return ImageError(f"expected at most {MAX_PIXELS:,} pixels, got {count}")
+    return ImageError(f"expected at most {MAX_PIXELS:,} pixels, got {count}; save it smaller")
 
 
 def _check_size(image: Image.Image) -> None:
