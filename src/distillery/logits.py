@@ -18,6 +18,8 @@ from distillery.dataset import Dataset
 from distillery.encodings import kl_at
 from distillery.errors import InputError
 from distillery.logit_store import Reader, Writer
+from distillery.members import Member
+from distillery.memory import blocks
 from distillery.store import Handle, Store, write_json
 from distillery.teachers import load_member
 from distillery.transfer import show, transfer_rows
@@ -71,8 +73,8 @@ def cache_logits(
                 if found.is_whole(number, start):
                     continue
                 source = source or load_member(member, dataset.spec, device)
-                inputs = show(dataset, shown, part, np.full(len(part), number))
-                logits = source.logits(inputs, part).astype(config.exact.dtype)
+                answers = _shown_to(source, dataset, shown, part, np.full(len(part), number))
+                logits = answers.astype(config.exact.dtype)
                 _check_finite(logits, part, member.name)
                 array.write(number, start, logits)
                 computed += len(part)
@@ -81,6 +83,15 @@ def cache_logits(
         return {"rows": shown.count * len(rows), "rows_computed": computed, **lost}
 
     return store.stage("logits", f"{member.name}-{split}", key, build)
+
+
+def _shown_to(member: Member, dataset: Dataset, views: Views, rows: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """Logits [B, C] of a member for view ``numbers[i]`` of row ``rows[i]``, made and shown block by block."""
+    found = []
+    for part in blocks(len(rows), dataset.inputs[:1].nbytes):
+        inputs = show(dataset, views, rows[part], numbers[part])
+        found.append(member.logits(inputs, rows[part]))
+    return np.concatenate(found)
 
 
 def _asked(split: str, data: Handle) -> str:
@@ -135,8 +146,8 @@ class _Answers:
         places = generator.integers(0, len(rows), min(entries, len(rows)))
         numbers = generator.integers(0, self.views.count, len(places))
         kept = np.concatenate([array.rows_of(v, p, p + 1) for v, p in zip(numbers, places, strict=True)])
-        inputs = show(dataset, self.views, rows[places], numbers)
-        now = load_member(self.member, dataset.spec, self.device).logits(inputs, rows[places])
+        member = load_member(self.member, dataset.spec, self.device)
+        now = _shown_to(member, dataset, self.views, rows[places], numbers)
         return _Drawn(rows[places], numbers, kept, now)
 
 

@@ -80,7 +80,7 @@ class Targets:
     def _read(cls, data: Handle, views: Views, ensemble: Handle, logits: list[Handle], device: str) -> Targets:
         check_belongs(logits, data, views)
         pooled = torch.from_numpy(teacher_logits(ensemble, logits))
-        pooled = pooled.to(device) if pooled.nbytes <= resident_bytes() else pooled
+        pooled = pooled.to(device) if pooled.nbytes <= resident_bytes(device) else pooled
         return cls(pooled, Transfer(Dataset(data), views, device=device).load())
 
 
@@ -260,7 +260,7 @@ class _Making:
         }
         write_json(work / "student.json", content)
         rows = dataset.splits["val_search"]
-        figures = quality(predict(sure, dataset.inputs[rows], device=self.device), dataset.labels("val_search"))
+        figures = quality(predict(sure, dataset.inputs, rows, device=self.device), dataset.labels("val_search"))
         return figures | {"calibration_temperature": temperature}
 
 
@@ -278,4 +278,5 @@ def load_student(handle: Handle, spec: InputSpec) -> nn.Module:
 
 def evaluate_on(handle: Handle, dataset: Dataset, split: str, batch_size: int = 1024) -> np.ndarray:
     """Logits float32 [N, C] of a student on a split."""
-    return predict(load_student(handle, dataset.spec), dataset.inputs[dataset.splits[split]], batch_size=batch_size)
+    network = load_student(handle, dataset.spec)
+    return predict(network, dataset.inputs, dataset.splits[split], batch_size=batch_size)

@@ -19,7 +19,7 @@ from distillery.cohorts import stacks
 from distillery.config import Model, Recipe, Teacher
 from distillery.dataset import Dataset
 from distillery.errors import InputError
-from distillery.members import EstimatorMember, GivenMember, Member, NetworkMember
+from distillery.members import EstimatorMember, GivenMember, Member, NetworkMember, logits_of
 from distillery.metrics import quality
 from distillery.models import MODELS, GivenLogits, InputSpec
 from distillery.store import Handle, Store, checksum, fingerprint, write_json
@@ -120,7 +120,7 @@ def train_teachers(
             members = {place: _other(work, teacher, mine[place][1], dataset) for place, work in works.items()}
         rows, labels = dataset.splits["val_ensemble"], dataset.labels("val_ensemble")
         return {
-            place: m if isinstance(m, Exception) else quality(m.logits(dataset.inputs[rows], rows), labels)
+            place: m if isinstance(m, Exception) else quality(logits_of(m, dataset.inputs, rows), labels)
             for place, m in members.items()
         }
 
@@ -223,7 +223,7 @@ def validation_on(split: str, dataset: Dataset) -> Validation:
         nll = -log_probs[np.arange(len(labels)), labels].mean()
         return {f"{split}/accuracy": float((log_probs.argmax(-1) == labels).mean()), f"{split}/nll": float(nll)}
 
-    return Validation(dataset.inputs[dataset.splits[split]], measure)
+    return Validation(dataset.inputs, measure, rows=dataset.splits[split])
 
 
 def save_network(network: nn.Module, path: Path) -> None:

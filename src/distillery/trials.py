@@ -88,7 +88,7 @@ class _Trials:
 
         judged = {*self.seen, self.recipe.epochs}
         rows = calibration_rows(self.dataset)
-        validation = Validation(self.dataset.inputs[rows], _Judge(self.dataset), judged)
+        validation = Validation(self.dataset.inputs, _Judge(self.dataset), judged, rows)
         options: dict[str, Any] = {"device": job.device, "validation": validation, "on_epochs": on_epochs}
         if job.ensemble is None:
             recipes = [applied(setting, self.recipe) for setting in settings]

@@ -40,7 +40,7 @@ def test_every_way_shows_the_same(config: Augment, limits: tuple[int, int], monk
     changes = augment.drawn(23, 12, config, generator)
     expected = changes.lit(changes.of(before).float())
     for room in (1 << 30, 0):
-        monkeypatch.setattr(feed, "resident_bytes", lambda room=room: room)
+        monkeypatch.setattr(feed, "resident_bytes", lambda device, room=room: room)
         assert torch.equal(fed(config, SCALED, items), SCALED(expected))
         assert torch.equal(fed(config, nn.Identity(), items), expected)
 
@@ -65,7 +65,7 @@ def test_rows_of_a_table_are_as_they_were() -> None:
 @pytest.mark.parametrize("limit", [0, 2 << 30])
 def test_inputs_are_the_rows_of_a_split(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """reference: numpy's own indexing, in memory or by the batch; every epoch is a shuffle of all places."""
-    monkeypatch.setattr(feed, "resident_bytes", lambda: limit)
+    monkeypatch.setattr(feed, "resident_bytes", lambda device: limit)
     rows, places = np.array([7, 3, 40, 11]), torch.tensor([2, 0, 2])
     for source in (np.random.default_rng(0).normal(size=(50, 6)).astype(np.float32), IMAGES):
         inputs = Inputs(source, rows, "cpu")

@@ -13,8 +13,7 @@ import torch
 from torch import nn
 
 from distillery.config import Augment, Recipe
-from distillery.training import feed
-from distillery.training import fit as loop
+from distillery.training import feed, streams
 from distillery.training.feed import Inputs
 from distillery.training.fit import Batches, Course, Learner, Validation, fit
 from distillery.training.objectives import Answers, Given, Labels, Objective
@@ -95,7 +94,7 @@ def test_the_seed_decides_every_bit(name: str, stacked: bool, monkeypatch: pytes
     second, _ = trained(recipe, 0, rows, stacked)
     assert torch.equal(first, second) and len(history) == 2
     assert not torch.equal(first, trained(recipe, 1, rows, stacked)[0])
-    monkeypatch.setattr(feed, "resident_bytes", lambda: 0)
+    monkeypatch.setattr(feed, "resident_bytes", lambda device: 0)
     assert torch.equal(first, trained(recipe, 0, rows, stacked)[0])
 
 
@@ -195,7 +194,7 @@ def test_how_many_batches_are_prepared_together_is_a_matter_of_speed(
     """property: without augmentation the bits are the same, however many steps are prepared at once."""
     recipe = Recipe(epochs=2, batch_size=8)
     expected, _ = trained(recipe, stacked=stacked)
-    monkeypatch.setattr(loop, "BLOCK_NUMBERS", numbers)
+    monkeypatch.setattr(streams, "BLOCK_NUMBERS", numbers)
     assert torch.equal(trained(recipe, stacked=stacked)[0], expected)
 
 
