@@ -25,7 +25,8 @@ def resolved(device: str = AUTO) -> str:
 
     named = os.environ.get(VARIABLE) or AUTO
     if named == AUTO:
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        # Counted without opening one: CUDA_VISIBLE_DEVICES may be set after this, but not after that.
+        return "cuda" if torch.cuda.device_count() else "cpu"
 
     try:
         torch.device(named)

@@ -15,6 +15,7 @@ from scipy.special import log_softmax
 
 from distillery.config import Logits, Views
 from distillery.dataset import Dataset
+from distillery.devices import resolved
 from distillery.encodings import kl_at
 from distillery.errors import InputError
 from distillery.logit_store import Reader, Writer
@@ -49,7 +50,7 @@ def cache_logits(
         data: Stage `data`.
         config: How logits are kept.
         store: Where.
-        device: Where to compute.
+        device: Where to compute; `AUTO` for the process that does to decide.
         views: With ``transfer``: the views.
         temperatures: At which to say what an encoding loses.
 
@@ -62,7 +63,7 @@ def cache_logits(
     key = [VERSION, config, belongs, list(temperatures) if encoded else []]
 
     def build(work: Path) -> dict[str, Any]:
-        dataset = Dataset(data)
+        dataset, here = Dataset(data), resolved(device)
         rows = transfer_rows(dataset) if split == "transfer" else dataset.splits[split]
         shape = (shown.count, len(rows), dataset.spec.classes)
         array = Writer(work / ARRAY, shape, config.dtype, config.chunk_rows, config.top)
@@ -72,14 +73,14 @@ def cache_logits(
                 part = rows[start : start + found.chunk_rows]
                 if found.is_whole(number, start):
                     continue
-                source = source or load_member(member, dataset.spec, device)
+                source = source or load_member(member, dataset.spec, here)
                 answers = _shown_to(source, dataset, shown, part, np.full(len(part), number))
                 logits = answers.astype(config.exact.dtype)
                 _check_finite(logits, part, member.name)
                 array.write(number, start, logits)
                 computed += len(part)
         write_json(work / "belongs.json", belongs)
-        lost = _lost(found, _Answers(member, data, shown, device), temperatures) if encoded else {}
+        lost = _lost(found, _Answers(member, data, shown, here), temperatures) if encoded else {}
         return {"rows": shown.count * len(rows), "rows_computed": computed, **lost}
 
     return store.stage("logits", f"{member.name}-{split}", key, build)
@@ -106,7 +107,7 @@ def check_drift(logits: Handle, member: Handle, data: Handle, *, device: str = "
         RuntimeError: It is above `DRIFT`: the member, a library or the machine gives other answers than it did.
     """
     views, array = Views(**logits.json("belongs.json")["views"]), reader_of(logits)
-    drawn = _Answers(member, data, views, device).some(array, entries, int(logits.fingerprint[:8], 16))
+    drawn = _Answers(member, data, views, resolved(device)).some(array, entries, int(logits.fingerprint[:8], 16))
     drift, allowed = _apart(drawn.kept, drawn.now), np.full(len(drawn.now), DRIFT)
     if array.encoding is not None:
         allowed += _apart(array.encoding.decode(array.encoding.encode(drawn.now)), drawn.now)

@@ -16,6 +16,7 @@ from distillery.calibration import Calibrated, calibrated
 from distillery.cohorts import stacks, within_memory
 from distillery.config import Capacity, Recipe, Student, Views
 from distillery.dataset import LEARNED, Dataset
+from distillery.devices import resolved
 from distillery.ensemble import teacher_logits
 from distillery.logits import check_belongs
 from distillery.memory import resident_bytes
@@ -155,6 +156,7 @@ def train_students(
 
     Those that are not there yet train together where their networks and settings allow it.
     """
+    device = resolved(device)
     shared = [config.views, ensemble.fingerprint, [h.fingerprint for h in logits]]
     keys = [["distilled", w.setting, w.setting.chosen_loss(config.loss), *shared] for w in wanted]
 
@@ -182,6 +184,7 @@ def train_baselines(
     With the student's setting it is the plain baseline (its learning rate, weight decay and noise count); with a
     setting that was searched without a teacher, the tuned one.
     """
+    device = resolved(device)
     recipes = [applied(w.setting, config.recipe) for w in wanted]
 
     def train(networks: list[nn.Module], dataset: Dataset, mine: list[Wanted], **options: Any) -> list[Course]:

@@ -15,9 +15,10 @@ from safetensors.torch import load_file, save_file
 from scipy.special import log_softmax
 from torch import nn
 
-from distillery.cohorts import stacks
+from distillery.cohorts import stacks, within_memory
 from distillery.config import Model, Recipe, Teacher
 from distillery.dataset import Dataset
+from distillery.devices import resolved
 from distillery.errors import InputError
 from distillery.members import EstimatorMember, GivenMember, Member, NetworkMember, logits_of
 from distillery.metrics import quality
@@ -102,6 +103,7 @@ def train_teachers(
     Raises:
         FloatingPointError: Training diverged.
     """
+    device = resolved(device)
     trained = MODELS.traits(teacher.family)["network"]
     seeds = [derive_seed(seed, name) for name in names]
     content = [VERSION, content_key(teacher), recipe if trained else None]
@@ -124,8 +126,10 @@ def train_teachers(
             for place, m in members.items()
         }
 
-    places = list(range(len(names)))
-    groups = [places] if stacks(teacher, Dataset(data).spec.kind) else [[place] for place in places]
+    places, spec = list(range(len(names))), Dataset(data).spec
+    groups = [[place] for place in places]
+    if stacks(teacher, spec.kind):
+        groups = within_memory([places], teacher, spec, recipe, device)
     made: list[Handle] = []
     for group in groups:
         wanted = [(names[i], keys[i]) for i in group]

@@ -118,6 +118,17 @@ def test_denormals_are_zero_while_it_trains_and_only_then() -> None:
     assert inside == [0.0, 0.0, 0.0]
 
 
+def test_a_training_on_a_cpu_opens_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """contract: on a machine that has some, their generators are not asked; each of them would get a context."""
+
+    def opened(*_: object) -> torch.Tensor:
+        raise AssertionError("a GPU was opened")
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", opened)
+    trained(RECIPES["plain"][0])
+
+
 def test_global_randomness_is_left_alone() -> None:
     """property: torch's global generator is where it was, after training and after a block that raised."""
     before = torch.random.get_rng_state()
