@@ -14,7 +14,7 @@ import pytest
 import zarr
 from safetensors.torch import load_file, save_file
 
-from distillery import config, memory
+from distillery import config
 from distillery import logits as stage
 from distillery.config import Logits, Recipe, Teacher, Views
 from distillery.dataset import prepare, read_source
@@ -45,24 +45,6 @@ def test_logits_follow_the_rows_of_the_split(chain: SimpleNamespace, store: Stor
         found = read_logits(handle)
         assert found.dtype == np.float32 and found.shape == expected.shape
         np.testing.assert_allclose(found, expected, rtol=2**-11, atol=2**-24)
-
-
-def test_a_chunk_is_shown_block_by_block(
-    chain: SimpleNamespace, store: Store, labelled: Handle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """reference: views and logits as they are made in one go; no more rows are made and shown at once than a block."""
-    made: list[int] = []
-
-    def noting(dataset: Any, views: Views, rows: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-        made.append(len(rows))
-        return show(dataset, views, rows, numbers)
-
-    monkeypatch.setattr(stage, "show", noting)
-    monkeypatch.setattr(memory, "BLOCK_BYTES", 50 * chain.dataset.inputs[:1].nbytes)
-    member = chain.members[0]
-    found = cache_logits(member, "transfer", chain.data, Logits(), store, views=VIEWS)
-    np.testing.assert_allclose(read_logits(found), read_logits(labelled), atol=2e-3)
-    assert max(made) == 50 and sum(made) == VIEWS.count * len(chain.dataset.splits["train"])
 
 
 def test_each_row_keeps_its_place(chain: SimpleNamespace, store: Store, tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ class _Evaluator:
         self.given, self.config, self.raw = inputs, config, rows
         self.dataset = Dataset(inputs.data)
         self.ids = self.dataset.splits["test"]
-        self.labels, self.sample = self.dataset.labels("test"), self.dataset.inputs[self.ids[:64]]
+        self.labels, self.inputs = self.dataset.labels("test"), self.dataset.inputs[self.ids]
         self.val_labels = self.dataset.labels("val_search")
         self.logits: dict[str, np.ndarray] = {}
         self.rows: list[dict[str, Any]] = []
@@ -149,7 +149,7 @@ class _Evaluator:
             )
 
     def _member_cost(self, handle: Handle, member: Member) -> dict[str, Any]:
-        runs, sample = self.config.latency_runs, self.sample
+        runs, sample = self.config.latency_runs, self.inputs[:64]
         if isinstance(member, NetworkMember):
             return cost(member.network, self.dataset.spec, sample, runs)
         if isinstance(member, GivenMember):
@@ -174,7 +174,7 @@ class _Evaluator:
         if any(isinstance(self.opened[i], GivenMember) for i in pooling.active):
             return costs
         runs = max(10, self.config.latency_runs // 3)
-        return costs | latency(lambda rows: self._pooled(pooling, rows), self.sample, runs)
+        return costs | latency(lambda rows: self._pooled(pooling, rows), self.inputs[:64], runs)
 
     def _pooled(self, pooling: Pooling, rows: np.ndarray) -> np.ndarray:
         stacked = np.stack([self.opened[i].logits(rows, rows) for i in pooling.active])
@@ -192,8 +192,8 @@ class _Evaluator:
 
     def _final(self, role: str, capacity: str, handle: Handle, **more: Any) -> None:
         network = load_student(handle, self.dataset.spec)
-        logits = predict(network, self.dataset.inputs, self.ids, batch_size=self.config.batch_size)
-        costs = cost(network, self.dataset.spec, self.sample, self.config.latency_runs)
+        logits = predict(network, self.inputs, batch_size=self.config.batch_size)
+        costs = cost(network, self.dataset.spec, self.inputs[:64], self.config.latency_runs)
         near = fidelity(logits, self.logits[self.ensemble], self.labels)
         val = evaluate_on(handle, self.dataset, "val_search", self.config.batch_size)
         trained = {k: v for k, v in handle.json("student.json").items() if k != "model"}

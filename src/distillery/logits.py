@@ -19,8 +19,6 @@ from distillery.devices import resolved
 from distillery.encodings import kl_at
 from distillery.errors import InputError
 from distillery.logit_store import Reader, Writer
-from distillery.members import Member
-from distillery.memory import blocks
 from distillery.store import Handle, Store, write_json
 from distillery.teachers import load_member
 from distillery.transfer import show, transfer_rows
@@ -57,13 +55,14 @@ def cache_logits(
     Metrics: of encoded logits `bytes_per_row` and `kl`, the mean KL in nats between the member's answers and what is
     kept, for each temperature, on `kl_rows` items drawn at random.
     """
+    device = resolved(device)
     shown, config = views or Views(), config if split == "transfer" else config.exact
     belongs = {"member": member.fingerprint, "data": _asked(split, data), "split": split, "views": shown.model_dump()}
     encoded = config != config.exact
     key = [VERSION, config, belongs, list(temperatures) if encoded else []]
 
     def build(work: Path) -> dict[str, Any]:
-        dataset, here = Dataset(data), resolved(device)
+        dataset = Dataset(data)
         rows = transfer_rows(dataset) if split == "transfer" else dataset.splits[split]
         shape = (shown.count, len(rows), dataset.spec.classes)
         array = Writer(work / ARRAY, shape, config.dtype, config.chunk_rows, config.top)
@@ -73,26 +72,17 @@ def cache_logits(
                 part = rows[start : start + found.chunk_rows]
                 if found.is_whole(number, start):
                     continue
-                source = source or load_member(member, dataset.spec, here)
-                answers = _shown_to(source, dataset, shown, part, np.full(len(part), number))
-                logits = answers.astype(config.exact.dtype)
+                source = source or load_member(member, dataset.spec, device)
+                inputs = show(dataset, shown, part, np.full(len(part), number))
+                logits = source.logits(inputs, part).astype(config.exact.dtype)
                 _check_finite(logits, part, member.name)
                 array.write(number, start, logits)
                 computed += len(part)
         write_json(work / "belongs.json", belongs)
-        lost = _lost(found, _Answers(member, data, shown, here), temperatures) if encoded else {}
+        lost = _lost(found, _Answers(member, data, shown, device), temperatures) if encoded else {}
         return {"rows": shown.count * len(rows), "rows_computed": computed, **lost}
 
     return store.stage("logits", f"{member.name}-{split}", key, build)
-
-
-def _shown_to(member: Member, dataset: Dataset, views: Views, rows: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    """Logits [B, C] of a member for view ``numbers[i]`` of row ``rows[i]``, made and shown block by block."""
-    found = []
-    for part in blocks(len(rows), dataset.inputs[:1].nbytes):
-        inputs = show(dataset, views, rows[part], numbers[part])
-        found.append(member.logits(inputs, rows[part]))
-    return np.concatenate(found)
 
 
 def _asked(split: str, data: Handle) -> str:
@@ -106,8 +96,9 @@ def check_drift(logits: Handle, member: Handle, data: Handle, *, device: str = "
     Raises:
         RuntimeError: It is above `DRIFT`: the member, a library or the machine gives other answers than it did.
     """
+    device = resolved(device)
     views, array = Views(**logits.json("belongs.json")["views"]), reader_of(logits)
-    drawn = _Answers(member, data, views, resolved(device)).some(array, entries, int(logits.fingerprint[:8], 16))
+    drawn = _Answers(member, data, views, device).some(array, entries, int(logits.fingerprint[:8], 16))
     drift, allowed = _apart(drawn.kept, drawn.now), np.full(len(drawn.now), DRIFT)
     if array.encoding is not None:
         allowed += _apart(array.encoding.decode(array.encoding.encode(drawn.now)), drawn.now)
@@ -147,8 +138,8 @@ class _Answers:
         places = generator.integers(0, len(rows), min(entries, len(rows)))
         numbers = generator.integers(0, self.views.count, len(places))
         kept = np.concatenate([array.rows_of(v, p, p + 1) for v, p in zip(numbers, places, strict=True)])
-        member = load_member(self.member, dataset.spec, self.device)
-        now = _shown_to(member, dataset, self.views, rows[places], numbers)
+        inputs = show(dataset, self.views, rows[places], numbers)
+        now = load_member(self.member, dataset.spec, self.device).logits(inputs, rows[places])
         return _Drawn(rows[places], numbers, kept, now)
 
 

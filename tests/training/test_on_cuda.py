@@ -14,7 +14,7 @@ import torch
 from pretended_cuda import Seen, pretended_cuda
 from torch import nn
 
-from distillery import students, teachers, trials
+from distillery import logits, students, teachers, trials
 from distillery.config import Augment, Recipe
 from distillery.devices import AUTO
 from distillery.losses import LOSSES
@@ -180,14 +180,14 @@ def test_a_network_with_kernels_in_space_trains_on_a_gpu() -> None:
 def test_the_stages_that_train_do_so_on_a_gpu(
     chain: SimpleNamespace, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """reference: teachers, trials and students of the tiny experiment have the CPU's figures; the device is decided by
+    """reference: teachers, logits, trials and students of the tiny experiment are the CPU's; the device is decided by
     the process that computes."""
     (member,), config = chain.config.teachers.members, chain.config
     small = config.student.capacities[0]
     wanted = [students.Wanted(Setting(temperature=2.0, alpha=0.7), seed) for seed in (1, 2)]
     settings = (Setting(), Setting(lr=0.02))
     job = trials.Job(config, chain.data, chain.ensemble, tuple(chain.taught), small, settings, AUTO)
-    found = {}
+    found, answers = {}, {}
     for device in DEVICES:
         monkeypatch.setenv("DISTILLERY_DEVICE", device)
         store = Store(tmp_path / device)
@@ -198,8 +198,11 @@ def test_the_stages_that_train_do_so_on_a_gpu(
             made += students.train_students(small, wanted, *taught, device=AUTO)
             made += students.train_baselines(small, wanted, config.student, chain.data, store, device=AUTO)
             tried = trials.train_trials(job)
+            labelled = logits.cache_logits(made[0], "test", chain.data, config.logits, store, device=AUTO)
         assert (sum(seen.waits.values()) > 0) == (device == "cuda")
+        answers[device] = logits.read_logits(labelled)
         found[device] = [handle.metrics for handle in made] + [{k: t[k] for k in ("nll", "accuracy")} for t in tried]
     assert len(found["cuda"]) == 8
+    np.testing.assert_allclose(answers["cuda"], answers["cpu"], atol=1e-4)
     for mine, theirs in zip(found["cuda"], found["cpu"], strict=True):
         assert mine == pytest.approx(theirs, rel=1e-4)
