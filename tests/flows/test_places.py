@@ -50,13 +50,6 @@ def test_there_are_as_many_workers_as_gpus_to_train_on(
         ("cpu", "two", "a number of GPUs, got 'two'"),
     ],
 )
-def test_a_device_that_does_not_exist_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """contract: before anything is computed."""
-    monkeypatch.setenv("DISTILLERY_DEVICE", "gpu")
-    with pytest.raises(InputError, match=r"^DISTILLERY_DEVICE: expected auto, cpu, cuda"):
-        Places.from_environment()
-
-
 def test_gpus_that_cannot_be_dealt_out_are_refused(
     monkeypatch: pytest.MonkeyPatch, device: str, text: str, expected: str
 ) -> None:
@@ -65,4 +58,11 @@ def test_gpus_that_cannot_be_dealt_out_are_refused(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
     monkeypatch.setenv("DISTILLERY_GPUS_PER_TRAINING", text)
     with pytest.raises(InputError, match=f"^DISTILLERY_GPUS_PER_TRAINING: expected {expected}$"):
+        Places.from_environment()
+
+
+def test_a_device_that_does_not_exist_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """contract: before anything is computed."""
+    monkeypatch.setenv("DISTILLERY_DEVICE", "gpu")
+    with pytest.raises(InputError, match=r"^DISTILLERY_DEVICE: expected auto, cpu, cuda"):
         Places.from_environment()
