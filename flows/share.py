@@ -17,6 +17,7 @@ from typing import IO
 import torch
 
 from distillery.devices import AUTO, VARIABLE
+from distillery.errors import InputError
 from distillery.training import torchrun
 from flows.kernel_lock import taken
 
@@ -66,6 +67,8 @@ def _locked(groups: list[list[str]]) -> tuple[list[str], tuple[IO[str], ...]]:
     """The first group that nobody has, or that the fewest have, and its locked files."""
     folder = Path(tempfile.gettempdir()) / f"distillery-gpus-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise InputError(f"{folder}: expected a folder of this user's own for GPUs' locks; set TMPDIR to another")
     for others in itertools.count():
         for group in groups:
             files = tuple((folder / f"{gpu.replace('/', '-')}.{others}.lock").open("a") for gpu in group)
