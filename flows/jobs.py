@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from flows import share
 from flows.kernel_lock import taken
 
 TRIES = 3  # times that a job may take its worker down
@@ -122,6 +123,7 @@ def _try(job: Path) -> bool:
 
 def _run(content: bytes, job: Path) -> bytes:
     try:
+        share.take()
         function, args, options = pickle.loads(content)
         with job.with_suffix(".epochs").open("w") as stream:
             if options.pop("reports", False):

@@ -19,6 +19,7 @@ from distillery import dataset, ensemble, evaluate, figures, logits, metrics, se
 from distillery.checks import prepare_and_check
 from distillery.config import Capacity, Experiment
 from distillery.data import Rows
+from distillery.devices import AUTO
 from distillery.store import Handle, Store
 from flows.places import Places
 from flows.tracking import STORE_ERRORS, Tracker
@@ -98,10 +99,10 @@ def cache_logits(ctx: Context, member: Handle, split: str, data: Handle) -> Hand
     seen: dict[str, Any] = {}
     if split == "transfer":
         seen = {"views": ctx.config.student.views, "temperatures": ctx.config.search.temperatures}
-    inputs, device = (member, split, data, ctx.config.logits), ctx.places.device
-    handle = ctx.workers.stage(logits.cache_logits, *inputs, store=ctx.store, device=device, **seen)
+    inputs = (member, split, data, ctx.config.logits)
+    handle = ctx.workers.stage(logits.cache_logits, *inputs, store=ctx.store, device=AUTO, **seen)
     if handle.cached and split == "transfer":
-        logits.check_drift(handle, member, data, device=device)
+        logits.check_drift(handle, member, data, device=AUTO)
     return ctx.done(handle)
 
 

@@ -15,11 +15,12 @@ from safetensors.torch import load_file, save_file
 from scipy.special import log_softmax
 from torch import nn
 
-from distillery.cohorts import stacks
+from distillery.cohorts import stacks, within_memory
 from distillery.config import Model, Recipe, Teacher
 from distillery.dataset import Dataset
+from distillery.devices import resolved
 from distillery.errors import InputError
-from distillery.members import EstimatorMember, GivenMember, Member, NetworkMember
+from distillery.members import EstimatorMember, GivenMember, Member, NetworkMember, logits_of
 from distillery.metrics import quality
 from distillery.models import MODELS, GivenLogits, InputSpec
 from distillery.store import Handle, Store, checksum, fingerprint, write_json
@@ -102,6 +103,7 @@ def train_teachers(
     Raises:
         FloatingPointError: Training diverged.
     """
+    device = resolved(device)
     trained = MODELS.traits(teacher.family)["network"]
     seeds = [derive_seed(seed, name) for name in names]
     content = [VERSION, content_key(teacher), recipe if trained else None]
@@ -120,12 +122,14 @@ def train_teachers(
             members = {place: _other(work, teacher, mine[place][1], dataset) for place, work in works.items()}
         rows, labels = dataset.splits["val_ensemble"], dataset.labels("val_ensemble")
         return {
-            place: m if isinstance(m, Exception) else quality(m.logits(dataset.inputs[rows], rows), labels)
+            place: m if isinstance(m, Exception) else quality(logits_of(m, dataset.inputs, rows), labels)
             for place, m in members.items()
         }
 
-    places = list(range(len(names)))
-    groups = [places] if stacks(teacher, Dataset(data).spec.kind) else [[place] for place in places]
+    places, spec = list(range(len(names))), Dataset(data).spec
+    groups = [[place] for place in places]
+    if stacks(teacher, spec.kind):
+        groups = within_memory([places], teacher, spec, recipe, device)
     made: list[Handle] = []
     for group in groups:
         wanted = [(names[i], keys[i]) for i in group]
@@ -223,7 +227,7 @@ def validation_on(split: str, dataset: Dataset) -> Validation:
         nll = -log_probs[np.arange(len(labels)), labels].mean()
         return {f"{split}/accuracy": float((log_probs.argmax(-1) == labels).mean()), f"{split}/nll": float(nll)}
 
-    return Validation(dataset.inputs[dataset.splits[split]], measure)
+    return Validation(dataset.inputs, measure, rows=dataset.splits[split])
 
 
 def save_network(network: nn.Module, path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from distillery.devices import AUTO
 from distillery.search import run_search
 from distillery.store import Store
 from flows import jobs
@@ -54,10 +55,20 @@ def until(seen: Callable[[], Any]) -> Any:
     return found
 
 
-def test_calls_are_answered_by_other_processes(tmp_path: Path, calls: Any) -> None:
-    """contract: results in order, reports on the way, errors as they were raised; nothing is left behind."""
+def test_calls_are_answered_by_other_processes(tmp_path: Path, calls: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """contract: results in order, reports on the way, errors as they were raised; nothing is left behind. Each worker
+    has a GPU of its own, and computes on the device of its own environment, not on that of who asks."""
     reports: list[Any] = []
+    (tmp_path / "seen").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "seen"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    monkeypatch.setenv("DISTILLERY_DEVICE", "cuda")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     with workers(tmp_path, 2), SharedWork(0, tmp_path) as shared:
+        monkeypatch.setenv("DISTILLERY_DEVICE", "cpu")
+        (tmp_path / "met").mkdir()
+        met = shared.map(calls.share, [(tmp_path / "met", 2, AUTO)] * 2)
+        assert sorted(met) == [("4", "cuda", 1), ("6", "cuda", 1)]
         assert shared.map(calls.add, [(n, 1) for n in range(6)]) == [1, 2, 3, 4, 5, 6]
         assert shared.call(calls.add, 2, b=5, on_epoch=lambda *report: reports.append(report)) == 7
         with pytest.raises(ValueError, match="no such thing"):
