@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
+from distillery.checksums import remembered
 from distillery.data import SOURCES, Rows, short_hash
 from distillery.errors import InputError
 
@@ -39,7 +40,7 @@ def folder(*, path: str, gray: bool = False, on_error: Literal["stop", "skip"] =
     if unknown:
         raise InputError(f"data.path: test holds classes that train lacks: {', '.join(sorted(unknown))}")
     everything = files + test
-    hashes = np.array([short_hash(f.read_bytes()) for f in everything], np.uint64)
+    hashes = np.array([remembered(f, _content_hash) for f in everything], np.uint64)
     return Rows(
         "image",
         np.array([f.parent.name for f in everything]),
@@ -68,6 +69,10 @@ def read_image(file: Path, gray: bool = False) -> np.ndarray:
     except (OSError, ValueError, SyntaxError) as error:
         raise InputError(f"cannot read the image {str(file)!r}: {error}") from error
     return pixels[..., None] if gray else pixels
+
+
+def _content_hash(file: Path) -> int:
+    return short_hash(file.read_bytes())
 
 
 def _images(root: Path) -> list[Path]:

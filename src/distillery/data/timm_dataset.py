@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from distillery.data import SOURCES, Rows
+from distillery.checksums import remembered
+from distillery.data import SOURCES, Rows, short_hash
 from distillery.errors import InputError
 
 
@@ -44,11 +48,31 @@ def timm_dataset(
         pixels = np.asarray(image.convert("L" if gray else "RGB"))
         return pixels[..., None] if gray else pixels
 
+    files = [file for part in parts for file, _ in _files(part)]
+    known = len(files) == len(labels)
+    hashes = np.empty(len(labels), np.uint64)
+    for row in range(len(labels)):
+        content = partial(_content_hash, read, row)
+        hashes[row] = remembered(Path(files[row]), content) if known else content()
+
     state = hashlib.blake2b(repr((name, train_split, test_split, gray, len(labels))).encode(), digest_size=12)
     for row in range(len(labels)):
-        state.update(read(row).tobytes() + labels[row].encode())
+        state.update(hashes[row].tobytes() + labels[row].encode() + b"\0")
     given = np.arange(len(labels)) >= len(parts[0]) if len(parts) > 1 else None
-    return Rows("image", labels, state.hexdigest(), given_test=given, read=read, channels=1 if gray else 3)
+    channels = 1 if gray else 3
+    return Rows("image", labels, state.hexdigest(), given_test=given, read=read, hashes=hashes, channels=channels)
+
+
+def _content_hash(read: Callable[[int], np.ndarray], row: int, file: Path | None = None) -> int:
+    return short_hash(read(row).tobytes())
+
+
+def _files(dataset: Any) -> list[tuple[str, Any]]:
+    """The file and label of each image of a folder; none of a data set that is kept otherwise."""
+    from timm.data.readers.reader_image_folder import ReaderImageFolder
+
+    reader = getattr(dataset, "reader", None)
+    return reader.samples if isinstance(reader, ReaderImageFolder) else []
 
 
 def _open(name: str, root: str, split: str, download: bool) -> Any:
@@ -62,4 +86,6 @@ def _open(name: str, root: str, split: str, download: bool) -> Any:
 
 def _label(dataset: Any, index: int) -> Any:
     targets = getattr(dataset, "targets", None)
+    if targets is None and (files := _files(dataset)):
+        return files[index][1]
     return targets[index] if targets is not None else dataset[index][1]

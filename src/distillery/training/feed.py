@@ -10,6 +10,7 @@ from torch import nn
 
 from distillery.config import Augment
 from distillery.memory import resident_bytes
+from distillery.packed import Encoded
 from distillery.pixels import Normalised
 from distillery.training import augment
 
@@ -39,7 +40,7 @@ class Batches(Protocol):
 class Inputs:
     """The rows of one split; item = place in the split. Kept on the device where they fit, else read by the batch."""
 
-    def __init__(self, inputs: np.ndarray, rows: np.ndarray, device: str) -> None:
+    def __init__(self, inputs: Encoded, rows: np.ndarray, device: str) -> None:
         self._device, self._source, self._rows = device, inputs, rows
         size = len(rows) * inputs[:1].nbytes
         self._resident = torch.from_numpy(inputs[rows]).to(device) if size <= resident_bytes() else None
