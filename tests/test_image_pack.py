@@ -87,7 +87,7 @@ def test_one_image_more_is_all_that_is_decoded_and_written(
         file = drawn(photos, 100 + night, f"{night}00-new.png")
         handle = packed(photos, store)
         assert set(decoded) == {file.name} and not handle.cached
-        assert os.path.samefile(handle.file("inputs") / name, large)
+        assert large.samefile(handle.file("inputs") / name)
         assert parts(handle) == [COUNT, *([[1], [2], [2, 1], [4]][night])]
     assert equal_to_a_new_one(handle, photos, tmp_path)
 
@@ -180,7 +180,7 @@ def test_a_disk_without_links_gets_copies(
 def test_images_that_cannot_be_read_are_tried_again(photos: Path, store: Store, tmp_path: Path) -> None:
     """contract: left out, named, and never taken for what an earlier stage holds."""
     (photos / "a" / "000.png").write_bytes(b"no image")
-    with pytest.raises(InputError, match="set data.on_error to skip"):
+    with pytest.raises(InputError, match=r"set data\.on_error to skip"):
         packed(photos, store)
     skip = {"on_error": "skip"}
     assert len(Dataset(packed(photos, store, **skip)).skipped) == 1
