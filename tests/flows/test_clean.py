@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from io import StringIO
 from pathlib import Path
 from typing import Any
