@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +31,16 @@ def clean(places: Places, client: Any, console: Console, *, keep: int, dry_run: 
     """
     if keep < 1:
         raise InputError(f"--keep: expected a number of runs, 1 or more, got {keep}")
-    outdated: list[Path] = []
-    needed = _by_versions(client)
+    needed, since, outdated = _by_versions(client), time.time(), list[Path]()
     for folder in sorted(path for path in places.runs.glob("*") if path.is_dir()):
-        kept, rest = _by_runs(folder, keep)
-        needed |= kept
-        outdated += rest
+        kept, rest = _last_runs(folder, keep)
+        needed |= set[str]().union(*(run.stages for run in kept))
+        # A run at work notes its stages by and by: whatever was used since it began may be one of them.
+        since = min([since, *(run.began for run in kept if run.at_work)])
+        outdated += [run.file for run in rest]
 
     total = 0
-    for swept in sweep.sweep(places.store, needed, dry_run=dry_run):
+    for swept in sweep.sweep(places.store, needed, since=since, dry_run=dry_run):
         total += swept.bytes
         what = f"{swept.removed} of {swept.found} stages, {swept.leftovers} unfinished, {swept.bytes / 1e6:,.1f} MB"
         console.print(f"{swept.kind:10} {what}", highlight=False)
@@ -59,21 +61,19 @@ def check(places: Places, console: Console) -> bool:
     return not found
 
 
-def _by_runs(folder: Path, keep: int) -> tuple[set[str], list[Path]]:
-    """(the stages that the last runs of an experiment used, the records of the runs before)."""
+def _last_runs(folder: Path, keep: int) -> tuple[list[records.Noted], list[records.Noted]]:
+    """The last runs of an experiment, and those before."""
     runs = records.noted(folder)
-    ended = [place for place, run in enumerate(runs) if run.ended]
-    first = ended[-keep] if len(ended) >= keep else 0
-    # A run that did not end well is needed to go on with, as long as it is as recent.
-    kept = [run for place, run in enumerate(runs) if place >= first or run.at_work]
-    needed = set[str]().union(*(run.stages for run in kept))
-
     if not runs and (folder / "report.json").is_file():
         raise InputError(
             f"clean: expected a record of the stages that the report of {folder.name!r} rests on, got a report of an "
             f"earlier version; give `distillery run` for it once more, or remove {folder}"
         )
-    return needed, [run.file for run in runs if run not in kept]
+    ended = [place for place, run in enumerate(runs) if run.ended]
+    first = ended[-keep] if len(ended) >= keep else 0
+    # A run that did not end well is needed to go on with, as long as it is as recent.
+    kept = [run for place, run in enumerate(runs) if place >= first or run.at_work]
+    return kept, [run for run in runs if run not in kept]
 
 
 def _by_versions(client: Any) -> set[str]:

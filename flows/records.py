@@ -1,14 +1,15 @@
 """Which stages each run used, and whether it is still at work.
 
-A file for each run, ``runs/<name>/stages/<id>.txt``, has a line for each stage and one more when the run has ended
-well. The run holds the kernel's lock on it, which is dropped when its process dies: on this machine or on another that
-shares the folder, before or after a restart, and whatever process has its number then.
+A file for each run, ``runs/<name>/stages/<id>.txt``, says when it began, has a line for each stage, and one more when
+the run has ended well. The run holds the kernel's lock on it, which is dropped when its process dies: on this machine
+or on another that shares the folder, before or after a restart, and whatever process has its number then.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from typing import IO, Any
 from distillery.store import Handle
 from flows.kernel_lock import taken
 
-ENDED = "ended"
+BEGAN, ENDED = "began", "ended"
 
 
 class Record:
@@ -30,16 +31,17 @@ class Record:
     def add(self, handles: Iterable[Handle]) -> None:
         """Notes stages. May be called by several threads."""
         for handle in handles:
-            self._write(f"{handle.stage}/{handle.fingerprint}")
+            self.write(f"{handle.stage}/{handle.fingerprint}")
 
     @contextmanager
     def held(self) -> Iterator[Record]:
         """Within the block the run is at work; if the block ends well, so has the run."""
         with self._stream:
             yield self
-            self._write(ENDED)
+            self.write(ENDED)
 
-    def _write(self, line: str) -> None:
+    def write(self, line: str) -> None:
+        """Adds a line."""
         os.write(self._stream.fileno(), f"{line}\n".encode())  # one call, at the end: no two lines are mixed
 
 
@@ -53,7 +55,9 @@ def begin(file: Path) -> Record:
     file.parent.mkdir(parents=True, exist_ok=True)
     stream = file.open("ab", buffering=0)
     fcntl.flock(stream, fcntl.LOCK_EX)
-    return Record(stream)
+    record = Record(stream)
+    record.write(f"{BEGAN} {int(time.time())}")
+    return record
 
 
 def take_over(file: Path) -> Record | None:
@@ -73,12 +77,14 @@ class Noted:
 
     Attributes:
         file: Its record.
+        began: When, in seconds since 1970.
         stages: Each as ``stage/fingerprint``.
         ended: Whether it has ended well.
         at_work: Whether its process lives.
     """
 
     file: Path
+    began: float
     stages: frozenset[str]
     ended: bool
     at_work: bool
@@ -94,5 +100,7 @@ def _read(file: Path) -> Noted:
     with file.open("r+b") as stream:
         at_work = not taken(stream)
         lines = stream.read().decode(errors="replace").splitlines()
-    ended = bool(lines) and lines[-1] == ENDED
-    return Noted(file, frozenset(lines) - {ENDED}, ended, at_work)
+    begun = [line.partition(" ")[2] for line in lines if line.startswith(BEGAN)]
+    began = float(begun[0]) if begun and begun[0].isdecimal() else file.stat().st_mtime
+    stages = frozenset(line for line in lines if "/" in line)
+    return Noted(file, began, stages, lines[-1:] == [ENDED], at_work)

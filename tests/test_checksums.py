@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -81,6 +82,17 @@ def test_a_changed_file_is_read_again(old_file: Path, tmp_path: Path, change: st
     asked(old_file, tmp_path / "kept")
     CHANGES[change](old_file)
     assert asked(old_file, tmp_path / "kept") == (old_file.read_text(), 1)
+
+
+def test_a_time_to_come_is_a_time(old_file: Path, tmp_path: Path) -> None:
+    """property: a camera's clock may have been wrong; what is kept of files that are gone is dropped."""
+    os.utime(old_file, ns=(LONG_AGO, 2 * LONG_AGO))
+    gone = tmp_path / "gone"
+    gone.write_text("x")
+    os.utime(gone, ns=(LONG_AGO, LONG_AGO))
+    assert asked(gone, tmp_path / "kept") == ("x", 1)
+    assert [asked(old_file, tmp_path / "kept") for _ in range(2)] == [("older", 1), ("older", 0)]
+    assert list(json.loads((tmp_path / "kept").read_text())) == [str(old_file)]
 
 
 def test_a_fresh_file_is_not_trusted(old_file: Path, tmp_path: Path) -> None:

@@ -67,6 +67,8 @@ def test_what_is_used_or_locked_stays(store: Store) -> None:
     made(store, "found")
     store.looking().stage("part", "looked at", "looked at", lambda work: {})
     fresh = made(store, "fresh")
+    (swept,) = sweep(store.root, (), since=time.time() - 3 * DAY)
+    assert swept.removed == 0
     with Path(handles["locked"].path).with_suffix(".lock").open() as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         (swept,) = sweep(store.root, ())

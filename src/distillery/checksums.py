@@ -39,6 +39,7 @@ class Checksums:
     def __init__(self, kept: Path, root: Path) -> None:
         self._kept, self._root = kept, root
         self._entries = _read(kept)
+        self._asked: set[str] = set()
         self._changed = False
 
     @classmethod
@@ -54,12 +55,13 @@ class Checksums:
         """
         path = self._root / name
         stamp = _stamp(path)
+        self._asked.add(name)
         entry = self._entries.get(name)
         if entry is not None and entry[:3] == stamp:
             return entry[3]
 
         found = compute(path)
-        if time.time_ns() - stamp[1] > FRESH_NS:
+        if abs(time.time_ns() - stamp[1]) > FRESH_NS:
             self._note(name, stamp, found)
         return found
 
@@ -82,6 +84,12 @@ class Checksums:
         entry = other._entries.get(name)
         if entry is not None:
             self._note(name, entry[:3], entry[3])
+
+    def forget_others(self) -> None:
+        """Drops files that nobody has asked for: they are there no more."""
+        gone = self._entries.keys() - self._asked
+        self._entries = {name: entry for name, entry in self._entries.items() if name not in gone}
+        self._changed |= bool(gone)
 
     def save(self) -> None:
         """Writes what was noted; if that cannot be, the files are read again next time."""
@@ -131,11 +139,12 @@ _current: ContextVar[Checksums | None] = ContextVar("checksums", default=None)
 
 @contextmanager
 def kept_in(path: Path) -> Iterator[None]:
-    """Within the block, `remembered` keeps its checksums in this file."""
+    """Within the block, `remembered` keeps its checksums in this file; those that it was not asked for are dropped."""
     checksums = Checksums(path, Path("/"))
     token = _current.set(checksums)
     try:
         yield
+        checksums.forget_others()
     finally:
         _current.reset(token)
         checksums.save()

@@ -1,7 +1,7 @@
 """Removing from a store what nobody needs any more, and reading all that is left.
 
 Beside a stage directory ``<fingerprint>`` lie its lock, its stamps (``.verified``), and perhaps what a run has begun
-(``.part``) or was fetching (``.fetched``). What was used within a day stays, and so does what somebody has locked.
+(``.part``) or was fetching (``.fetched``). What was used a short time ago stays, and so does what somebody has locked.
 """
 
 from __future__ import annotations
@@ -57,17 +57,20 @@ class Swept:
                 self.bytes += found.st_size
 
 
-def sweep(root: Path, needed: Collection[str], *, dry_run: bool = False) -> list[Swept]:
+def sweep(root: Path, needed: Collection[str], *, since: float | None = None, dry_run: bool = False) -> list[Swept]:
     """Removes from a store all stages that are not needed; what went, for each kind of stage.
 
     Args:
         root: The store. Nothing outside of it is touched, and no symbolic link is followed.
         needed: The stages to keep, each as ``stage/fingerprint``.
+        since: What was used after this time, in seconds since 1970, stays, too; what was used within a day in any case.
         dry_run: Remove nothing.
     """
-    found = [_sweep_kind(folder, needed, dry_run) for folder in _kinds(root)]
+    day_ago = time.time() - DAY
+    oldest = day_ago if since is None else min(since, day_ago)
+    found = [_sweep_kind(folder, needed, oldest, dry_run) for folder in _kinds(root)]
     for kept in (root / SOURCES).glob("*.json"):
-        if not dry_run and not _recent([kept], 30 * DAY):
+        if not dry_run and not _used_since([kept], day_ago - 30 * DAY):
             kept.unlink(missing_ok=True)
     return found
 
@@ -103,7 +106,7 @@ def _stages(folder: Path) -> dict[str, list[Path]]:
     return found
 
 
-def _sweep_kind(folder: Path, needed: Collection[str], dry_run: bool) -> Swept:
+def _sweep_kind(folder: Path, needed: Collection[str], oldest: float, dry_run: bool) -> Swept:
     swept = Swept(folder.name)
     for name, paths in _stages(folder).items():
         finished = folder / name in paths
@@ -111,12 +114,12 @@ def _sweep_kind(folder: Path, needed: Collection[str], dry_run: bool) -> Swept:
         going = paths
         if f"{folder.name}/{name}" in needed:
             going = [path for path in paths if finished and path.suffix in UNFINISHED]
-        if not going or _recent(going, DAY):
+        if not going or _used_since(going, oldest):
             continue
 
         with _locked(folder / f"{name}.lock") as mine:
             # Somebody may have asked for it between the first look and the lock.
-            if not mine or _recent(going, DAY):
+            if not mine or _used_since(going, oldest):
                 continue
             for path in going:
                 swept.count(path)
@@ -125,9 +128,8 @@ def _sweep_kind(folder: Path, needed: Collection[str], dry_run: bool) -> Swept:
     return swept
 
 
-def _recent(paths: Iterable[Path], seconds: float) -> bool:
-    """Whether any of them was changed or, which sets the same time, asked for so recently."""
-    oldest = time.time() - seconds
+def _used_since(paths: Iterable[Path], oldest: float) -> bool:
+    """Whether any of them was changed or, which sets the same time, asked for after a time."""
     for path in paths:
         # Of what is unfinished the folder keeps its time while a file in it grows.
         for file in (path, *(path.rglob("*") if path.suffix in UNFINISHED else ())):
