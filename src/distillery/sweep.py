@@ -117,11 +117,12 @@ def _sweep_kind(folder: Path, needed: Collection[str], oldest: float, dry_run: b
         if not going or _used_since(going, oldest):
             continue
 
-        with _locked(folder / f"{name}.lock") as mine:
+        lock = folder / f"{name}.lock"
+        with _locked(lock, dry_run) as mine:
             # Somebody may have asked for it between the first look and the lock.
             if not mine or _used_since(going, oldest):
                 continue
-            for path in going:
+            for path in sorted(going, key=lambda path: path == lock):  # the lock last: without it others may begin
                 swept.count(path)
                 if not dry_run:
                     _remove(path)
@@ -149,12 +150,12 @@ def _remove(path: Path) -> None:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[bool]:
+def _locked(path: Path, dry_run: bool) -> Iterator[bool]:
     """Whether the lock of a stage could be taken at once; within the block it is held."""
-    if not path.exists():
-        yield True  # nobody has asked for it since it was swept the last time
+    if dry_run and not path.exists():
+        yield True
         return
-    with path.open("r+") as stream:
+    with path.open("a") as stream:  # which leaves the time of one that is there
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
