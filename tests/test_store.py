@@ -147,7 +147,7 @@ def test_what_is_finished_is_on_the_disk(store: Store, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(os, "fsync", noted)
     work = Path(store.stage("part", "n", 1, builder()[0]).path).with_suffix(".part").name
-    assert flushed == [(name, False) for name in ("file.txt", "manifest.json.tmp", "deep", work)] + [("part", True)]
+    assert flushed == [(name, False) for name in ("file.txt", "manifest.json.tmp", work)] + [("part", True)]
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"files": {}', "\0" * 64])
