@@ -97,8 +97,13 @@ def settle(stage: Path) -> None:
 
 
 def _files(folder: Path) -> list[str]:
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    return [name for path in files if (name := str(path.relative_to(folder))) not in (MANIFEST, f"{MANIFEST}.tmp")]
+    """Names of the files of a stage directory, the manifest left out."""
+    names = []
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.is_file() and name not in (MANIFEST, f"{MANIFEST}.tmp"):
+            names.append(name)
+    return names
 
 
 def broken_file(stage: Path, names: Collection[str] | None = None) -> str | None:
