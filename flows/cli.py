@@ -130,6 +130,10 @@ def parser() -> argparse.ArgumentParser:
     predict.add_argument("--out", type=Path, help="write a .csv or .parquet instead of printing")
     predict.add_argument("--keep", nargs="+", default=[], metavar="COLUMN", help="columns to hand through: an id")
     add("work", _work, "train for runs of other machines that share DISTILLERY_HOME, until ctrl-C")
+    clean = add("clean", _clean, "remove stages that no recent run and no model version needs")
+    clean.add_argument("--keep", type=int, default=3, metavar="N", help="what the last N runs of each name used; 3")
+    clean.add_argument("--dry-run", action="store_true", help="print the same and remove nothing")
+    clean.add_argument("--check", action="store_true", help="then read all files that are left, and compare checksums")
     add("doctor", _doctor, "what is installed, where things are stored, what is wrong")
     return whole
 
@@ -289,6 +293,16 @@ def _doctor(given: argparse.Namespace) -> None:
 
     if not examine(console):
         raise InputError("doctor: something is wrong, see above")
+
+
+def _clean(given: argparse.Namespace) -> None:
+    from flows import clean
+    from flows.places import Places
+
+    places = Places.from_environment()
+    clean.clean(places, _client(), console, keep=given.keep, dry_run=given.dry_run)
+    if given.check and not clean.check(places, console):
+        raise InputError("clean: stages are damaged, see above; each is computed again when it is next needed")
 
 
 def _client() -> Any:

@@ -43,16 +43,22 @@ class Context:
         """Where stages are kept; while `only_look` holds, what is not finished is an error."""
         return Store(self.places.store, only_look=self.only_look, remote=self.places.remote)
 
+    def note(self, handles: list[Handle]) -> None:
+        """Notes handles for the report, and that this run needs their stages."""
+        self.handles += handles
+        assert self.tracker.record is not None
+        self.tracker.record.add(handles)
+
     def done(self, handle: Handle) -> Any:
         """Notes the handle for the report; Prefect shows a stage that was found finished as `Cached`."""
-        self.handles.append(handle)
+        self.note([handle])
         if handle.cached:
             return Completed(name="Cached", message=f"found in the store: {handle.path}", data=handle)
         return handle
 
     def done_all(self, handles: list[Handle]) -> Any:
         """The same for stages that were made in one go."""
-        self.handles += handles
+        self.note(handles)
         if all(handle.cached for handle in handles):
             found = ", ".join(handle.path for handle in handles)
             return Completed(name="Cached", message=f"found in the store: {found}", data=handles)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -106,7 +107,7 @@ def train_teachers(
     device = resolved(device)
     trained = MODELS.traits(teacher.family)["network"]
     seeds = [derive_seed(seed, name) for name in names]
-    content = [VERSION, content_key(teacher), recipe if trained else None]
+    content = [VERSION, content_key(teacher), recipe if trained else _library(teacher)]
     keys = [[*content, own, learned_from(teacher, data)] for own in seeds]
 
     def build(works: dict[int, Path], group: Sequence[int]) -> dict[int, dict[str, Any] | Exception]:
@@ -135,6 +136,14 @@ def train_teachers(
         wanted = [(names[i], keys[i]) for i in group]
         made += store.stages("teachers", wanted, partial(build, group=group))
     return made
+
+
+def _library(teacher: Teacher) -> str | None:
+    """The library of an estimator, and its version, which alone can be relied on to open what it pickled."""
+    name = teacher.options.get("estimator", "").partition(".")[0]
+    if not name:
+        return None
+    return f"{name} {getattr(importlib.import_module(name), '__version__', 'unknown')}"
 
 
 def _report(on_epoch: OnEpochOf, places: dict[int, int], epoch: int, records: dict[int, dict[str, float]]) -> tuple[()]:

@@ -121,6 +121,23 @@ def test_work_ends_with_its_owner(tmp_path: Path) -> None:
     assert not jobs.is_open(shared.folder)
 
 
+def test_all_runs_are_served_in_turn(tmp_path: Path, calls: Any) -> None:
+    """property: an open run without a job keeps nobody waiting, and one with many does not keep the others waiting."""
+    root = tmp_path / "work"
+    idle, many, few, ended = (root / name for name in ("a", "b", "c", "d"))
+    with jobs.owned(ended):
+        left = jobs.put(ended, 0, (calls.add, (0, 0), {}))
+    with jobs.owned(idle), jobs.owned(many), jobs.owned(few):
+        of_many = [jobs.put(many, number, (calls.add, (number, 1), {})) for number in range(3)]
+        of_few = jobs.put(few, 0, (calls.add, (5, 5), {}))
+        assert jobs.turn(root) == 2
+        assert jobs.result_of(of_few) == (10, None) and jobs.result_of(of_many[0]) == (1, None)
+        assert jobs.result_of(of_many[1]) is None
+        assert [jobs.turn(root) for _ in range(3)] == [1, 1, 0]
+        assert [jobs.result_of(job) for job in of_many] == [(1, None), (2, None), (3, None)]
+    assert jobs.turn(root) == 0 and jobs.result_of(left) is None
+
+
 def test_a_search_survives_its_workers(chain: SimpleNamespace, search_with: Any, tmp_path: Path) -> None:
     """resume: with one of two workers killed half-way the study has the trials that it has in one process."""
     upstream = (chain.config, chain.data, chain.ensemble, chain.taught, chain.profiles)

@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from distillery.checksums import remembered
 from distillery.data import SOURCES, Rows, short_hash
 from distillery.data.class_folders import labelled_images
 from distillery.data.image_notes import changed_by_reading, equal_files
@@ -43,7 +44,7 @@ def folder(*, path: str, gray: bool = False, on_error: Literal["stop", "skip"] =
     files = images.files
     labels = np.array(images.labels)
     in_test = np.arange(len(files)) >= len(files) - images.test_count
-    hashes = np.array([content_hash(file) for file in files], np.uint64)
+    hashes = np.array([remembered(file, content_hash) for file in files], np.uint64)
     names = [shown(file, root) for file in files]
 
     return Rows(

@@ -13,6 +13,7 @@ from torch import nn
 
 from distillery.config import Recipe
 from distillery.devices import is_cuda
+from distillery.packed import Encoded
 from distillery.training import ranks
 from distillery.training.answers import MOST_ROWS, in_batches
 from distillery.training.feed import Inputs
@@ -125,7 +126,7 @@ class Alone:
 
 def predict(
     network: nn.Module,
-    inputs: np.ndarray,
+    inputs: Encoded,
     rows: np.ndarray | None = None,
     *,
     device: str = "cpu",

@@ -12,6 +12,7 @@ from torch import nn
 from distillery.config import Augment
 from distillery.devices import is_cuda, sent
 from distillery.memory import blocks, resident_bytes
+from distillery.packed import Encoded
 from distillery.pixels import Normalised
 from distillery.training import augment
 
@@ -51,7 +52,7 @@ class Inputs:
         keep: Whether to keep what fits; not worth while for rows that are read once.
     """
 
-    def __init__(self, inputs: np.ndarray, rows: np.ndarray, device: str, *, keep: bool = True) -> None:
+    def __init__(self, inputs: Encoded, rows: np.ndarray, device: str, *, keep: bool = True) -> None:
         self._source, self._rows = inputs, rows
         size = len(rows) * inputs[:1].nbytes
         self._resident = _copied(inputs, rows, device) if keep and size <= resident_bytes(device) else None
@@ -83,7 +84,7 @@ class Inputs:
         return [self._source[row] for row in self._rows[items.numpy()].tolist()]
 
 
-def _copied(inputs: np.ndarray, rows: np.ndarray, device: str) -> torch.Tensor:
+def _copied(inputs: Encoded, rows: np.ndarray, device: str) -> torch.Tensor:
     """The rows on a device; for a GPU they pass through this process's memory block by block."""
     if not is_cuda(device):
         return torch.from_numpy(inputs[rows]).to(device)

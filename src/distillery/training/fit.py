@@ -17,6 +17,7 @@ from torch import nn
 
 from distillery.config import Recipe
 from distillery.devices import is_cuda
+from distillery.packed import Encoded
 from distillery.training import ranks
 from distillery.training.alone import Alone
 from distillery.training.feed import Batches, Inputs
@@ -65,7 +66,7 @@ class Validation:
         rows: Which of the inputs, and in which order; None for all. A GPU keeps them where they fit.
     """
 
-    inputs: np.ndarray
+    inputs: Encoded
     measure: Callable[[np.ndarray], dict[str, float]]
     epochs: Container[int] | None = None
     rows: np.ndarray | None = None
