@@ -116,6 +116,8 @@ def cache_logits(ctx: Context, member: Handle, split: str, data: Handle) -> Hand
 def optimize_weights(ctx: Context, members: list[Handle], val_logits: list[Handle], data: Handle) -> Handle:
     """The table of weightings and the one in use."""
     handle = ensemble.optimize_weights(members, val_logits, data, ctx.config.ensemble, ctx.store)
+    for note in handle.json("ensemble.json")["notes"]:
+        log.warning("ensemble: %s", note)
     with ctx.tracker.child("ensemble", f"ensemble {ensemble.label(handle)}", _key("ensemble", handle)) as run:
         if run.fresh:
             content = handle.json("ensemble.json")

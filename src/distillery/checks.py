@@ -21,7 +21,7 @@ def prepare_and_check(config: Experiment, rows: Rows, store: Store) -> Handle:
     count = len(config.teachers.each())
     ensemble.candidates(config.ensemble, count, spec.classes, handle.metrics["rows_val_ensemble"])
     for name, member, _ in config.teachers.each():
-        teachers.check_model(member, spec, f"teacher {name!r}", len(rows))
+        teachers.check_model(member, spec, f"teacher {name!r}", len(rows), opened.classes)
     for capacity in config.student.capacities:
         teachers.check_model(capacity, spec, f"student {capacity.name!r}", len(rows))
     for where, loss in _losses(config):

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 from distillery.devices import is_cuda
@@ -54,6 +59,20 @@ def blocks(count: int, row_bytes: int, most: int | None = None) -> Iterator[slic
     size = max(1, BLOCK_BYTES // max(1, row_bytes))
     size = size if most is None else min(size, most)
     return (slice(start, min(start + size, count)) for start in range(0, count, size))
+
+
+def room(shape: tuple[int, ...], dtype: type[np.number[Any]], folder: Path | None = None) -> np.ndarray:
+    """An array to be filled; one of more than `resident_bytes` lies in a file that is gone with the process.
+
+    Args:
+        shape: Of the array.
+        dtype: Of its numbers.
+        folder: Where the file lies; None for the system's folder of temporary files.
+    """
+    if math.prod(shape) * np.dtype(dtype).itemsize <= resident_bytes():
+        return np.empty(shape, dtype)
+    with tempfile.TemporaryFile(dir=folder) as stream:
+        return np.memmap(stream, dtype, shape=shape)
 
 
 def give_back() -> None:

@@ -24,6 +24,7 @@ from distillery.errors import InputError
 from distillery.members import EstimatorMember, GivenMember, Member, NetworkMember, logits_of
 from distillery.metrics import quality
 from distillery.models import MODELS, GivenLogits, InputSpec
+from distillery.models.given import in_class_order
 from distillery.store import Handle, Store, checksum, fingerprint, write_json
 from distillery.training import torchrun
 from distillery.training.feed import Inputs
@@ -43,9 +44,15 @@ def derive_seed(*parts: Any) -> int:
 
 
 def content_key(model: Model) -> list[Any]:
-    """What determines a model before training: family and options, and the content of the files that they name."""
+    """What determines a model before training: family and options, and the content of the files that they name.
+
+    Where a file lies does not count, so that another machine or folder gives the same.
+    """
     source = {k: v for k, v in model.model_dump().items() if k not in ("copies", "recipe", "name")}
-    return [source, *(checksum(Path(source[k]).expanduser()) for k in ("path", "checkpoint") if source.get(k))]
+    for option in ("path", "checkpoint"):
+        if source.get(option):
+            source[option] = checksum(Path(source[option]).expanduser())
+    return [source]
 
 
 def learned_from(teacher: Teacher, data: Handle) -> str:
@@ -60,16 +67,19 @@ def build_network(model: Model, spec: InputSpec, seed: int) -> nn.Module:
     return network
 
 
-def check_model(model: Model, spec: InputSpec, where: str, n_rows: int) -> None:
+def check_model(model: Model, spec: InputSpec, where: str, n_rows: int, classes: Sequence[str] | None = None) -> None:
     """Builds a model once, and runs a network on two blank rows, before anything trains.
 
     Raises:
-        InputError: It cannot be built, does not give [2, C], or holds given logits for another number of rows.
+        InputError: It cannot be built, does not give [2, C], or holds given logits for another number of rows or whose
+            columns cannot be told apart.
     """
     if MODELS.traits(model.family).get("outside"):
         return
     try:
         built = MODELS[model.family](spec, **model.options)
+        if isinstance(built, GivenLogits) and classes is not None:
+            in_class_order(built, classes)
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
     if isinstance(built, GivenLogits) and len(built.logits) != n_rows:
@@ -198,6 +208,7 @@ def _other(work: Path, teacher: Teacher, seed: int, dataset: Dataset) -> Member:
     write_json(work / "history.json", [])
     built = MODELS[teacher.family](dataset.spec, **teacher.options)
     if isinstance(built, GivenLogits):
+        built = in_class_order(built, dataset.classes)
         np.savez(work / "given.npz", logits=built.logits)
         return GivenMember(built)
     if "random_state" in inspect.signature(type(built)).parameters and built.random_state is None:
