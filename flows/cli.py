@@ -106,6 +106,9 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("overrides", nargs="*", metavar="key=value", help="for instance search.trials=40")
     parts = "search: up to the evaluation; release: the decision about what a search has finished"
     run.add_argument("--part", default="all", choices=("all", "search", "release"), help=parts)
+    check = add("check", _check, "read the data of a config and say what is wrong with them, without training")
+    check.add_argument("config", help="YAML file")
+    check.add_argument("overrides", nargs="*", metavar="key=value", help="for instance data.path=rows.csv")
     report = add("report", _report, "print the report of the last run")
     report.add_argument("name", help="the experiment's name")
     report.add_argument("--json", action="store_true", help="print the file itself")
@@ -121,11 +124,16 @@ def parser() -> argparse.ArgumentParser:
     history.add_argument("--json", action="store_true", help="print the entries themselves")
     predict = add("predict", _predict, "classify a table, an image or a folder of images with a registered student")
     predict.add_argument("name")
-    predict.add_argument("file", help=".csv, .parquet, an image, or a folder of images")
+    images = "a folder of images (one that cannot be read gets a row with its error; the command then ends with 2)"
+    predict.add_argument("file", help=f".csv, .parquet, an image, or {images}")
     predict.add_argument("--version", default="champion", help="version number or alias")
     predict.add_argument("--out", type=Path, help="write a .csv or .parquet instead of printing")
     predict.add_argument("--keep", nargs="+", default=[], metavar="COLUMN", help="columns to hand through: an id")
     add("work", _work, "train for runs of other machines that share DISTILLERY_HOME, until ctrl-C")
+    clean = add("clean", _clean, "remove stages that no recent run and no model version needs")
+    clean.add_argument("--keep", type=int, default=3, metavar="N", help="what the last N runs of each name used; 3")
+    clean.add_argument("--dry-run", action="store_true", help="print the same and remove nothing")
+    clean.add_argument("--check", action="store_true", help="then read all files that are left, and compare checksums")
     add("doctor", _doctor, "what is installed, where things are stored, what is wrong")
     return whole
 
@@ -151,6 +159,26 @@ def _run(given: argparse.Namespace) -> None:
             return
         show(found, console)
     _name_page(Places.from_environment().runs / config.name)
+
+
+def _check(given: argparse.Namespace) -> None:
+    from distillery.checks import prepare_and_check
+    from distillery.config_file import load
+    from distillery.dataset import Dataset, read_source
+    from distillery.store import Store
+    from flows.places import Places
+
+    config = load(given.config, given.overrides)
+    handle = prepare_and_check(config, read_source(config.data), Store(Places.from_environment().store))
+    data = Dataset(handle)
+    counts = ", ".join(f"{len(rows):,} {name}" for name, rows in data.splits.items())
+    lines = [f"rows: {counts}", f"classes: {', '.join(data.classes)}", *data.notes, *map(_left_out, data.skipped)]
+    for line in lines:
+        console.out(line, highlight=False)
+
+
+def _left_out(name: str) -> str:
+    return f"left out, since it cannot be read: {name}"
 
 
 def _report(given: argparse.Namespace) -> None:
@@ -236,17 +264,19 @@ def _known(client: Any, name: str, command: str) -> Any:
 
 
 def _predict(given: argparse.Namespace) -> None:
-    from flows import predict, registry
+    from flows import predict, predict_images, registry
 
     running = registry.open_model(_client(), given.name, given.version)
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bars:
         bar = bars.add_task("rows", total=None)
+        unread = predict_images.Unread(lambda line: bars.console.out(line, highlight=False))
 
         def on_rows(done: int, total: int | None) -> None:
             bars.update(bar, completed=done, total=total)
 
-        batches = predict.predict_file(running, Path(given.file), given.keep, on_rows)
+        batches = predict.predict_file(running, Path(given.file), given.keep, on_rows, unread)
         predict.write(batches, given.out, lambda lines: console.out(lines, highlight=False, end=""))
+    unread.check()
 
 
 def _work(given: argparse.Namespace) -> None:
@@ -263,6 +293,16 @@ def _doctor(given: argparse.Namespace) -> None:
 
     if not examine(console):
         raise InputError("doctor: something is wrong, see above")
+
+
+def _clean(given: argparse.Namespace) -> None:
+    from flows import clean
+    from flows.places import Places
+
+    places = Places.from_environment()
+    clean.clean(places, _client(), console, keep=given.keep, dry_run=given.dry_run)
+    if given.check and not clean.check(places, console):
+        raise InputError("clean: stages are damaged, see above; each is computed again when it is next needed")
 
 
 def _client() -> Any:

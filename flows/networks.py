@@ -9,6 +9,7 @@ from typing import Any, cast
 from distillery import students, teachers
 from distillery.config import Capacity, Teacher
 from distillery.dataset import LEARNED, Dataset
+from distillery.devices import AUTO
 from distillery.finals import Promise
 from distillery.store import Handle, fingerprint
 from flows.stages import Context, stage
@@ -35,7 +36,7 @@ def train_teachers(ctx: Context, names: list[str], member: Teacher, data: Handle
             config.seed,
             data,
             store=ctx.store,
-            device=ctx.places.device,
+            device=AUTO,
             on_epoch=_reporter(runs, advance, recipe.epochs),
         )
         advance(recipe.epochs)
@@ -111,7 +112,7 @@ def _finals(
         ]
         advance = ctx.bar(name + (f" x {len(wanted)}" if len(wanted) > 1 else ""), epochs)
         report = _reporter(runs, advance, epochs)
-        handles = ctx.workers.stage(train, *inputs, store=ctx.store, device=ctx.places.device, on_epoch=report)
+        handles = ctx.workers.stage(train, *inputs, store=ctx.store, device=AUTO, on_epoch=report)
         advance(epochs)
         for run, handle, own, recipe in zip(runs, handles, wanted, recipes, strict=True):
             ctx.tracker.describes(run, f"{role} {handle.fingerprint}")

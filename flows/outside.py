@@ -21,7 +21,7 @@ def ask(ctx: Context, member: Teacher, rows: Rows, data: Handle) -> Teacher:
     """The teacher with its answers given."""
     identity, predict = _tracked(member) if member.family == "mlflow" else outside.open_pickle(member)
     handle = outside.ask(member.name, identity, predict, rows, Dataset(data).classes, ctx.store)
-    ctx.handles.append(handle)
+    ctx.note([handle])
     return outside.as_given(member, handle)
 
 

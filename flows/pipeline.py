@@ -19,7 +19,7 @@ from distillery.dataset import read_source
 from distillery.ensemble import active
 from distillery.evaluate import Inputs
 from distillery.finals import train_finals
-from distillery.store import Handle
+from distillery.store import Handle, Store
 from flows import lock, networks, notify, registry, release, stages, studies
 from flows.outside import answered
 from flows.places import Places
@@ -41,7 +41,7 @@ def pipeline(config: Experiment, part: Part = "all") -> dict[str, Any]:
     lock.check_database(places)
     if places.remote is not None:
         places.remote.check()
-    rows = read_source(config.data)
+    rows = read_source(config.data, Store(places.store))
     tracker = Tracker(places, config.name)
     registry.check_name(tracker.client, config.name)
     with open_workers(places) as workers, _bars() as bars, tracker.pipeline_run(config):

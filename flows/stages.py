@@ -15,10 +15,11 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 from rich.progress import Progress
 
-from distillery import dataset, ensemble, evaluate, figures, logits, metrics, search, soft_losses, teachers, transfer
+from distillery import dataset, ensemble, evaluate, figures, logits, metrics, search
+from distillery.checks import prepare_and_check
 from distillery.config import Capacity, Experiment
 from distillery.data import Rows
-from distillery.encodings import encoding_of
+from distillery.devices import AUTO
 from distillery.store import Handle, Store
 from flows.places import Places
 from flows.tracking import STORE_ERRORS, Tracker
@@ -42,16 +43,22 @@ class Context:
         """Where stages are kept; while `only_look` holds, what is not finished is an error."""
         return Store(self.places.store, only_look=self.only_look, remote=self.places.remote)
 
+    def note(self, handles: list[Handle]) -> None:
+        """Notes handles for the report, and that this run needs their stages."""
+        self.handles += handles
+        assert self.tracker.record is not None
+        self.tracker.record.add(handles)
+
     def done(self, handle: Handle) -> Any:
         """Notes the handle for the report; Prefect shows a stage that was found finished as `Cached`."""
-        self.handles.append(handle)
+        self.note([handle])
         if handle.cached:
             return Completed(name="Cached", message=f"found in the store: {handle.path}", data=handle)
         return handle
 
     def done_all(self, handles: list[Handle]) -> Any:
         """The same for stages that were made in one go."""
-        self.handles += handles
+        self.note(handles)
         if all(handle.cached for handle in handles):
             found = ", ".join(handle.path for handle in handles)
             return Completed(name="Cached", message=f"found in the store: {found}", data=handles)
@@ -77,27 +84,10 @@ stage: Any = partial(task, cache_policy=NO_CACHE, retries=2, retry_delay_seconds
 @stage(name="data")
 def prepare_data(ctx: Context, rows: Rows) -> Handle:
     """Splits, preprocessing and encoded rows; every model of the config is tried on them before anything trains."""
-    handle = dataset.prepare(ctx.config.data, rows, ctx.store)
-    spec, classes, config = dataset.Dataset(handle).spec, dataset.Dataset(handle).classes, ctx.config
-    ensemble.candidates(config.ensemble, len(config.teachers.each()), spec.classes, handle.metrics["rows_val_ensemble"])
-    for name, member, _ in ctx.config.teachers.each():
-        teachers.check_model(member, spec, f"teacher {name!r}", len(rows), classes)
-    for capacity in ctx.config.student.capacities:
-        teachers.check_model(capacity, spec, f"student {capacity.name!r}", len(rows))
-    for where, loss in _losses(ctx.config):
-        soft_losses.check_loss(loss, spec.classes, where)
-    encoding_of(config.logits.dtype, config.logits.top, spec.classes)
-    evaluate.check_groups(ctx.config.evaluation.groups, rows)
-    transfer.check_views(dataset.Dataset(handle), ctx.config.student.views)
+    handle = prepare_and_check(ctx.config, rows, ctx.store)
     for note in dataset.Dataset(handle).notes:
         log.warning("data: %s", note)
     return ctx.done(handle)
-
-
-def _losses(config: Experiment) -> list[tuple[str, str]]:
-    """(where, name) of every soft loss that the config names."""
-    searched = [(f"search.losses.{index}", loss.name) for index, loss in enumerate(config.search.losses)]
-    return searched or [("student.loss", config.student.loss.name)]
 
 
 @stage(name="profile", task_run_name="profile-{capacity.name}")
@@ -115,10 +105,10 @@ def cache_logits(ctx: Context, member: Handle, split: str, data: Handle) -> Hand
     seen: dict[str, Any] = {}
     if split == "transfer":
         seen = {"views": ctx.config.student.views, "temperatures": ctx.config.search.temperatures}
-    inputs, device = (member, split, data, ctx.config.logits), ctx.places.device
-    handle = ctx.workers.stage(logits.cache_logits, *inputs, store=ctx.store, device=device, **seen)
+    inputs = (member, split, data, ctx.config.logits)
+    handle = ctx.workers.stage(logits.cache_logits, *inputs, store=ctx.store, device=AUTO, **seen)
     if handle.cached and split == "transfer":
-        logits.check_drift(handle, member, data, device=device)
+        logits.check_drift(handle, member, data, device=AUTO)
     return ctx.done(handle)
 
 

@@ -15,6 +15,7 @@ from scipy.special import log_softmax
 
 from distillery.config import Logits, Views
 from distillery.dataset import Dataset
+from distillery.devices import resolved
 from distillery.encodings import kl_at
 from distillery.errors import InputError
 from distillery.logit_store import Reader, Writer
@@ -52,13 +53,14 @@ def cache_logits(
         data: Stage `data`.
         config: How logits are kept.
         store: Where.
-        device: Where to compute.
+        device: Where to compute; `AUTO` for the process that does to decide.
         views: With ``transfer``: the views.
         temperatures: At which to say what an encoding loses.
 
     Metrics: of encoded logits `bytes_per_row` and `kl`, the mean KL in nats between the member's answers and what is
     kept, for each temperature, on `kl_rows` items drawn at random.
     """
+    device = resolved(device)
     shown, config = views or Views(), config if split == "transfer" else config.exact
     belongs = {"member": member.fingerprint, "data": _asked(split, data), "split": split, "views": shown.model_dump()}
     encoded = config != config.exact
@@ -111,6 +113,7 @@ def check_drift(logits: Handle, member: Handle, data: Handle, *, device: str = "
         RuntimeError: It is above what a GPU, another size of batches and the rounding of what is kept can do: the
             member, a library or the machine gives other answers than it did.
     """
+    device = resolved(device)
     views, array = Views(**logits.json("belongs.json")["views"]), reader_of(logits)
     drawn = _Answers(member, data, views, device).some(array, entries, int(logits.fingerprint[:8], 16))
     drift = _apart(drawn.kept, drawn.now)

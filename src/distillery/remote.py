@@ -8,7 +8,6 @@ one wins: their files are never mixed.
 from __future__ import annotations
 
 import errno
-import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,10 +17,11 @@ from typing import Any
 
 from fsspec.core import url_to_fs
 
+from distillery import manifest
 from distillery.errors import InputError
+from distillery.manifest import MANIFEST
 
 VARIABLE = "DISTILLERY_REMOTE"
-MANIFEST = "manifest.json"
 NEEDS = {"s3": "distillery[s3]"}  # what brings the package of a kind of address
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -82,32 +82,32 @@ class Remote:
         """Downloads a stage into a folder, its checksums not compared yet.
 
         Raises:
-            Damaged: A part of it is gone, or its manifest is none.
+            Damaged: A part of it is gone, or its manifest is none, or names files outside the folder.
         """
         with self._opened() as (fs, root):
             there = f"{root}/{stage}/{fingerprint}"
             try:
-                manifest = fs.cat_file(f"{there}/{MANIFEST}")
-                files = _files(there, folder, manifest)
+                content = fs.cat_file(f"{there}/{MANIFEST}")
+                files = _files(there, folder, content)
                 for path in (folder / MANIFEST, *files):
                     path.parent.mkdir(parents=True, exist_ok=True)
                 if files:
                     fs.get(list(files.values()), [str(path) for path in files])
-            except (FileNotFoundError, ValueError, KeyError) as error:
+            except (FileNotFoundError, ValueError) as error:
                 raise Damaged(_reason(error)) from error
-            (folder / MANIFEST).write_bytes(manifest)
+            (folder / MANIFEST).write_bytes(content)
 
     def send(self, stage: str, folder: Path) -> None:
         """Uploads a finished stage directory, its manifest last, unless that stage is there."""
         if self.holds(stage, folder.name):
             return
-        manifest = (folder / MANIFEST).read_bytes()
+        content = (folder / MANIFEST).read_bytes()
         with self._opened() as (fs, root):
             there = f"{root}/{stage}/{folder.name}"
-            files = _files(there, folder, manifest)
+            files = _files(there, folder, content)
             if files:
                 fs.put([str(path) for path in files], list(files.values()))
-            fs.pipe_file(f"{there}/{MANIFEST}", manifest)
+            fs.pipe_file(f"{there}/{MANIFEST}", content)
 
     def discard(self, stage: str, fingerprint: str) -> None:
         """Takes a stage out of everybody's sight."""
@@ -137,9 +137,9 @@ def _is_there(fs: Any, path: str) -> bool:
     return True
 
 
-def _files(there: str, folder: Path, manifest: bytes) -> dict[Path, str]:
-    """Where each file of a stage lies here, and there."""
-    named = json.loads(manifest)["files"]
+def _files(there: str, folder: Path, content: bytes) -> dict[Path, str]:
+    """Where each file of a stage lies here, and there; all of them in these two folders."""
+    named = manifest.parse(content).files
     return {folder / name: f"{there}/{digest}/{name}" for name, (_, digest) in named.items()}
 
 

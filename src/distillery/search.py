@@ -86,7 +86,7 @@ def run_search(
         logits: The active members' logits on the transfer set.
         profiles: `profile_capacity` of every capacity.
         store: Where the study's database and the result lie.
-        device: Where to train.
+        device: Where to train; `AUTO` for each process that trains to decide.
         run_many: Runs the trials of a round, perhaps at the same time; by default one after another.
         on_trial: Called with the record of each finished trial.
         database: Where the study is kept, if not in the store's journal.

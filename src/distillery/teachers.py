@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -15,11 +16,12 @@ from safetensors.torch import load_file, save_file
 from scipy.special import log_softmax
 from torch import nn
 
-from distillery.cohorts import stacks
+from distillery.cohorts import stacks, within_memory
 from distillery.config import Model, Recipe, Teacher
 from distillery.dataset import Dataset
+from distillery.devices import resolved
 from distillery.errors import InputError
-from distillery.members import EstimatorMember, GivenMember, Member, NetworkMember
+from distillery.members import EstimatorMember, GivenMember, Member, NetworkMember, logits_of
 from distillery.metrics import quality
 from distillery.models import MODELS, GivenLogits, InputSpec
 from distillery.models.given import in_class_order
@@ -112,9 +114,10 @@ def train_teachers(
     Raises:
         FloatingPointError: Training diverged.
     """
+    device = resolved(device)
     trained = MODELS.traits(teacher.family)["network"]
     seeds = [derive_seed(seed, name) for name in names]
-    content = [VERSION, content_key(teacher), recipe if trained else None]
+    content = [VERSION, content_key(teacher), recipe if trained else _library(teacher)]
     keys = [[*content, own, learned_from(teacher, data)] for own in seeds]
 
     def build(works: dict[int, Path], group: Sequence[int]) -> dict[int, dict[str, Any] | Exception]:
@@ -130,17 +133,27 @@ def train_teachers(
             members = {place: _other(work, teacher, mine[place][1], dataset) for place, work in works.items()}
         rows, labels = dataset.splits["val_ensemble"], dataset.labels("val_ensemble")
         return {
-            place: m if isinstance(m, Exception) else quality(m.logits(dataset.inputs[rows], rows), labels)
+            place: m if isinstance(m, Exception) else quality(logits_of(m, dataset.inputs, rows), labels)
             for place, m in members.items()
         }
 
-    places = list(range(len(names)))
-    groups = [places] if stacks(teacher, Dataset(data).spec.kind) else [[place] for place in places]
+    places, spec = list(range(len(names))), Dataset(data).spec
+    groups = [[place] for place in places]
+    if stacks(teacher, spec.kind):
+        groups = within_memory([places], teacher, spec, recipe, device)
     made: list[Handle] = []
     for group in groups:
         wanted = [(names[i], keys[i]) for i in group]
         made += store.stages("teachers", wanted, partial(build, group=group))
     return made
+
+
+def _library(teacher: Teacher) -> str | None:
+    """The library of an estimator, and its version, which alone can be relied on to open what it pickled."""
+    name = teacher.options.get("estimator", "").partition(".")[0]
+    if not name:
+        return None
+    return f"{name} {getattr(importlib.import_module(name), '__version__', 'unknown')}"
 
 
 def _report(on_epoch: OnEpochOf, places: dict[int, int], epoch: int, records: dict[int, dict[str, float]]) -> tuple[()]:
@@ -234,7 +247,7 @@ def validation_on(split: str, dataset: Dataset) -> Validation:
         nll = -log_probs[np.arange(len(labels)), labels].mean()
         return {f"{split}/accuracy": float((log_probs.argmax(-1) == labels).mean()), f"{split}/nll": float(nll)}
 
-    return Validation(dataset.inputs[dataset.splits[split]], measure)
+    return Validation(dataset.inputs, measure, rows=dataset.splits[split])
 
 
 def save_network(network: nn.Module, path: Path) -> None:

@@ -12,19 +12,18 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows.places import visible_gpus
 from flows.workers import Workers
 
 
 def test_workers_share_the_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """contract: each process sees one GPU of its own, in turn; without GPUs nothing is changed."""
+    """contract: each process sees one GPU of its own."""
+    (tmp_path / "seen").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
-    assert visible_gpus("cuda") == ["4", "6"] and visible_gpus("cpu") == visible_gpus("cuda:1") == []
-    with Workers(2, visible_gpus("cuda")) as workers:
-        seen = workers.map(_seen_together, [(tmp_path, 2), (tmp_path, 2)])
-    assert sorted(seen) == ["4", "6"]
+    monkeypatch.setenv("DISTILLERY_DEVICE", "cuda")
     with Workers(2) as workers:
-        assert workers.map(_seen_together, [(tmp_path, 1)]) == ["4,6"]
+        seen = workers.map(_seen_together, [(tmp_path / "seen", 2), (tmp_path / "seen", 2)])
+    assert sorted(seen) == ["4", "6"]
 
 
 def _seen_together(folder: Path, others: int) -> str:
