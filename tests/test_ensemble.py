@@ -310,7 +310,7 @@ def test_what_takes_long_is_left_out_unless_it_is_named(caplog: pytest.LogCaptur
 
 def test_long_work_that_is_asked_for_is_told(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """contract: with no time to spare pruning is left out with a word; what is asked for is done, after a warning."""
-    monkeypatch.setattr(stage, "MOST_SECONDS", 0)
+    monkeypatch.setattr("distillery.candidates.MOST_SECONDS", 0)
     logits, labels = votes(4, skill=(2.0, 2.0, 0.0))
     content, _ = chosen_of(logits, labels, Ensemble())
     assert [row["weighting"] for row in content["table"]] == ["uniform", "uniform"]
@@ -334,7 +334,7 @@ def test_choosing_goes_by_blocks_of_rows(monkeypatch: pytest.MonkeyPatch, tmp_pa
     logits = 2 * generator.normal(size=(12, 150, 2000)).astype(np.float32)
     logits[:, np.arange(150), labels] += 6
     monkeypatch.setattr("distillery.log_probs.KEPT_BYTES", 1 << 20)
-    monkeypatch.setattr(stage, "MOST_SECONDS", 0)  # no pruning, which would take most of the time
+    monkeypatch.setattr("distillery.candidates.MOST_SECONDS", 0)  # no pruning, which would take most of the time
     tracemalloc.start()
     choose(logits, labels, QUICK.model_copy(update={"pools": ("probs",)}), [f"m{i}" for i in range(12)], tmp_path)
     peak = tracemalloc.get_traced_memory()[1]

@@ -13,17 +13,16 @@ from typing import Any
 import numpy as np
 
 from distillery import diversity, pruning
+from distillery.candidates import candidates, duration, takes_long, too_long
 from distillery.config import Ensemble, Weighting
 from distillery.crossfit import ROUNDING, Candidate, Judged, Votes, assess, fits, gain, judge
 from distillery.dataset import Dataset
-from distillery.errors import InputError
 from distillery.logit_store import ahead
 from distillery.logits import reader_of
 from distillery.member_notes import member_notes
 from distillery.memory import room
 from distillery.pooling import Pooling, influence, pool_logits
 from distillery.store import Handle, Store, write_json
-from distillery.weightings import WEIGHTINGS
 
 __all__ = ["active", "candidates", "choose", "chosen", "label", "optimize_weights", "pool_logits", "teacher_logits"]
 
@@ -31,60 +30,8 @@ log = logging.getLogger(__name__)
 
 VERSION = 4
 BLOCK_BYTES = 32 << 20  # of members' log-probabilities that are pooled at once, so that memory knows no rows or views
-MOST_SECONDS = 300  # about as long as anything may take, by its estimate, that the config does not ask for by name
 NEEDS_ALL = "stacking needs every member"
 SELECTED = "NLL of cross-fitted weights; the temperature and the members are chosen on the rows that judge them"
-DEFAULT = ("uniform", "convex", "greedy", "stacking")
-
-
-def candidates(config: Ensemble, members: int, classes: int, rows: int) -> tuple[list[Candidate], dict[str, str]]:
-    """(what is tried, why any other weighting is left out).
-
-    Raises:
-        InputError: A weighting that the config names needs more rows. One that is only tried by default is left out, as
-            is one that would take more than `MOST_SECONDS`.
-    """
-    named = config.weightings is not None
-    found: list[Candidate] = []
-    left_out: dict[str, str] = {}
-    for place, weighting in enumerate(config.weightings or [Weighting(name=name) for name in DEFAULT]):
-        traits = WEIGHTINGS.traits(weighting.name)
-        least = traits["min_rows"](members, classes)
-        if rows < least and named:
-            raise InputError(
-                f"ensemble.weightings.{place} ({weighting.name}): expected at least {least} rows in val_ensemble for "
-                f"{members} members and {classes} classes, got {rows}; a larger data.split.val_ensemble or another "
-                "weighting would do"
-            )
-        if rows < least:
-            left_out[weighting.name] = f"expected at least {least} rows in val_ensemble, got {rows}"
-            continue
-        stacks = traits.get("stacks", False)
-        pools = ("logits",) if stacks else config.pools  # a linear map is on log-probabilities, whatever the pools
-        if stacks and not named and "logits" not in config.pools:
-            continue
-        for pool in pools:
-            candidate = Candidate(weighting, pool)
-            seconds = candidate.seconds(members, classes, rows, config.folds)
-            if named or seconds <= MOST_SECONDS:
-                found.append(candidate)
-            else:
-                left_out[weighting.name if stacks else candidate.name] = _too_long(
-                    seconds, "name it in ensemble.weightings to have it tried"
-                )
-    return found, left_out
-
-
-def _too_long(seconds: float, remedy: str) -> str:
-    return f"would take about {_duration(seconds)}; {remedy}"
-
-
-def _duration(seconds: float) -> str:
-    minutes = max(1, round(seconds / 60))
-    if minutes < 120:
-        return "a minute" if minutes == 1 else f"{minutes} minutes"
-    hours = round(seconds / 3600)
-    return f"{hours} hours" if hours < 48 else f"{round(hours / 24)} days"
 
 
 def optimize_weights(
@@ -169,7 +116,7 @@ def choose(
 def _judge(candidate: Candidate, votes: Votes, folds: int) -> Judged:
     members, rows, classes = votes.log_probs.shape
     seconds = candidate.seconds(members, classes, rows, folds)
-    if seconds > MOST_SECONDS:
+    if takes_long(seconds):
         log.warning(
             "ensemble: %s are named in ensemble.weightings; with %d members, %d classes and %d rows of val_ensemble "
             "they may take about %s",
@@ -177,7 +124,7 @@ def _judge(candidate: Candidate, votes: Votes, folds: int) -> Judged:
             members,
             classes,
             rows,
-            _duration(seconds),
+            duration(seconds),
         )
     return judge(candidate, votes)
 
@@ -238,10 +185,10 @@ def _prune(candidate: Candidate, judged: Judged, votes: Votes, config: Ensemble)
     parts = (votes.logits_MNC, votes.labels_N, votes.folds_N, candidate.pool)
     judge = pruning.Judge(*parts, calibrated=judged.temperature != 1, folder=votes.folder)
     seconds = judge.seconds()
-    if seconds > MOST_SECONDS and not config.prune:
-        return None, _too_long(seconds, "set ensemble.prune to have it tried")
-    if seconds > MOST_SECONDS:
-        log.warning("ensemble: ensemble.prune is set; pruning may take about %s", _duration(seconds))
+    if takes_long(seconds) and not config.prune:
+        return None, too_long(seconds, "set ensemble.prune to have it tried")
+    if takes_long(seconds):
+        log.warning("ensemble: ensemble.prune is set; pruning may take about %s", duration(seconds))
 
     def fit(members: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if len(members) == len(votes.logits_MNC):
