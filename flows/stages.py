@@ -44,18 +44,26 @@ class Context:
 
     def done(self, handle: Handle) -> Any:
         """Notes the handle for the report; Prefect shows a stage that was found finished as `Cached`."""
-        self.handles.append(handle)
+        self.note([handle])
         if handle.cached:
             return Completed(name="Cached", message=f"found in the store: {handle.path}", data=handle)
         return handle
 
     def done_all(self, handles: list[Handle]) -> Any:
         """The same for stages that were made in one go."""
-        self.handles += handles
+        self.note(handles)
         if all(handle.cached for handle in handles):
             found = ", ".join(handle.path for handle in handles)
             return Completed(name="Cached", message=f"found in the store: {found}", data=handles)
         return handles
+
+    def note(self, handles: list[Handle]) -> None:
+        """Notes stages for the report; a line in the log says what is finished, and how long it took."""
+        self.handles += handles
+        names = ", ".join(dict.fromkeys(handle.name for handle in handles))
+        made = [handle.seconds for handle in handles if not handle.cached]
+        how = f"finished in {sum(made):.1f} s" if made else "found finished"
+        log.info("%s '%s': %s", handles[0].stage, names, how)
 
     def bar(self, text: str, total: int) -> Callable[[int], None]:
         """A progress bar, as a function that moves it to a position."""
