@@ -19,7 +19,8 @@ from distillery.config import Recipe, Teacher
 from distillery.errors import InputError
 from distillery.models import InputSpec
 from distillery.store import Handle, Store
-from distillery.teachers import check_model, load_member, load_network, train_teachers
+from distillery.students import load_student
+from distillery.teachers import check_model, load_member, train_teachers
 
 PRIOR = {"family": "sklearn", "estimator": "sklearn.dummy.DummyClassifier"}
 OWN = """
@@ -117,13 +118,17 @@ def test_what_cannot_be_kept_is_said_before_training(
     assert estimators.size_mb(Path(handle.path)) == handle.file("model.joblib").stat().st_size / 1e6
 
 
-def test_code_from_the_store_is_not_run(chain: SimpleNamespace, store: Store, tmp_path: Path) -> None:
-    """contract: a network's file may not name code that lies beside it, where other machines may write."""
-    handle = trained(chain, store, family="mlp", hidden=[3])
-    code = handle.file("code.py")
+def test_a_file_does_not_decide_whose_code_is_run(finished: SimpleNamespace, tmp_path: Path) -> None:
+    """contract: a student's file may not name code that no config of this process has named."""
+    student = finished.finals[0].students[0]
+    shutil.copytree(student.path, tmp_path / "student")
+    code = tmp_path / "code.py"
     code.write_text(f"import pathlib\npathlib.Path({str(tmp_path / 'run')!r}).touch()\n")
-    with pytest.raises(InputError, match="expected code outside of the store"):
-        load_network({"family": f"{code}:Net"}, chain.dataset.spec, handle.file("model.safetensors"))
+    told = student.json("student.json")
+    told["model"]["family"] = f"{code}:Net"
+    (tmp_path / "student" / "student.json").write_text(json.dumps(told))
+    with pytest.raises(InputError, match=r"expected a family that the config names, got .*code\.py:Net"):
+        load_student(Handle("students", "x", str(tmp_path / "student"), student.fingerprint), finished.dataset.spec)
     assert not (tmp_path / "run").exists()
 
 

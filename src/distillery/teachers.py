@@ -24,7 +24,6 @@ from distillery.errors import InputError
 from distillery.members import EstimatorMember, GivenMember, Member, NetworkMember
 from distillery.metrics import quality
 from distillery.models import MODELS, GivenLogits, InputSpec
-from distillery.own import is_own
 from distillery.store import Handle, Store, checksum, fingerprint, write_json
 from distillery.training import torchrun
 from distillery.training.feed import Inputs
@@ -271,7 +270,6 @@ def load_network(model: dict[str, Any], spec: InputSpec, path: Path) -> nn.Modul
         spec: What it is fed.
         path: The weights.
     """
-    _check_own(model["family"], path)
     own = {k: v for k, v in model.items() if k not in ("family", *NOT_BUILT_FROM)}
     network: nn.Module = MODELS[model["family"]](
         spec, **{**own, **({"pretrained": False} if "pretrained" in own else {})}
@@ -303,12 +301,3 @@ def _model_of(handle: Handle) -> dict[str, Any]:
         raise InputError(f"{handle.file('member.json')}: expected the member that the folder is named by, got another")
     model: dict[str, Any] = key[1]["model"]
     return model
-
-
-def _check_own(family: str, weights: Path) -> None:
-    """Refuses code from the store, into which other machines may write."""
-    if not is_own(family):
-        return
-    store = weights.resolve().parents[2]
-    if Path(family.rpartition(":")[0]).expanduser().resolve().is_relative_to(store):
-        raise InputError(f"model family {family!r}: expected code outside of the store {store}")
