@@ -21,7 +21,7 @@ from rich.progress import Progress
 
 from distillery.errors import InputError
 from flows import importing
-from flows.shown import Plain, plain, visible, without_secrets
+from flows.shown import Plain, plain, tell_warnings, visible, without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,13 +41,18 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _log_to(console: Console) -> None:
-    handler = RichHandler(console=console, show_path=False, highlighter=NullHighlighter(), keywords=[])
-    handler.setFormatter(Plain("%(message)s"))
+    handler: logging.Handler
+    if console.is_terminal:
+        handler = RichHandler(console=console, show_path=False, highlighter=NullHighlighter(), keywords=[])
+        handler.setFormatter(Plain("%(message)s"))
+        logging.getLogger("flows.stages").setLevel("WARNING")  # progress bars say the same
+    else:
+        handler = logging.StreamHandler(sys.stdout)
+        handler.setFormatter(Plain("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     logging.basicConfig(level="INFO", handlers=[handler])
+    tell_warnings()
     for noisy in ("alembic", "mlflow", "onnxscript", "onnx_ir", "torch.onnx", "httpx", "matplotlib"):
         logging.getLogger(noisy).setLevel("ERROR")
-    if console.is_terminal:  # where progress bars say the same
-        logging.getLogger("flows.stages").setLevel("WARNING")
 
 
 def program() -> None:

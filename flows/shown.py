@@ -10,6 +10,8 @@ import html
 import logging
 import os
 import re
+import sys
+import warnings
 
 from rich.text import Text
 
@@ -45,6 +47,19 @@ def without_secrets(text: str) -> str:
             user, _, password = value.partition(":")  # a login, or one secret
             text = mask_secret(mask_secret(text, value), password or user)
     return text
+
+
+def tell_warnings() -> None:
+    """From now on a library's warning is a line of the log; of what it will do in future versions nothing is said."""
+    if not sys.warnoptions:  # what the user asks Python for holds
+        for category in (FutureWarning, DeprecationWarning, PendingDeprecationWarning):
+            warnings.simplefilter("ignore", category)
+    warnings.showwarning = _tell_warning
+
+
+def _tell_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+    first = str(message).strip().partition("\n")[0]
+    logging.getLogger(__name__).warning("%s: %s", category.__name__, first)
 
 
 class Plain(logging.Formatter):

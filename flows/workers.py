@@ -15,6 +15,7 @@ import torch
 
 from distillery.store import Missing, Store
 from distillery.training import torchrun
+from flows.shown import tell_warnings
 
 OnEpoch = Callable[..., None]
 
@@ -109,6 +110,7 @@ class Workers:
 def _begin(events: Any, threads: int, gpus: Any) -> None:
     global _events
     _events = events
+    tell_warnings()
     threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
     if (gpu := gpus.get()) is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # before this process first asks for one

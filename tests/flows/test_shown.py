@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import logging
+import sys
+import warnings
 
 import pytest
 from rich.console import Console
 from rich.table import Table
 
-from flows.shown import Plain, markdown, plain, visible, without_secrets
+from flows.shown import Plain, markdown, plain, tell_warnings, visible, without_secrets
 
 NAMES = ("[/b]", "[bold]x", "[red]", ":smile:", r"\[x]", "https://host", "a\x1b[2Jb", "a\u202eb")
 
@@ -50,6 +52,16 @@ def test_secrets_of_the_environment_are_masked(monkeypatch: pytest.MonkeyPatch) 
     assert without_secrets(said) == "http://me:***@host:80/api *** *** *** *** ***"
 
 
+def test_a_warning_is_one_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """golden: its kind and first line, without the place in a library's source; nothing of future versions."""
+    with warnings.catch_warnings():
+        warnings.resetwarnings()
+        tell_warnings()
+        warnings.warn("lbfgs failed to converge\nSee the docs", UserWarning, stacklevel=1)
+        warnings.warn("will change", FutureWarning, stacklevel=1)
+    assert caplog.messages == ["UserWarning: lbfgs failed to converge"]
+
+
 def test_log_lines_are_plain(monkeypatch: pytest.MonkeyPatch) -> None:
     """contract: no secret and no control character; the lines of a traceback stay lines."""
     monkeypatch.setenv("X_PASSWORD", "hunter2")
@@ -61,7 +73,7 @@ def test_log_lines_are_plain(monkeypatch: pytest.MonkeyPatch) -> None:
     except ValueError:
         record = logging.LogRecord("x", logging.ERROR, __file__, 1, "class %s", ("a\x1b",), None)
         handler.emit(record)
-        record.exc_info = __import__("sys").exc_info()
+        record.exc_info = sys.exc_info()
         handler.emit(record)
     first, *_, last = stream.getvalue().splitlines()
     assert first == r"class a\x1b" and last == r"ValueError: *** \x1b[2J"
