@@ -127,6 +127,9 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("overrides", nargs="*", metavar="key=value", help="for instance search.trials=40")
     parts = "search: up to the evaluation; release: the decision about what a search has finished"
     run.add_argument("--part", default="all", choices=("all", "search", "release"), help=parts)
+    check = add("check", _check, "read the data of a config and say what is wrong with them, without training")
+    check.add_argument("config", help="YAML file")
+    check.add_argument("overrides", nargs="*", metavar="key=value", help="for instance data.path=rows.csv")
     report = add("report", _report, "print the report of the last run")
     report.add_argument("name", help="the experiment's name")
     report.add_argument("--json", action="store_true", help="print the file itself")
@@ -142,7 +145,8 @@ def parser() -> argparse.ArgumentParser:
     history.add_argument("--json", action="store_true", help="print the entries themselves")
     predict = add("predict", _predict, "classify a table, an image or a folder of images with a registered student")
     predict.add_argument("name")
-    predict.add_argument("file", help=".csv, .parquet, an image, or a folder of images")
+    images = "a folder of images (one that cannot be read gets a row with its error; the command then ends with 2)"
+    predict.add_argument("file", help=f".csv, .parquet, an image, or {images}")
     predict.add_argument("--version", default="champion", help="version number or alias")
     predict.add_argument("--out", type=Path, help="write a .csv or .parquet instead of printing")
     predict.add_argument("--keep", nargs="+", default=[], metavar="COLUMN", help="columns to hand through: an id")
@@ -172,6 +176,26 @@ def _run(given: argparse.Namespace) -> None:
             return
         show(found, console)
     _name_page(Places.from_environment().runs / config.name)
+
+
+def _check(given: argparse.Namespace) -> None:
+    from distillery.checks import prepare_and_check
+    from distillery.config_file import load
+    from distillery.dataset import Dataset, read_source
+    from distillery.store import Store
+    from flows.places import Places
+
+    config = load(given.config, given.overrides)
+    handle = prepare_and_check(config, read_source(config.data), Store(Places.from_environment().store))
+    data = Dataset(handle)
+    counts = ", ".join(f"{len(rows):,} {name}" for name, rows in data.splits.items())
+    lines = [f"rows: {counts}", f"classes: {', '.join(data.classes)}", *data.notes, *map(_left_out, data.skipped)]
+    for line in lines:
+        console.out(line, highlight=False)
+
+
+def _left_out(name: str) -> str:
+    return f"left out, since it cannot be read: {name}"
 
 
 def _report(given: argparse.Namespace) -> None:
@@ -257,17 +281,19 @@ def _known(client: Any, name: str, command: str) -> Any:
 
 
 def _predict(given: argparse.Namespace) -> None:
-    from flows import predict, registry
+    from flows import predict, predict_images, registry
 
     running = registry.open_model(_client(), given.name, given.version)
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bars:
         bar = bars.add_task("rows", total=None)
+        unread = predict_images.Unread(lambda problem: bars.console.out(problem, highlight=False))
 
         def on_rows(done: int, total: int | None) -> None:
             bars.update(bar, completed=done, total=total)
 
-        batches = predict.predict_file(running, Path(given.file), given.keep, on_rows)
+        batches = predict.predict_file(running, Path(given.file), given.keep, on_rows, unread)
         predict.write(batches, given.out, lambda lines: console.out(lines, highlight=False, end=""))
+    unread.check()
 
 
 def _work(given: argparse.Namespace) -> None:

@@ -14,11 +14,12 @@ import pandas as pd
 
 from distillery import outside
 from distillery.config import Experiment, Teacher
-from distillery.data import Feeds, Rows, table_feeds
+from distillery.data import Rows
 from distillery.dataset import Dataset
 from distillery.errors import InputError
-from distillery.export import classes_of, columns_of, probabilities
 from distillery.preprocess import session
+from distillery.serving.answers import PROBABILITY, Answers
+from distillery.serving.reading import Feeds
 from distillery.store import Handle, checksum
 from flows.stages import Context, stage
 
@@ -101,15 +102,12 @@ def _is_ours(running: ort.InferenceSession) -> bool:
 
 
 def _by_distillery(running: ort.InferenceSession, raw: Any) -> pd.DataFrame:
-    """The probabilities of a student, a column for each of its classes."""
-    feeds = raw
-    if isinstance(raw, pd.DataFrame):
-        wanted = list(columns_of(running))
-        missing = [column for column in wanted if column not in raw.columns]
-        if missing:
-            raise InputError(f"expected the columns {', '.join(wanted)}, got none called {', '.join(missing)}")
-        feeds = table_feeds(raw[wanted])
-    return pd.DataFrame(probabilities(running, feeds), columns=[f"probability:{c}" for c in classes_of(running)])
+    """The answers of a student, a column for the probability of each of its classes."""
+    answers = Answers(running)
+    found = answers.of_request(raw)
+    if answers.is_table:
+        return found
+    return pd.DataFrame(found["probabilities"], columns=[f"{PROBABILITY}{name}" for name in answers.classes])
 
 
 def _by_names(running: ort.InferenceSession, raw: Any) -> Any:
@@ -130,7 +128,7 @@ def _feeds(running: ort.InferenceSession, raw: Any) -> Feeds:
         (only,) = inputs
         return {only.name: raw.to_numpy(DTYPES[only.type])}
 
-    feeds = {}
+    feeds: Feeds = {}
     for wanted in inputs:
         if wanted.name not in raw:
             raise InputError(f"expected a column {wanted.name!r}, got none")

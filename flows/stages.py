@@ -15,10 +15,10 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 from rich.progress import Progress
 
-from distillery import dataset, ensemble, evaluate, figures, logits, metrics, search, soft_losses, teachers, transfer
+from distillery import dataset, ensemble, evaluate, figures, logits, metrics, search
+from distillery.checks import prepare_and_check
 from distillery.config import Capacity, Experiment
 from distillery.data import Rows
-from distillery.encodings import encoding_of
 from distillery.store import Handle, Store
 from flows.places import Places
 from flows.tracking import STORE_ERRORS, Tracker
@@ -85,27 +85,10 @@ stage: Any = partial(task, cache_policy=NO_CACHE, retries=2, retry_delay_seconds
 @stage(name="data")
 def prepare_data(ctx: Context, rows: Rows) -> Handle:
     """Splits, preprocessing and encoded rows; every model of the config is tried on them before anything trains."""
-    handle = dataset.prepare(ctx.config.data, rows, ctx.store)
-    spec, config = dataset.Dataset(handle).spec, ctx.config
-    ensemble.candidates(config.ensemble, len(config.teachers.each()), spec.classes, handle.metrics["rows_val_ensemble"])
-    for name, member, _ in ctx.config.teachers.each():
-        teachers.check_model(member, spec, f"teacher {name!r}", len(rows))
-    for capacity in ctx.config.student.capacities:
-        teachers.check_model(capacity, spec, f"student {capacity.name!r}", len(rows))
-    for where, loss in _losses(ctx.config):
-        soft_losses.check_loss(loss, spec.classes, where)
-    encoding_of(config.logits.dtype, config.logits.top, spec.classes)
-    evaluate.check_groups(ctx.config.evaluation.groups, rows)
-    transfer.check_views(dataset.Dataset(handle), ctx.config.student.views)
+    handle = prepare_and_check(ctx.config, rows, ctx.store)
     for note in dataset.Dataset(handle).notes:
         log.warning("data: %s", note)
     return ctx.done(handle)
-
-
-def _losses(config: Experiment) -> list[tuple[str, str]]:
-    """(where, name) of every soft loss that the config names."""
-    searched = [(f"search.losses.{index}", loss.name) for index, loss in enumerate(config.search.losses)]
-    return searched or [("student.loss", config.student.loss.name)]
 
 
 @stage(name="profile", task_run_name="profile-{capacity.name}")

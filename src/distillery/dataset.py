@@ -15,9 +15,11 @@ import onnx
 from distillery import preprocess
 from distillery.config import Data
 from distillery.data import SOURCES, Rows
+from distillery.errors import InputError
 from distillery.landmarks import landmarks
 from distillery.models import InputSpec
 from distillery.pack import finish, pack
+from distillery.repeats import repeated, unseen
 from distillery.splits import split_rows
 from distillery.store import Handle, Store, checksum, fingerprint, write_json
 from distillery.views import Pool
@@ -66,11 +68,12 @@ def _build(work: Path, config: Data, rows: Rows) -> dict[str, Any]:
         _split(config, rows, None)
         graph = preprocess.image_graph(rows.channels, config.image_size, config.image_fit)
         usable = pack(work, rows, _encoder(graph, rows))
+        _check_readable(rows, usable, classes, labels)
         splits = _split(config, rows, usable)
     else:
         assert rows.frame is not None
         splits = _split(config, rows, None)
-        graph = preprocess.table_graph(rows.frame.iloc[splits["train"]], config.scale)
+        graph = preprocess.table_graph(rows.frame.iloc[splits["train"]], config.scale, rows.reading)
         usable = pack(work, rows, _encoder(graph, rows))
     onnx.save(graph, work / "preprocess.onnx")
     np.savez(work / "splits.npz", **splits)  # type: ignore[arg-type]
@@ -83,7 +86,11 @@ def _build(work: Path, config: Data, rows: Rows) -> dict[str, Any]:
         spec = InputSpec(rows.kind, inputs.shape[1:], len(classes), numbers=numbers)
         write_json(work / "features.json", sources)
     skipped = [rows.names[i] if rows.names else str(i) for i in np.flatnonzero(~usable)]
-    notes = list(rows.notes)
+    notes = [*rows.notes, *repeated(rows, labels, splits)]
+    if rows.look is not None:
+        notes += rows.look()
+    if skipped:
+        notes.append(f"Images that cannot be read and are left out: {len(skipped)}, the first of them {skipped[0]!r}.")
     facts = {"classes": classes.tolist(), "spec": spec.to_json(), "skipped": skipped, "notes": notes}
     common = fingerprint(facts["classes"], facts["spec"], checksum(work / "preprocess.onnx"))
     digests = {name: _digest(inputs, labels, ids) for name, ids in splits.items()}
@@ -91,6 +98,16 @@ def _build(work: Path, config: Data, rows: Rows) -> dict[str, Any]:
     finish(work)
     counts = {f"rows_{name}": len(ids) for name, ids in splits.items()}
     return {**counts, "classes": len(classes), "skipped": len(skipped)}
+
+
+def _check_readable(rows: Rows, usable: np.ndarray, classes: np.ndarray, labels: np.ndarray) -> None:
+    learned = usable if rows.given_test is None else usable & ~rows.given_test
+    lost = np.setdiff1d(np.arange(len(classes)), labels[learned])
+    if len(lost):
+        raise InputError(
+            f"data: expected images that can be read in every class, got none of class {str(classes[lost[0]])!r}; "
+            "mend them, or take the class out of the data"
+        )
 
 
 def _digest(inputs: np.ndarray, labels: np.ndarray, ids: np.ndarray) -> str:
@@ -116,7 +133,7 @@ def _split(config: Data, rows: Rows, usable: np.ndarray | None) -> dict[str, np.
         contents=rows.contents() if order == "hashed" else None,
     )
     if rows.unlabeled is not None:
-        parts["unlabeled"] = np.flatnonzero(rows.unlabeled)
+        parts["unlabeled"] = unseen(rows, parts)
     return parts
 
 

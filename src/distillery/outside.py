@@ -81,7 +81,7 @@ def open_pickle(member: Teacher) -> tuple[Any, Predict]:
 
 
 def _raw(rows: Rows, ids: np.ndarray) -> Any:
-    return rows.frame.iloc[ids] if rows.frame is not None else rows.feed(ids)
+    return rows.as_stored.iloc[ids] if rows.frame is not None else rows.feed(ids)
 
 
 def _probabilities(answer: Any, count: int, classes: Sequence[str], name: str) -> np.ndarray:

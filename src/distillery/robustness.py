@@ -8,8 +8,9 @@ import numpy as np
 import onnx
 
 from distillery import preprocess
-from distillery.data import Rows, column_feeds, side_by_side
+from distillery.data import Rows
 from distillery.dataset import Dataset
+from distillery.serving.reading import column_feeds, side_by_side
 
 SEED = 20260101
 Disturbance = Callable[[np.ndarray], np.ndarray]

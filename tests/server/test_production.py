@@ -194,7 +194,7 @@ def test_a_backup_brings_everything_back(served: str, shell: Shell, postgres: Po
     assert "champion" in before["mlflow"] and before["prefect"] == "nightly"
     shell.section("Backup and restore")
     assert {name: postgres.ask(name, query) for name, query in queries.items()} == before
-    assert list((shell.state / "artifacts").rglob("model.onnx"))
+    assert list((shell.state / "artifacts").rglob("student.onnx"))
     assert shell.done == list(sections())
 
 
