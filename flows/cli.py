@@ -191,7 +191,7 @@ def _check(given: argparse.Namespace) -> None:
     counts = ", ".join(f"{len(rows):,} {name}" for name, rows in data.splits.items())
     lines = [f"rows: {counts}", f"classes: {', '.join(data.classes)}", *data.notes, *map(_left_out, data.skipped)]
     for line in lines:
-        console.out(line, highlight=False)
+        console.out(visible(line), highlight=False)
 
 
 def _left_out(name: str) -> str:
@@ -286,7 +286,7 @@ def _predict(given: argparse.Namespace) -> None:
     running = registry.open_model(_client(), given.name, given.version)
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bars:
         bar = bars.add_task("rows", total=None)
-        unread = predict_images.Unread(lambda problem: bars.console.out(problem, highlight=False))
+        unread = predict_images.Unread(lambda problem: bars.console.out(visible(problem), highlight=False))
 
         def on_rows(done: int, total: int | None) -> None:
             bars.update(bar, completed=done, total=total)

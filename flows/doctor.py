@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from packaging.specifiers import SpecifierSet
 from rich.console import Console
-from rich.text import Text
 
 from distillery.address import masked
 from distillery.errors import InputError
@@ -116,6 +115,6 @@ def _champion(console: Console, client: Any, name: str) -> bool:
 
 
 def _line(console: Console, good: bool, what: str, problem: str) -> bool:
-    mark = Text("ok   ", "green") if good else Text("bad  ", "red")
+    mark = plain("ok   ", "green") if good else plain("bad  ", "red")
     console.print(mark + plain(what if good else f"{what}: {problem}"))
     return good
