@@ -57,6 +57,21 @@ def test_wrong_settings_are_named(
     assert all(word in error for word in words), error
 
 
+def test_text_of_the_user_is_shown_as_it_is(
+    home: Path, tiny: Path, prefect_server: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Contract of the output: a path that rich would take for markup, a column that a terminal would obey, a secret."""
+    pd.DataFrame({"x": np.arange(9.0), "a\n\x1b[2Jb": "x"}).to_csv(home / "rows.csv", index=False)
+    config = _config(home, tiny, source="table", path=str(home / "rows.csv"), label="no hunter2")
+    Path(config).rename(home / "[b]x.yaml")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "hunter2")
+    with pytest.raises(SystemExit):
+        main(["run", str(home / "[b]x.yaml")])
+    shown = capsys.readouterr()
+    assert "[b]x.yaml: importing and starting" in "".join(shown.out.splitlines())
+    assert "'no ***'" in shown.err and "\x1b" not in shown.err and shown.err.count("\n") == 1
+
+
 def test_wrong_tables_are_named(
     home: Path, tiny: Path, prefect_server: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

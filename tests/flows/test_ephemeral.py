@@ -71,6 +71,13 @@ def test_a_server_ends_with_a_run_that_is_killed(environment: dict[str, str]) ->
     raise AssertionError("the server outlives the run")
 
 
+def test_a_run_that_ends_before_its_server_begins_says_nothing_of_it(environment: dict[str, str]) -> None:
+    """Contract of error messages: after the run's own line there is no traceback of a start that was cut short."""
+    program = "from flows.ephemeral import prefect_server\nwith prefect_server():\n    pass"
+    run = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")  # read until the server has ended, too
+
+
 def test_no_server_stays_where_a_profile_names_one(environment: dict[str, str], prefect_server: str) -> None:
     """Contract: an address in Prefect's own settings is as good as one in the environment; the new server ends."""
     home = Path(environment["PREFECT_HOME"]) / "named"
