@@ -139,7 +139,8 @@ def train_teachers(
         dataset = Dataset(data)
         mine = [(names[place], seeds[place]) for place in group]
         for place, work in works.items():
-            write_json(work / "member.json", {"name": names[group[place]], "key": keys[group[place]]})
+            told = {"name": names[group[place]], "checkpoint": teacher.options.get("checkpoint")}
+            write_json(work / "member.json", {**told, "key": keys[group[place]]})
         if trained:
             report = None if on_epoch is None else partial(_report, on_epoch, {place: group[place] for place in works})
             members = _networks(works, mine, teacher, recipe, dataset, device, report)
