@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import mlflow
 import numpy as np
@@ -19,10 +20,10 @@ from flows.tracking import connect
 
 
 def test_a_registered_model_is_asked_about_every_row(
-    chain: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    chain: SimpleNamespace, new_home: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """reference: another flavour's own probabilities, in the order of the classes; labels or no model: one error."""
-    monkeypatch.setenv("DISTILLERY_HOME", str(tmp_path))
+    monkeypatch.setenv("DISTILLERY_HOME", str(new_home(tmp_path)))
     connect(Places.from_environment())
     frame, labels = chain.rows.frame, chain.rows.labels
     model = LogisticRegression().fit(frame, labels)
