@@ -42,7 +42,12 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         port = str(probe.getsockname()[1])
     address = f"http://127.0.0.1:{port}/api"
     folder = tmp_path_factory.mktemp("prefect")
-    settings = {"PREFECT_HOME": str(folder), "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2"}
+    settings = {
+        "PREFECT_HOME": str(folder),
+        "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2",
+        "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",  # none is used
+        "PREFECT_UI_ENABLED": "false",
+    }
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", port]
     with (folder / "server.log").open("w") as log:
         server = subprocess.Popen(command, env={**os.environ, **settings}, stdout=log, stderr=log)

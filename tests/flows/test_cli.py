@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -182,9 +183,13 @@ def test_a_full_disk_is_said_in_one_line(error: Exception) -> None:
 
 
 def test_run_report_predict_promote_rollback(
-    home: Path, tiny: Path, prefect_server: str, capsys: pytest.CaptureFixture[str]
+    home: Path, tiny: Path, tiny_run: tuple[Path, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Contract of the command: a run in two parts, its report, predictions from raw rows, a champion by hand."""
+    """Contract of the command: a run in two parts, its report, predictions from raw rows, a champion by hand.
+
+    The stages of the run are finished; test_kill.py has the command compute them.
+    """
+    shutil.copytree(tiny_run[0], home, dirs_exist_ok=True)
     run = ["run", str(tiny)]
     printed = []
     for arguments in ([*run, "--part", "search"], [*run, "--part", "release"], ["report", "tiny"], ["doctor"]):

@@ -71,7 +71,7 @@ class Commands:
         process = self.start(home)
         while not reached():
             assert Path(f"/proc/{process}/cmdline").read_bytes(), f"it ended before the point was reached: {log(home)}"
-            time.sleep(0.002)
+            time.sleep(0.02)
         os.kill(process, signal.SIGKILL)
         assert self._told() == -signal.SIGKILL
 

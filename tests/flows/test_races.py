@@ -75,7 +75,7 @@ def store(
 def test_twenty_processes_and_one_champion(store: Store) -> None:
     """Never a worse champion: after each round the best so far, `previous` right, no decision lost or doubled."""
     store.client.create_registered_model("racing")
-    rounds = 10 if store.kind == SQLITE else 4
+    rounds = 5 if store.kind == SQLITE else 4
     states = store.told("race", "racing", PROCESSES, rounds)
     assert len(states) == rounds
     champions = []
