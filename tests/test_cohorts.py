@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from bisect import bisect_left
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -59,7 +60,8 @@ def test_a_cohort_that_does_not_fit_is_split(
     job = Job(config, chain.data, chain.ensemble, tuple(chain.taught), capacity, settings, "cpu")
     whole = train_trials(job)
     spec, recipe = chain.dataset.spec, config.student.recipe
-    each = next(limit for limit in range(1 << 30) if cohorts._room(build_network(capacity, spec, 0), recipe, limit) > 1)
+    network = build_network(capacity, spec, 0)
+    each = bisect_left(range(1 << 30), 2, key=lambda limit: cohorts._room(network, recipe, limit))  # what two need
     monkeypatch.setattr(cohorts, "_free_bytes", lambda device: 2 * each)
     with caplog.at_level(logging.WARNING):
         split = train_trials(replace(job))
