@@ -9,16 +9,19 @@ import json
 import logging
 import os
 import sys
+import traceback
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.highlighter import NullHighlighter
 from rich.logging import RichHandler
 from rich.progress import Progress
 
 from distillery.errors import InputError
 from flows import importing
+from flows.shown import Plain, plain, tell_warnings, visible, without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,10 +36,23 @@ def main(arguments: list[str] | None = None) -> None:
     """Entry point: exit code 0 if all went well, 2 for wrong input, 1 for anything else."""
     given = parser().parse_args(arguments)
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO" if given.debug else "CRITICAL")
-    logging.basicConfig(level="INFO", format="%(message)s", handlers=[RichHandler(console=console, show_path=False)])
+    _log_to(console)
+    sys.exit(_guarded(given))
+
+
+def _log_to(console: Console) -> None:
+    handler: logging.Handler
+    if console.is_terminal:
+        handler = RichHandler(console=console, show_path=False, highlighter=NullHighlighter(), keywords=[])
+        handler.setFormatter(Plain("%(message)s"))
+        logging.getLogger("flows.stages").setLevel("WARNING")  # progress bars say the same
+    else:
+        handler = logging.StreamHandler(sys.stdout)
+        handler.setFormatter(Plain("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    logging.basicConfig(level="INFO", handlers=[handler])
+    tell_warnings()
     for noisy in ("alembic", "mlflow", "onnxscript", "onnx_ir", "torch.onnx", "httpx", "matplotlib"):
         logging.getLogger(noisy).setLevel("ERROR")
-    sys.exit(_guarded(given))
 
 
 def program() -> None:
@@ -66,14 +82,19 @@ def _guarded(given: argparse.Namespace) -> int:
         problem, code = "stopped; the same command goes on where it stopped", 130
     except InputError as error:
         problem, code = str(error), 2
-        if given.debug:
-            raise
+        _trace(given)
     except Exception as error:
-        if given.debug:
-            raise
         problem, code = _explain(error)
-    print(f"distillery: {problem}", file=sys.stderr)  # noqa: T201 - the command's own error line
+        _trace(given)
+    line = visible(without_secrets(f"distillery: {problem}"))
+    print(line, file=sys.stderr)  # noqa: T201 - the command's own error line
     return code
+
+
+def _trace(given: argparse.Namespace) -> None:
+    """Where it went wrong, for --debug."""
+    if given.debug:
+        print(without_secrets(traceback.format_exc()), file=sys.stderr)  # noqa: T201 - asked for
 
 
 def _explain(error: BaseException) -> tuple[str, int]:
@@ -139,7 +160,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _run(given: argparse.Namespace) -> None:
-    console.print(f"{given.config}: importing and starting", highlight=False)
+    console.print(plain(f"{given.config}: importing and starting"))
     from flows.ephemeral import prefect_server
 
     with prefect_server() as ready:
@@ -174,7 +195,7 @@ def _check(given: argparse.Namespace) -> None:
     counts = ", ".join(f"{len(rows):,} {name}" for name, rows in data.splits.items())
     lines = [f"rows: {counts}", f"classes: {', '.join(data.classes)}", *data.notes, *map(_left_out, data.skipped)]
     for line in lines:
-        console.out(line, highlight=False)
+        console.out(visible(line), highlight=False)
 
 
 def _left_out(name: str) -> str:
@@ -198,7 +219,7 @@ def _report(given: argparse.Namespace) -> None:
 
 
 def _name_page(folder: Path) -> None:
-    console.print(f"with pictures: {folder / 'report.html'}", highlight=False, soft_wrap=True)
+    console.print(plain(f"with pictures: {folder / 'report.html'}"), soft_wrap=True)
 
 
 def _history(given: argparse.Namespace) -> None:
@@ -213,7 +234,7 @@ def _history(given: argparse.Namespace) -> None:
         console.out(json.dumps([asdict(entry) for entry in entries], indent=1), highlight=False)
     else:
         aliases = {alias: int(model.aliases[alias]) for alias in registry.ALIASES if alias in model.aliases}
-        console.print(table.history_table(given.name, entries, aliases), highlight=False)
+        console.print(table.history_table(given.name, entries, aliases))
 
 
 def _promote(given: argparse.Namespace) -> None:
@@ -227,7 +248,7 @@ def _promote(given: argparse.Namespace) -> None:
         raise InputError(f"--reason: expected at most {LONGEST_REASON} characters, got {len(given.reason)}")
     with lifecycle.turn(client, places, given.name) as turn:
         turn.promote(given.version, given.reason)
-    console.print(f"{given.name} version {given.version} is the champion", highlight=False)
+    console.print(plain(f"{given.name} version {given.version} is the champion"))
 
 
 def _rollback(given: argparse.Namespace) -> None:
@@ -237,7 +258,7 @@ def _rollback(given: argparse.Namespace) -> None:
     with lifecycle.turn(client, places, given.name) as turn:
         before, now = turn.rollback(given.reason)
     instead = "" if before is None else f", instead of version {before}"
-    console.print(f"{given.name} version {now} is the champion again{instead}", highlight=False)
+    console.print(plain(f"{given.name} version {now} is the champion again{instead}"))
 
 
 def _to_decide(name: str, command: str) -> tuple[Any, Any]:
@@ -269,7 +290,7 @@ def _predict(given: argparse.Namespace) -> None:
     running = registry.open_model(_client(), given.name, given.version)
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bars:
         bar = bars.add_task("rows", total=None)
-        unread = predict_images.Unread(lambda line: bars.console.out(line, highlight=False))
+        unread = predict_images.Unread(lambda line: bars.console.out(visible(line), highlight=False))
 
         def on_rows(done: int, total: int | None) -> None:
             bars.update(bar, completed=done, total=total)
@@ -284,7 +305,7 @@ def _work(given: argparse.Namespace) -> None:
     from flows.places import Places
 
     folder = Places.from_environment().store / "work"
-    console.print(f"waiting for work in {folder}", highlight=False)
+    console.print(plain(f"waiting for work in {folder}"))
     jobs.work_anywhere(folder)
 
 

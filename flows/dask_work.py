@@ -22,6 +22,7 @@ from typing import Any
 
 from distributed import Client, Future, KilledWorker, LocalCluster, get_worker
 
+from distillery.address import masked
 from distillery.errors import InputError
 from distillery.remote import MANIFEST, VARIABLE, Remote
 from distillery.store import Handle, Missing, Store
@@ -176,7 +177,7 @@ def _connected(scheduler: str, count: int, opened: ExitStack) -> Client:
     except (OSError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"DISTILLERY_WORKERS: expected a Dask scheduler that answers at {scheduler!r}, got: {reason}"
+            f"DISTILLERY_WORKERS: expected a Dask scheduler that answers at {masked(scheduler)!r}, got: {reason}"
         ) from error
 
 

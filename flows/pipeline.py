@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prefect import flow
+from rich import get_console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from distillery.cohorts import in_one_go
@@ -97,6 +98,7 @@ def scheduled(config_file: str, overrides: list[str] | None = None, part: Part =
 
 def _bars() -> Progress:
     return Progress(
-        *(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()),
+        *(TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()),
         refresh_per_second=4,  # each takes some milliseconds from what trains in this process
+        disable=not get_console().is_terminal,  # elsewhere a line in the log tells of each stage
     )

@@ -43,12 +43,6 @@ class Context:
         """Where stages are kept; while `only_look` holds, what is not finished is an error."""
         return Store(self.places.store, only_look=self.only_look, remote=self.places.remote)
 
-    def note(self, handles: list[Handle]) -> None:
-        """Notes handles for the report, and that this run needs their stages."""
-        self.handles += handles
-        assert self.tracker.record is not None
-        self.tracker.record.add(handles)
-
     def done(self, handle: Handle) -> Any:
         """Notes the handle for the report; Prefect shows a stage that was found finished as `Cached`."""
         self.note([handle])
@@ -63,6 +57,16 @@ class Context:
             found = ", ".join(handle.path for handle in handles)
             return Completed(name="Cached", message=f"found in the store: {found}", data=handles)
         return handles
+
+    def note(self, handles: list[Handle]) -> None:
+        """Notes stages for the report, and that this run needs them; the log says what is finished, after how long."""
+        self.handles += handles
+        assert self.tracker.record is not None
+        self.tracker.record.add(handles)
+        names = ", ".join(dict.fromkeys(handle.name for handle in handles))
+        made = [handle.seconds for handle in handles if not handle.cached]
+        how = f"finished in {sum(made):.1f} s" if made else "found finished"
+        log.info("%s '%s': %s", handles[0].stage, names, how)
 
     def bar(self, text: str, total: int) -> Callable[[int], None]:
         """A progress bar, as a function that moves it to a position."""

@@ -19,11 +19,13 @@ from mlflow.entities import Metric, Param, RunStatus, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from distillery.address import without_login
 from distillery.config import Experiment
 from distillery.store import fingerprint
 from flows import records
 from flows.places import Places
 from flows.servers import check_database, tracking_problem
+from flows.shown import without_secrets
 
 KEY = "distillery.key"
 ROLE = "role"
@@ -193,7 +195,7 @@ class Tracker:
     def url(self, run: Run, artifact: str | None = None) -> str:
         """Address of a run's page, or of an artifact on it; without a server, where `make ui` will show it."""
         uri = mlflow.get_tracking_uri()
-        base = uri if uri.startswith("http") else "http://127.0.0.1:5000"
+        base = without_login(uri) if uri.startswith("http") else "http://127.0.0.1:5000"
         place = "" if artifact is None else f"/artifacts/{artifact}"
         return f"{base.rstrip('/')}/#/experiments/{self.experiment_id}/runs/{run.id}{place}?{VIEW}"
 
@@ -252,7 +254,7 @@ def _closing(run: Run) -> Iterator[Run]:
     try:
         yield run
     except BaseException as error:
-        run.tags({"error": f"{type(error).__name__}: {error}"[:4000]})
+        run.tags({"error": without_secrets(f"{type(error).__name__}: {error}")[:4000]})
         run.end(RunStatus.to_string(RunStatus.KILLED if isinstance(error, KeyboardInterrupt) else RunStatus.FAILED))
         raise
     run.end()

@@ -14,6 +14,7 @@ from typing import Any
 from distillery.store import Missing, Store
 from distillery.training import torchrun
 from flows import share
+from flows.shown import tell_warnings
 
 OnEpoch = Callable[..., None]
 
@@ -104,6 +105,7 @@ class Workers:
 def _begin(events: Any, threads: int) -> None:
     global _events
     _events = events
+    tell_warnings()
     threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
     share.take(threads)
 

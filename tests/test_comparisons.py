@@ -15,7 +15,7 @@ from scipy.stats import entropy
 
 from distillery import metrics
 from distillery.comparisons import (
-    MIN_ROWS,
+    accuracy_by_group,
     by_class,
     by_group,
     fidelity,
@@ -60,7 +60,7 @@ def test_gains_and_recoveries_are_those_of_the_rows(seed: int) -> None:
     right = [metrics.row_correct(z, labels) for z in (student, other, ensemble)]
     nll = [metrics.row_nll(z, labels) for z in (student, other, ensemble)]
     found = gains(student, other, labels, **SETTINGS)
-    assert found["accuracy"] == metrics.paired_difference(right[0], right[1], **SETTINGS)
+    assert found["accuracy"] == metrics.paired_share_difference(right[0], right[1], confidence=0.9)
     assert found["nll"] == metrics.paired_difference(nll[1], nll[0], **SETTINGS)
     expected = {
         "accuracy": metrics.gap_recovery(*right, **SETTINGS),
@@ -122,20 +122,33 @@ def test_the_interval_of_the_worst_part_holds_its_truth() -> None:
     assert np.mean([truth == 0.15 for _, truth in found]) > 0.6
 
 
-def test_the_worst_part_is_named_and_small_ones_are_not_judged() -> None:
-    """golden: of a part that falls by 10 %, one that falls not, and a small one that falls by all, the first."""
+def test_the_worst_part_is_named() -> None:
+    """golden: of a part that falls by 10 %, one that falls not, and one without rows, the first, by its score ends."""
     other = np.ones(300, bool)
     student = other.copy()
-    student[:10] = student[200 : 200 + MIN_ROWS - 1] = False
-    parts = {"a": np.arange(100), "b": np.arange(100, 200), "few": np.arange(200, 200 + MIN_ROWS - 1)}
+    student[:10] = False
+    parts = {"a": np.arange(100), "b": np.arange(100, 200), "none": np.arange(0)}
     labels = np.zeros(300, int)
     found = worst_drop(answers(student), answers(other), labels, parts, 0.95)
     assert (found.note, found.value) == ("a", 0.1)
-    assert found.low is not None and found.low == pytest.approx(0.1 - 1.95996 * 0.03, abs=1e-5)
-    enough = {**parts, "few": np.arange(200, 200 + MIN_ROWS)}
-    assert worst_drop(answers(student), answers(other), labels, enough, 0.95).note == "few"
-    alone = worst_drop(answers(student), answers(other), labels, {"few": parts["few"]}, 0.95)
-    assert (alone.value, alone.note) == (None, f"no part has {MIN_ROWS} rows")
+    low, high = metrics.share_difference_ends(10, 0, 100, 1.959964)  # two parts: each end at 2.5 %
+    assert (found.low, found.high) == pytest.approx((float(low), float(high)), abs=1e-6)
+    alone = worst_drop(answers(student), answers(other), labels, {"none": parts["none"]}, 0.95)
+    assert (alone.value, alone.note) == (None, "no part has any rows")
+
+
+def test_few_rows_do_not_hide_a_fall_nor_make_one() -> None:
+    """golden: ten rows that all fall are beyond chance among thirty parts, two are not; no part has no width."""
+    other = np.ones(300, bool)
+    labels = np.zeros(300, int)
+    for fallen, beyond in ((10, True), (2, False), (0, False)):
+        student = other.copy()
+        student[:fallen] = False
+        parts = {f"part {n}": np.arange(10 * n, 10 * n + 10) for n in range(30)}
+        found = worst_drop(answers(student), answers(other), labels, parts, 0.95)
+        assert found.low is not None and found.high is not None and found.value is not None
+        assert (found.low > 0.03) is beyond and found.low < found.value <= found.high
+        assert found.high - found.low > 0.3
 
 
 def test_words_make_a_group_each() -> None:
@@ -145,6 +158,42 @@ def test_words_make_a_group_each() -> None:
     assert {k: v.tolist() for k, v in by_group(np.array([3, 1, 3])).items()} == {"1": [1], "3": [0, 2]}
     assert {k: v.tolist() for k, v in by_group(np.array([True, False])).items()} == {"False": [1], "True": [0]}
     assert list(by_group(np.array([1.5, np.nan, 1.5]))) == ["1.5", "missing"]
+
+
+def test_a_word_that_reads_as_missing_is_no_missing_cell() -> None:
+    """contract: every row is in one group, also where a value has the name of the group of empty cells."""
+    found = by_group(np.array(["missing", None, "here"], object))
+    assert {k: v.tolist() for k, v in found.items()} == {"here": [2], "missing": [0], "missing cells": [1]}
+
+
+@given(SEEDS)
+def test_groups_are_those_of_a_loop(seed: int) -> None:
+    """reference: of each value in turn, the rows that hold it, rising."""
+    generator = np.random.default_rng(seed)
+    values = np.array([f"v{n}" for n in generator.integers(0, 30, 200)], object)
+    values[generator.random(200) < 0.1] = None
+    expected = {v: [i for i, w in enumerate(values) if w == v] for v in sorted({v for v in values if v is not None})}
+    expected |= {"missing": [i for i, v in enumerate(values) if v is None]} if None in values.tolist() else {}
+    found = by_group(values)
+    assert {k: v.tolist() for k, v in found.items()} == expected and list(found) == list(expected)
+
+
+def test_accuracy_by_group_is_counted() -> None:
+    """golden: two columns, each value with its rows and the share of right answers of every model."""
+    frame = pd.DataFrame({"side": ["l", "r", "l"], "old": [True, True, False]})
+    table, parts = accuracy_by_group(frame, {"student": np.array([1.0, 0.0, 0.0])})
+    assert {k: v.tolist() for k, v in parts.items()} == {
+        "side = l": [0, 2],
+        "side = r": [1],
+        "old = False": [2],
+        "old = True": [0, 1],
+    }
+    assert [(r["column"], r["value"], r["rows"], r["student"]) for r in table] == [
+        ("side", "l", 2, 0.5),
+        ("side", "r", 1, 0.0),
+        ("old", "False", 1, 0.0),
+        ("old", "True", 2, 0.5),
+    ]
 
 
 @pytest.mark.parametrize("kind", ["Int64", "Float64", "boolean", "string"])
@@ -179,15 +228,17 @@ def test_numbers_that_are_mostly_one_make_fewer_parts() -> None:
 
 
 def test_changes_by_class_are_those_of_its_rows() -> None:
-    """golden: one class wins two of four rows, one loses its only row, one has none; ends by the normal law."""
+    """golden: one class wins two of four rows, one loses its only row, one has none; ends by the score."""
     labels = np.array([0, 0, 0, 0, 1])
     top = {"student": [0, 0, 0, 1, 0], "other": [0, 1, 1, 1, 1]}
     logits = {k: np.eye(3)[v] for k, v in top.items()}
     first, second, third = by_class(logits["student"], {"other": logits["other"]}, labels, ["a", "b", "c"], 0.95)
     assert first["class"] == "a" and first["rows"] == 4 and first["recall"] == {"student": 0.75, "other": 0.25}
-    half = 1.959964 * 0.5 / np.sqrt(4)
-    assert first["change"]["other"] == pytest.approx({"value": 0.5, "low": 0.5 - half, "high": 0.5 + half})
-    assert second["change"]["other"] == {"value": -1.0, "low": -1.0, "high": -1.0}
+    low, high = metrics.share_difference_ends(2, 0, 4, 1.959964)
+    expected = {"value": 0.5, "low": float(low), "high": float(high)}
+    assert first["change"]["other"] == pytest.approx(expected, abs=1e-6)
+    alone = second["change"]["other"]
+    assert alone["value"] == alone["low"] == pytest.approx(-1.0) and alone["high"] > 0.5  # one row says next to nothing
     assert third == {"class": "c", "rows": 0, "recall": {"student": None, "other": None}, "change": {}}
 
 

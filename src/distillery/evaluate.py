@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from distillery import metrics
+from distillery import estimators, metrics
 from distillery.comparisons import by_class, by_group, fidelity, gains, recoveries, reliabilities, worst_drop
 from distillery.config import Evaluation
 from distillery.data import Rows
@@ -154,7 +154,7 @@ class _Evaluator:
             return cost(member.network, self.dataset.spec, sample, runs)
         if isinstance(member, GivenMember):
             return {}
-        size = handle.file("model.joblib").stat().st_size / 1e6
+        size = estimators.size_mb(Path(handle.path))
         return {"size_mb": size, **latency(lambda x: member.logits(x, x), sample, runs)}
 
     def _ensembles(self, on_test: np.ndarray, on_val: np.ndarray) -> None:

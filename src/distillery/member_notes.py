@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
@@ -20,14 +18,14 @@ def member_notes(members: list[Handle], dataset: Dataset) -> list[str]:
     """A sentence for each thing that a reader should know about a member before its figures are believed."""
     notes = []
     for member in members:
-        model: dict[str, Any] = member.json("member.json")["model"]
+        checkpoint = member.json("member.json")["checkpoint"]
         notes += _below_chance(member, dataset)
         if member.file("given.npz").exists():
             with np.load(member.file("given.npz")) as arrays:
                 notes += _given(member.name, arrays["logits"], dataset)
-        elif model.get("checkpoint"):
+        elif checkpoint:
             notes.append(
-                f"teacher {member.name!r} starts from weights in {model['checkpoint']!r}, which were trained on "
+                f"teacher {member.name!r} starts from weights in {checkpoint!r}, which were trained on "
                 f"unknown rows: {TOO_GOOD}"
             )
     return notes

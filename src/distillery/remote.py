@@ -8,7 +8,6 @@ one wins: their files are never mixed.
 from __future__ import annotations
 
 import errno
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Any
 from fsspec.core import url_to_fs
 
 from distillery import manifest
+from distillery.address import mask_in, masked
 from distillery.errors import InputError
 from distillery.manifest import MANIFEST
 
@@ -47,7 +47,7 @@ class Remote:
     @property
     def shown(self) -> str:
         """The address as it may be printed, without a password."""
-        return re.sub(r"://([^:/@]*):[^@]*@", r"://\1:***@", self.address)
+        return masked(self.address)
 
     def check(self) -> None:
         """Reads, writes, looks and deletes there.
@@ -69,9 +69,13 @@ class Remote:
         except ImportError as error:
             kind = self.address.partition("://")[0]
             wanted = NEEDS.get(kind, f"the package that fsspec opens {kind}:// with")
-            raise InputError(f"{VARIABLE}: expected {wanted} to be installed, got: {error}") from error
+            raise InputError(f"{VARIABLE}: expected {wanted} to be installed, got: {self._told(error)}") from error
         except OSError as error:
-            raise InputError(f"{problem} {self.shown!r}: {error}") from error
+            raise InputError(f"{problem} {self.shown!r}: {self._told(error)}") from error
+
+    def _told(self, error: Exception) -> str:
+        """The reason of an error, which may repeat the address."""
+        return mask_in(_reason(error), self.address)
 
     def holds(self, stage: str, fingerprint: str) -> bool:
         """Whether a stage is there, as far as can be seen without reading it."""
@@ -126,7 +130,7 @@ class Remote:
         except Exception as error:  # each kind of storage has errors of its own
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            raise Unreachable(_reason(error)) from error
+            raise Unreachable(self._told(error)) from error
 
 
 def _is_there(fs: Any, path: str) -> bool:

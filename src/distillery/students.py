@@ -18,10 +18,11 @@ from distillery.config import Capacity, Recipe, Student, Views
 from distillery.dataset import LEARNED, Dataset
 from distillery.devices import resolved
 from distillery.ensemble import teacher_logits
+from distillery.errors import InputError
 from distillery.logits import check_belongs
 from distillery.memory import resident_bytes
 from distillery.metrics import quality
-from distillery.models import InputSpec
+from distillery.models import MODELS, InputSpec
 from distillery.soft_losses import together
 from distillery.space import Setting
 from distillery.store import Handle, Store, fingerprint, write_json
@@ -273,8 +274,14 @@ def student_seed(seed: int, capacity: Capacity) -> int:
 
 
 def load_student(handle: Handle, spec: InputSpec) -> nn.Module:
-    """The network of a `students` stage directory with its calibration, in evaluation mode."""
+    """The network of a `students` stage directory with its calibration, in evaluation mode.
+
+    Raises:
+        InputError: It is of code of a user's own that no config of this process has named.
+    """
     content = handle.json("student.json")
+    if (family := content["model"]["family"]) not in MODELS:  # a file does not decide whose code is run
+        raise InputError(f"{handle.file('student.json')}: expected a family that the config names, got {family!r}")
     network = load_network(content["model"], spec, handle.file("model.safetensors"))
     return Calibrated(network, content["calibration_temperature"]).eval()
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
+import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from scipy.special import log_softmax
 from torch import nn
 
+from distillery import estimators
 from distillery.cohorts import stacks, within_memory
 from distillery.config import Model, Recipe, Teacher
 from distillery.dataset import Dataset
@@ -32,7 +34,8 @@ from distillery.training.fit import Course, Learner, OnEpochs, Validation, fit
 from distillery.training.objectives import Answers, Labels
 from distillery.training.state import seeded
 
-VERSION = 4
+VERSION = 5
+NOT_BUILT_FROM = ("name", "copies", "recipe", "checkpoint", "code")
 
 OnEpochOf = Callable[[int, int, dict[str, float]], None]
 """(place of the network in what was asked for, epoch, record)."""
@@ -71,8 +74,8 @@ def check_model(model: Model, spec: InputSpec, where: str, n_rows: int, classes:
     """Builds a model once, and runs a network on two blank rows, before anything trains.
 
     Raises:
-        InputError: It cannot be built, does not give [2, C], or holds given logits for another number of rows or whose
-            columns cannot be told apart.
+        InputError: It cannot be built, does not give [2, C], is an estimator that cannot be kept, or holds given logits
+            for another number of rows or whose columns cannot be told apart.
     """
     if MODELS.traits(model.family).get("outside"):
         return
@@ -84,7 +87,10 @@ def check_model(model: Model, spec: InputSpec, where: str, n_rows: int, classes:
         raise InputError(f"{where}: {error}") from error
     if isinstance(built, GivenLogits) and len(built.logits) != n_rows:
         raise InputError(f"{where}: expected given logits for {n_rows} rows of the data, got {len(built.logits)}")
+    if isinstance(built, GivenLogits):
+        return
     if not isinstance(built, nn.Module):
+        _check_estimator(model, built, spec, where)
         return
     try:
         with torch.inference_mode():
@@ -94,6 +100,16 @@ def check_model(model: Model, spec: InputSpec, where: str, n_rows: int, classes:
         raise InputError(f"{where}: does not take inputs of shape {list(spec.shape)}: {first}") from error
     if shape != (2, spec.classes):
         raise InputError(f"{where}: expected logits of shape [2, {spec.classes}], got {list(shape)}")
+
+
+def _check_estimator(model: Model, built: Any, spec: InputSpec, where: str) -> None:
+    if model.options.get("trusted"):
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            estimators.check_keeps(built, spec.classes, Path(folder))
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from error
 
 
 def train_teachers(
@@ -107,7 +123,7 @@ def train_teachers(
     device: str = "cpu",
     on_epoch: OnEpochOf | None = None,
 ) -> list[Handle]:
-    """Trained copies of one member: ``model.safetensors`` or ``model.joblib``, ``member.json``, ``history.json``.
+    """Trained copies of one member: ``model.safetensors`` or ``model.skops``, ``member.json``, ``history.json``.
 
     Those that are not there yet train together where their family allows it.
 
@@ -117,15 +133,14 @@ def train_teachers(
     device = resolved(device)
     trained = MODELS.traits(teacher.family)["network"]
     seeds = [derive_seed(seed, name) for name in names]
-    content = [VERSION, content_key(teacher), recipe if trained else _library(teacher)]
-    keys = [[*content, own, learned_from(teacher, data)] for own in seeds]
+    keys = [[VERSION, _made_from(teacher, recipe if trained else None, own, data)] for own in seeds]
 
     def build(works: dict[int, Path], group: Sequence[int]) -> dict[int, dict[str, Any] | Exception]:
         dataset = Dataset(data)
         mine = [(names[place], seeds[place]) for place in group]
         for place, work in works.items():
-            name, own_seed = mine[place]
-            write_json(work / "member.json", {"name": name, "model": teacher.model_dump(), "seed": own_seed})
+            told = {"name": names[group[place]], "checkpoint": teacher.options.get("checkpoint")}
+            write_json(work / "member.json", {**told, "key": keys[group[place]]})
         if trained:
             report = None if on_epoch is None else partial(_report, on_epoch, {place: group[place] for place in works})
             members = _networks(works, mine, teacher, recipe, dataset, device, report)
@@ -148,8 +163,23 @@ def train_teachers(
     return made
 
 
+def _made_from(teacher: Teacher, recipe: Recipe | None, seed: int, data: Handle) -> dict[str, Any]:
+    """All that determines a trained member, as JSON gives it back."""
+    files = ("path", "checkpoint")  # their content counts, not where they lie
+    found = {
+        "model": {k: v for k, v in teacher.model_dump().items() if k not in (*NOT_BUILT_FROM, *files)},
+        "content": content_key(teacher),
+        "recipe": None if recipe is None else recipe.model_dump(mode="json"),
+        "library": _library(teacher) if recipe is None else None,
+        "seed": seed,
+        "learned_from": learned_from(teacher, data),
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(found))
+    return plain
+
+
 def _library(teacher: Teacher) -> str | None:
-    """The library of an estimator, and its version, which alone can be relied on to open what it pickled."""
+    """The library of an estimator, and its version, which alone can be relied on to open what it kept."""
     name = teacher.options.get("estimator", "").partition(".")[0]
     if not name:
         return None
@@ -215,7 +245,7 @@ def _other(work: Path, teacher: Teacher, seed: int, dataset: Dataset) -> Member:
         built.set_params(random_state=seed)
     rows = dataset.splits["train"]
     built.fit(dataset.inputs[rows].reshape(len(rows), -1), dataset.labels("train"))
-    joblib.dump(built, work / "model.joblib")
+    estimators.save(built, work, trusted=teacher.options.get("trusted", False))
     return EstimatorMember(built)
 
 
@@ -265,7 +295,7 @@ def load_network(model: dict[str, Any], spec: InputSpec, path: Path) -> nn.Modul
         spec: What it is fed.
         path: The weights.
     """
-    own = {k: v for k, v in model.items() if k not in ("family", "name", "copies", "recipe", "checkpoint", "code")}
+    own = {k: v for k, v in model.items() if k not in ("family", *NOT_BUILT_FROM)}
     network: nn.Module = MODELS[model["family"]](
         spec, **{**own, **({"pretrained": False} if "pretrained" in own else {})}
     )
@@ -278,7 +308,21 @@ def load_member(handle: Handle, spec: InputSpec, device: str = "cpu") -> Member:
     if handle.file("given.npz").exists():
         with np.load(handle.file("given.npz")) as arrays:
             return GivenMember(GivenLogits(arrays["logits"]))
-    if handle.file("model.joblib").exists():
-        return EstimatorMember(joblib.load(handle.file("model.joblib")))
-    model = handle.json("member.json")["model"]
-    return NetworkMember(load_network(model, spec, handle.file("model.safetensors")), device)
+    model = _model_of(handle)
+    if MODELS.traits(model["family"])["network"]:
+        return NetworkMember(load_network(model, spec, handle.file("model.safetensors")), device)
+    unfitted = MODELS[model["family"]](spec, **{k: v for k, v in model.items() if k != "family"})
+    trusted = model.get("trusted", False)
+    return EstimatorMember(estimators.load(Path(handle.path), unfitted, trusted=trusted))
+
+
+def _model_of(handle: Handle) -> dict[str, Any]:
+    """Family and options of a member: those that its stage is named by, whoever has written the files.
+
+    They say which file is opened, and whose code is run for it. The stage's name comes from this run's own config.
+    """
+    key = handle.json("member.json").get("key")
+    if fingerprint("teachers", key) != handle.fingerprint:
+        raise InputError(f"{handle.file('member.json')}: expected the member that the folder is named by, got another")
+    model: dict[str, Any] = key[1]["model"]
+    return model
