@@ -14,6 +14,7 @@ from PIL import Image
 
 from distillery import config
 from distillery.checksums import kept_in, remembered
+from distillery.data import file_hash
 from distillery.dataset import prepare, read_source
 from distillery.store import Store
 
@@ -82,6 +83,18 @@ def test_a_changed_file_is_read_again(old_file: Path, tmp_path: Path, change: st
     asked(old_file, tmp_path / "kept")
     CHANGES[change](old_file)
     assert asked(old_file, tmp_path / "kept") == (old_file.read_text(), 1)
+
+
+def test_a_file_that_could_not_be_read_is_tried_again(
+    old_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """property: leave to read it comes without another stamp; a file that is not there has the hash of no bytes."""
+    nothing = file_hash(tmp_path / "none")
+    with monkeypatch.context() as patch, kept_in(tmp_path / "kept"):
+        patch.setattr(Path, "read_bytes", lambda path: (_ for _ in ()).throw(PermissionError("not yours")))
+        assert file_hash(old_file) == nothing
+    with kept_in(tmp_path / "kept"):
+        assert file_hash(old_file) == file_hash(old_file) != nothing
 
 
 def test_a_time_to_come_is_a_time(old_file: Path, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from distillery.models import InputSpec
 from distillery.pack import check_usable, finish, pack
 from distillery.packed import NAME, Encoded, open_inputs
 from distillery.repeats import repeated, unseen
+from distillery.serving.image_file import DECODING
 from distillery.splits import split_rows
 from distillery.store import Handle, Store, checksum, fingerprint, write_json
 from distillery.views import Pool
@@ -78,8 +79,8 @@ def _build(work: Path, config: Data, rows: Rows) -> dict[str, Any]:
         # Fail on what the labels alone can tell before the long part, the decoding.
         _split(config, rows, None, contents)
         graph = preprocess.image_graph(rows.channels, config.image_size, config.image_fit)
-        digest = hashlib.blake2b(graph.SerializeToString(deterministic=True), digest_size=12).hexdigest()
-        usable = pack_images(work, rows, digest, _encoder(graph, rows))
+        encoded_by = fingerprint(DECODING, graph.SerializeToString(deterministic=True).hex())
+        usable = pack_images(work, rows, encoded_by, _encoder(graph, rows))
         _check_readable(rows, usable, classes, labels)
         splits = _split(config, rows, usable, contents)
     else:
