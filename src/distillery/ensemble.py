@@ -82,7 +82,7 @@ def _too_long(seconds: float, remedy: str) -> str:
 def _duration(seconds: float) -> str:
     minutes = max(1, round(seconds / 60))
     if minutes < 120:
-        return f"{minutes} minutes"
+        return "a minute" if minutes == 1 else f"{minutes} minutes"
     hours = round(seconds / 3600)
     return f"{hours} hours" if hours < 48 else f"{round(hours / 24)} days"
 

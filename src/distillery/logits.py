@@ -20,6 +20,7 @@ from distillery.encodings import kl_at
 from distillery.errors import InputError
 from distillery.logit_store import Reader, Writer
 from distillery.members import Member
+from distillery.memory import blocks
 from distillery.store import Handle, Store, write_json
 from distillery.teachers import load_member
 from distillery.transfer import show, transfer_rows
@@ -27,7 +28,6 @@ from distillery.transfer import show, transfer_rows
 VERSION = 5
 ARRAY = "logits.zarr"
 SAMPLE = 1024  # items on which the error of an encoding is measured
-PART_BYTES = 32 << 20  # of inputs that are shown to a member at once: rows of large images take megabytes each
 DRIFT = 0.05  # in log-probability; another order of sums stays well below
 # The same as a share of the largest logit: TF32, with which a GPU multiplies where a CPU uses float32, keeps ten bits
 # of a number, and what it loses adds up over layers. Where, and in which batches, logits were made is not in their key.
@@ -79,9 +79,8 @@ def cache_logits(
                     continue
                 source = source or load_member(member, dataset.spec, device)
                 logits = _answers(source, dataset, shown, part, np.full(len(part), number))
-                logits = logits.astype(config.exact.dtype)
                 _check_finite(logits, part, member.name)
-                array.write(number, start, logits)
+                array.write(number, start, _rounded(logits, config.exact.dtype, part, member.name))
                 computed += len(part)
         write_json(work / "belongs.json", belongs)
         lost = _lost(found, _Answers(member, data, shown, device), temperatures) if encoded else {}
@@ -96,11 +95,9 @@ def _asked(split: str, data: Handle) -> str:
 
 
 def _answers(member: Member, dataset: Dataset, views: Views, rows: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    """Logits [B, C] of views of rows, of which no more than `PART_BYTES` are in memory at once."""
-    most = max(1, PART_BYTES // dataset.inputs[:1].nbytes)
+    """Logits [B, C] of views of rows, which are made and shown to the member by the block."""
     found = []
-    for start in range(0, len(rows), most):
-        part = slice(start, start + most)
+    for part in blocks(len(rows), dataset.inputs[:1].nbytes):
         inputs = show(dataset, views, rows[part], numbers[part])
         found.append(member.logits(inputs, rows[part]))
     return np.concatenate(found)
@@ -117,7 +114,7 @@ def check_drift(logits: Handle, member: Handle, data: Handle, *, device: str = "
     views, array = Views(**logits.json("belongs.json")["views"]), reader_of(logits)
     drawn = _Answers(member, data, views, device).some(array, entries, int(logits.fingerprint[:8], 16))
     drift = _apart(drawn.kept, drawn.now)
-    size = np.abs(drawn.now - drawn.now.mean(-1, keepdims=True)).max(-1)
+    size = np.abs(drawn.now).max(-1)
     # the answer of now, kept as the others are, may be as far off: labelling again could never do better
     allowed = DRIFT + RELATIVE_DRIFT * size + _apart(_as_kept(drawn.now, array), drawn.now)
     worst = int((drift - allowed).argmax())
@@ -206,6 +203,24 @@ def _check_finite(logits: np.ndarray, rows: np.ndarray, name: str) -> None:
     bad = np.flatnonzero(~np.isfinite(logits).all(-1))
     if len(bad):
         raise FloatingPointError(f"member {name!r}: logits of row {rows[bad[0]]} are not finite")
+
+
+def _rounded(logits: np.ndarray, dtype: str, rows: np.ndarray, name: str) -> np.ndarray:
+    """Logits in another precision.
+
+    Raises:
+        InputError: Some are too large for it.
+    """
+    with np.errstate(over="ignore"):
+        rounded = logits.astype(dtype)
+    bad = np.flatnonzero(~np.isfinite(rounded).all(-1))
+    if len(bad):
+        largest = float(np.abs(logits[bad[0]]).max())
+        raise InputError(
+            f"member {name!r}: expected logits of at most {np.finfo(dtype).max:.0f} in size, as {dtype} can hold, got "
+            f"{largest:.4g} in row {rows[bad[0]]}; set logits.dtype: float32"
+        )
+    return rounded
 
 
 def read_logits(handle: Handle) -> np.ndarray:

@@ -13,7 +13,6 @@ import onnx
 import onnxruntime as ort
 import pandas as pd
 from onnx import TensorProto, helper, numpy_helper, parser
-from sklearn.preprocessing import OneHotEncoder
 
 from distillery.scaling import scaling
 from distillery.serving.cells import is_number
@@ -187,6 +186,9 @@ def _compressed(builder: _Builder, scaled: str, knee: np.ndarray) -> str:
 
 
 def _text_nodes(builder: _Builder, index: int, name: str, values: np.ndarray) -> None:
+    # As in splits.py, imported only where data is prepared.
+    from sklearn.preprocessing import OneHotEncoder
+
     encoder = OneHotEncoder(min_frequency=RARE, max_categories=MAX_CATEGORIES, handle_unknown="ignore")
     encoder.fit(values[:, None])
     rare = set() if encoder.infrequent_categories_[0] is None else set(encoder.infrequent_categories_[0])

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.impute import SimpleImputer
-from sklearn.preprocessing import StandardScaler
 
 WILD = 4.0  # times the spread of a column's middle: from there on a few far values make its standard deviation
 KNEE = 3.0  # spreads from the median, up to which a wild column is scaled as it is; beyond them by a logarithm
@@ -40,6 +38,10 @@ def scaling(values: np.ndarray, shared: bool) -> Scaling:
     others, such as 999999999 for "not known", would push the others so close together that float32 cannot tell them
     apart. Such a column is scaled by its median and the spread of its middle instead.
     """
+    # As in splits.py, imported only where data is prepared.
+    from sklearn.impute import SimpleImputer
+    from sklearn.preprocessing import StandardScaler
+
     imputer = SimpleImputer(strategy="median", keep_empty_features=True).fit(values)
     median = imputer.statistics_.astype(np.float64)
     complete = np.where(np.isnan(values), median, values)

@@ -3,9 +3,11 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -196,9 +198,13 @@ def test_a_full_disk_is_said_in_one_line(error: Exception) -> None:
 
 
 def test_run_report_predict_promote_rollback(
-    home: Path, tiny: Path, prefect_server: str, capsys: pytest.CaptureFixture[str]
+    home: Path, tiny: Path, tiny_run: tuple[Path, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Contract of the command: a run in two parts, its report, predictions from raw rows, a champion by hand."""
+    """Contract of the command: a run in two parts, its report, predictions from raw rows, a champion by hand.
+
+    The stages of the run are finished; test_kill.py has the command compute them.
+    """
+    shutil.copytree(tiny_run[0], home, dirs_exist_ok=True)
     run = ["run", str(tiny)]
     printed = []
     for arguments in ([*run, "--part", "search"], [*run, "--part", "release"], ["report", "tiny"], ["doctor"]):
@@ -228,15 +234,13 @@ def test_run_report_predict_promote_rollback(
     assert json.loads(capsys.readouterr().out)["name"] == "tiny"
 
 
-def test_mlflow_answers_for_raw_rows(home: Path, tiny: Path, prefect_server: str) -> None:
+def test_mlflow_answers_for_raw_rows(home: Path, tiny_run: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Reference: `mlflow models predict` on the registered version gives what onnxruntime gives."""
-    from distillery.config_file import load
-    from flows.pipeline import pipeline
     from flows.places import Places
     from flows.registry import open_model
     from flows.tracking import connect
 
-    pipeline(load(tiny))
+    monkeypatch.setenv("DISTILLERY_HOME", str(tiny_run[0]))
     rows = pd.DataFrame(np.random.default_rng(1).normal(size=(5, 20)), columns=[f"x{i:02d}" for i in range(20)])
     rows.to_csv(home / "rows.csv", index=False)
     uri = Places.from_environment().tracking_uri

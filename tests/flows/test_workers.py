@@ -30,7 +30,7 @@ def _seen_together(folder: Path, others: int) -> str:
     """What this process sees, once so many have come here."""
     (folder / str(os.getpid())).touch()
     while len(list(folder.iterdir())) < others:
-        pass
+        time.sleep(0.01)
     return os.environ["CUDA_VISIBLE_DEVICES"]
 
 
@@ -40,6 +40,7 @@ def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
     parent.start()
     while not (tmp_path / "pid").exists():
         assert parent.is_alive()
+        time.sleep(0.01)  # the core is for the workers, which import
     assert parent.pid is not None
     started = [p for p in psutil.Process(parent.pid).children() if "spawn_main" in " ".join(p.cmdline())]
     assert int((tmp_path / "pid").read_text()) in [process.pid for process in started]
@@ -47,6 +48,7 @@ def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
     ends = time.monotonic() + 30
     while any(map(_runs, started)):
         assert time.monotonic() < ends
+        time.sleep(0.01)
 
 
 def _runs(process: psutil.Process) -> bool:
@@ -64,6 +66,7 @@ def test_an_interrupted_pool_ends_its_workers(tmp_path: Path, monkeypatch: pytes
             call = thread.submit(workers.call, _stay, tmp_path)
             while not (tmp_path / "pid").exists():
                 assert not call.done()
+                time.sleep(0.01)
             raise KeyboardInterrupt
         assert isinstance(call.exception(), BrokenProcessPool)
 
