@@ -14,6 +14,7 @@ from PIL import Image
 
 from distillery import config
 from distillery.checksums import kept_in, remembered
+from distillery.data import file_hash
 from distillery.dataset import prepare, read_source
 from distillery.store import Store
 
@@ -84,6 +85,18 @@ def test_a_changed_file_is_read_again(old_file: Path, tmp_path: Path, change: st
     assert asked(old_file, tmp_path / "kept") == (old_file.read_text(), 1)
 
 
+def test_a_file_that_could_not_be_read_is_tried_again(
+    old_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """property: leave to read it comes without another stamp; a file that is not there has the hash of no bytes."""
+    nothing = file_hash(tmp_path / "none")
+    with monkeypatch.context() as patch, kept_in(tmp_path / "kept"):
+        patch.setattr(Path, "read_bytes", lambda path: (_ for _ in ()).throw(PermissionError("not yours")))
+        assert file_hash(old_file) == nothing
+    with kept_in(tmp_path / "kept"):
+        assert file_hash(old_file) == file_hash(old_file) != nothing
+
+
 def test_a_time_to_come_is_a_time(old_file: Path, tmp_path: Path) -> None:
     """property: a camera's clock may have been wrong; what is kept of files that are gone is dropped."""
     os.utime(old_file, ns=(LONG_AGO, 2 * LONG_AGO))
@@ -139,4 +152,4 @@ def test_a_second_night_on_the_same_images_reads_none(source: str, tmp_path: Pat
     changed = next(tmp_path.glob("photos/*/000.png"))
     Image.new("RGB", (60, 60)).save(changed)
     other, cached, read = night()
-    assert other != path and not cached and read < 0.5 * total
+    assert other != path and not cached and read < 0.02 * total + 150_000

@@ -131,13 +131,19 @@ def test_a_stage_outlives_the_one_whose_parts_it_links(photos: Path, store: Stor
     assert equal_to_a_new_one(again, photos, tmp_path)
 
 
-def test_other_pixels_share_nothing(photos: Path, store: Store, tmp_path: Path, decoded: list[str]) -> None:
-    """property: of another fit or in gray, all images are decoded; rows of another split are not."""
+def test_other_pixels_share_nothing(
+    photos: Path, store: Store, tmp_path: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """property: of another fit, in gray or decoded otherwise, all images are new; rows of another split are not."""
     packed(photos, store)
     decoded.clear()
     assert equal_to_a_new_one(packed(photos, store, image_fit="squash"), photos, tmp_path, image_fit="squash")
     assert equal_to_a_new_one(packed(photos, store, gray=True), photos, tmp_path, gray=True)
     assert len(decoded) >= 4 * COUNT
+    decoded.clear()
+    monkeypatch.setattr(stage, "DECODING", 0)
+    (photos / "a" / "000.png").rename(photos / "a" / "other.png")
+    assert parts(packed(photos, store)) == [COUNT] and len(decoded) >= COUNT
     decoded.clear()
     data = config.Data(source="folder", path=str(photos), image_size=8, split=SPLIT | {"seed": 1})
     assert parts(prepare(data, read_source(data), store)) == [COUNT] and decoded == []

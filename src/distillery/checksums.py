@@ -153,6 +153,6 @@ def kept_in(path: Path) -> Iterator[None]:
 def remembered(file: Path, compute: Callable[[Path], Any]) -> Any:
     """``compute(file)``, a JSON value: not computed where it is known from an earlier time, see `kept_in`."""
     checksums = _current.get()
-    if checksums is None:
+    if checksums is None or not file.exists():
         return compute(file)
     return checksums.of(str(file.absolute()), compute)

@@ -22,6 +22,7 @@ from distillery.models import InputSpec
 from distillery.pack import check_usable, finish, pack
 from distillery.packed import NAME, Encoded, open_inputs
 from distillery.repeats import repeated, unseen
+from distillery.serving.image_file import DECODING
 from distillery.splits import split_rows
 from distillery.store import Handle, Store, checksum, fingerprint, write_json
 from distillery.views import Pool
@@ -44,9 +45,13 @@ def read_source(config: Data, store: Store | None = None) -> Rows:
     if store is None:
         rows: Rows = SOURCES[config.source](**config.options)
         return rows
-    kept = store.root / "checksums" / f"{fingerprint(VERSION, config.source, config.options)}.json"
-    with checksums.kept_in(kept):
+    with checksums.kept_in(_kept(config, store, "hashes")):
         return read_source(config)
+
+
+def _kept(config: Data, store: Store, what: str) -> Path:
+    """Where it is kept what is known of the files of a source."""
+    return store.root / "checksums" / f"{fingerprint(VERSION, DECODING, what, config.source, config.options)}.json"
 
 
 def prepare(config: Data, rows: Rows, store: Store) -> Handle:
@@ -64,10 +69,10 @@ def prepare(config: Data, rows: Rows, store: Store) -> Handle:
         else {"scale": config.scale}
     )
     key = [VERSION, rows.digest, rows.on_error, shape, config.split]
-    return store.stage("data", config.source, key, lambda work: _build(work, config, rows))
+    return store.stage("data", config.source, key, lambda work: _build(work, config, rows, store))
 
 
-def _build(work: Path, config: Data, rows: Rows) -> dict[str, Any]:
+def _build(work: Path, config: Data, rows: Rows, store: Store) -> dict[str, Any]:
     known = np.ones(len(rows), bool) if rows.unlabeled is None else ~rows.unlabeled
     classes, found = np.unique(rows.labels[known], return_inverse=True)
     labels = np.full(len(rows), -1, np.int64)
@@ -78,8 +83,8 @@ def _build(work: Path, config: Data, rows: Rows) -> dict[str, Any]:
         # Fail on what the labels alone can tell before the long part, the decoding.
         _split(config, rows, None, contents)
         graph = preprocess.image_graph(rows.channels, config.image_size, config.image_fit)
-        digest = hashlib.blake2b(graph.SerializeToString(deterministic=True), digest_size=12).hexdigest()
-        usable = pack_images(work, rows, digest, _encoder(graph, rows))
+        encoded_by = fingerprint(DECODING, graph.SerializeToString(deterministic=True).hex())
+        usable = pack_images(work, rows, encoded_by, _encoder(graph, rows))
         _check_readable(rows, usable, classes, labels)
         splits = _split(config, rows, usable, contents)
     else:
@@ -101,7 +106,8 @@ def _build(work: Path, config: Data, rows: Rows) -> dict[str, Any]:
     skipped = [rows.names[i] if rows.names else str(i) for i in np.flatnonzero(~usable)]
     notes = [*rows.notes, *repeated(rows, labels, splits)]
     if rows.look is not None:
-        notes += rows.look()
+        with checksums.kept_in(_kept(config, store, "notes")):
+            notes += rows.look()
     if skipped:
         notes.append(f"Images that cannot be read and are left out: {len(skipped)}, the first of them {skipped[0]!r}.")
     facts = {"classes": classes.tolist(), "spec": spec.to_json(), "skipped": skipped, "notes": notes}

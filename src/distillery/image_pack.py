@@ -31,7 +31,7 @@ def pack_images(work: Path, rows: Rows, graph: str, encode: Encode) -> np.ndarra
     Args:
         work: Perhaps what a killed run left. The other stages lie beside it.
         rows: The source.
-        graph: Digest of what `encode` does.
+        graph: Digest of all that makes the inputs of a file's bytes.
         encode: The network's inputs [1, ...] of a row [1].
 
     Raises:

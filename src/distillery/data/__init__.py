@@ -6,11 +6,13 @@ import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 
+from distillery.checksums import remembered
 from distillery.registry import Registry
 from distillery.serving.reading import Feeds, Reading, column_feeds, table_feeds
 
@@ -99,3 +101,14 @@ class Rows:
 def short_hash(content: bytes) -> int:
     """64 bits."""
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
+
+
+def file_hash(file: Path) -> int:
+    """The short hash of the bytes of a file, which is not read again while it stays as it is; see `checksums`.
+
+    That of no bytes if it cannot be read: the source tells that when it reads its pixels.
+    """
+    try:
+        return int(remembered(file, lambda path: short_hash(path.read_bytes())))
+    except OSError:
+        return short_hash(b"")

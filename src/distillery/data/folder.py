@@ -9,8 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from distillery.checksums import remembered
-from distillery.data import SOURCES, Rows, short_hash
+from distillery.data import SOURCES, Rows, file_hash
 from distillery.data.class_folders import labelled_images
 from distillery.data.image_notes import changed_by_reading, equal_files
 from distillery.data.image_tree import HIDDEN_KINDS, ImageTree, image_tree, shown
@@ -44,7 +43,7 @@ def folder(*, path: str, gray: bool = False, on_error: Literal["stop", "skip"] =
     files = images.files
     labels = np.array(images.labels)
     in_test = np.arange(len(files)) >= len(files) - images.test_count
-    hashes = np.array([remembered(file, content_hash) for file in files], np.uint64)
+    hashes = np.array([file_hash(file) for file in files], np.uint64)
     names = [shown(file, root) for file in files]
 
     return Rows(
@@ -72,14 +71,6 @@ def read_file(file: Path, gray: bool = False) -> np.ndarray:
         return read_image(file, gray)
     except ImageError as error:
         raise InputError(f"cannot read the image {shown(file)!r}: {error}") from error
-
-
-def content_hash(file: Path) -> int:
-    """A hash of the bytes of a file; that of no bytes if it cannot be read, which `read_file` then tells."""
-    try:
-        return short_hash(file.read_bytes())
-    except OSError:
-        return short_hash(b"")
 
 
 def _digest(tree: ImageTree, files: list[Path], hashes: np.ndarray, gray: bool) -> str:

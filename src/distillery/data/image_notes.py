@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from distillery.checksums import remembered
 from distillery.data import short_hash
 from distillery.data.image_tree import first_of, shown
 from distillery.serving.image_file import ANIMATED, DEEP, PAGES, TRANSPARENT, remarks
@@ -54,11 +55,11 @@ def equal_files(hashes: np.ndarray, labels: np.ndarray, in_test: np.ndarray, nam
 def changed_by_reading(files: Sequence[Path], root: Path) -> list[str]:
     """Sentences that name the files of which something is left out or changed when they are read.
 
-    The header of every file is read.
+    The header of every file is read, but for those that have stayed as they were; see `checksums`.
     """
     found: dict[str, list[str]] = defaultdict(list)
     for file in files:
-        for remark in remarks(file):
+        for remark in remembered(file, lambda path: sorted(remarks(path))):
             found[remark].append(shown(file, root))
     return [f"{sentence}: {first_of(found[remark])}." for remark, sentence in CHANGES.items() if remark in found]
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from distillery.data import SOURCES, Rows, short_hash
+from distillery.data import SOURCES, Rows, file_hash, short_hash
 from distillery.data.image_notes import equal_files
 from distillery.errors import InputError
 from distillery.serving.image_file import DECODING, ImageError, read_image
@@ -54,9 +54,9 @@ def timm_dataset(
 
     texts, contents = [], []
     for part, index in places:
-        stored, target = _stored(part, index)
+        target, content = _label_and_hash(part, index, gray)
         texts.append(str(target))
-        contents.append(_content_hash(stored, gray))
+        contents.append(content)
     labels, hashes = np.array(texts), np.array(contents, np.uint64)
     in_test = np.arange(len(places)) >= len(parts[0])
 
@@ -102,6 +102,24 @@ def _stored(part: Any, index: int) -> tuple[bytes | Image.Image, Any]:
     opened, target = reader[index][:2]
     with opened:
         return opened.read(), target
+
+
+def _label_and_hash(part: Any, index: int, gray: bool) -> tuple[Any, int]:
+    """An image's label, and a hash of its content, for which a file that has stayed as it was is not read again."""
+    found = getattr(part, "reader", part)
+    if isinstance(found, _folders()):
+        file, target = found.samples[index][:2]
+        return target, file_hash(Path(file))
+    stored, target = _stored(part, index)
+    return target, _content_hash(stored, gray)
+
+
+def _folders() -> Any:
+    """What timm and torchvision read folders of images by: their `samples` are files and labels."""
+    from timm.data.readers.reader_image_folder import ReaderImageFolder
+    from torchvision.datasets import DatasetFolder
+
+    return ReaderImageFolder, DatasetFolder
 
 
 def _content_hash(stored: bytes | Image.Image, gray: bool) -> int:
