@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from distillery.page.words import decisions, runtimes
 from flows.history import Entry
 
 
@@ -25,7 +26,8 @@ def show(report: dict[str, Any], console: Console) -> None:
     console.print(f"smaller than the ensemble: {ratios}", highlight=False)
     for served in report["served"]:
         figures = f"accuracy {served['accuracy']:.4f}, NLL {served['nll']:.4f}, {served['size_mb']:.3g} MB"
-        console.print(f"served in {served['name']}: {figures}, p50 {served['latency_ms_p50']:.3g} ms", highlight=False)
+        request = f"a whole request, preprocessing included, takes {served['request_ms_p50']:.3g} ms (p50)"
+        console.print(f"served in {served['name']}: {figures}, {request}", highlight=False)
     console.print(f"ensemble: {report['weights']['reason']}", highlight=False)
     if report["encoding"]:
         lost = ", ".join(f"{kl:.2g} at T {t}" for t, kl in report["encoding"]["kl"].items())
@@ -46,6 +48,8 @@ def show(report: dict[str, Any], console: Console) -> None:
     console.print(f"{report['name']} version {promotion['version']}: {verdict}", highlight=False)
     for reason in promotion["reasons"]:
         console.print(f"  - {reason}", highlight=False)
+    if used := decisions(promotion):
+        console.print(used, highlight=False)
     cached = f"; found finished: {', '.join(report['cached'])}" if report["cached"] else ""
     console.print(f"{report['seconds']['total']:.0f} s{cached}", highlight=False)
 
@@ -73,9 +77,10 @@ def history_table(name: str, entries: Sequence[Entry], aliases: Mapping[str, int
     return table
 
 
-def models_table(name: str, test_rows: int, rows: Sequence[Mapping[str, Any]]) -> Table:
+def models_table(name: str, test_rows: int, rows: Sequence[dict[str, Any]]) -> Table:
     """A row per model that an evaluation has judged."""
-    table = Table(title=f"{name}: {test_rows} test rows; latency at batch 1 and one thread, in torch")
+    where = f"latency of one encoded row on one thread, {runtimes(rows)}"
+    table = Table(title=escape(f"{name}: {test_rows} test rows; {where}"))
     table.add_column("role")
     table.add_column("name")
     columns = ("accuracy", "nll", "brier", "ece", "params", "MACs", "MB", "p50 ms", "p95 ms", "rows/s")
