@@ -75,11 +75,11 @@ class Chain:
         finals = train_finals(config, self.data, found, alone, students_of, baselines_of)
         on_val, on_test = self.logits("val_search", members), self.logits("test", members)
         chosen = found.json("search.json")["chosen"]
-        judged = evaluate.Inputs(members, on_val, on_test, pooled, finals, chosen, self.data)
+        judged = evaluate.Inputs(members, on_val, on_test, pooled, finals, chosen, self.data, profiles)
         evaluation = evaluate.evaluate(judged, self.rows, config.evaluation, store)
         student = next(f.students[0] for f in finals if f.capacity == chosen)
         exported = export.export_student(student, self.data, self.rows, runs, store)
-        quantized.measure_served(student, exported, self.data, self.rows, runs, store)
+        quantized.measure_served(exported, self.data, self.rows, runs, store)
         decision = self.decision(evaluation, exported)
         self.report((self.data, pooled, found, alone, evaluation, exported), decision, members, began)
         return decision

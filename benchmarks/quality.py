@@ -218,11 +218,11 @@ def adult(results: Results, given: argparse.Namespace) -> None:
     for role in ("ensemble", "plain baseline", "tuned baseline"):
         results.model("adult", role, [models_of(report, role)])
     results.model("adult", f"student {student['params']:,}", [student])
-    results.row("adult", "student", [student["served_latency_ms_p50"]], "served p50", "ms")
+    results.row("adult", "student", [student["request_ms_p50"]], "whole request, p50", "ms")
     results.goal("5", "adult: accuracy of the student", student["accuracy"], 0.872)
     results.goal("5", "adult: NLL of the student", student["nll"], 0.284, least=False)
     results.goal("5", "adult: parameters", student["params"], 20_000, least=False)
-    results.goal("5", "adult: p50 as served, ms", student["served_latency_ms_p50"], 0.2, least=False)
+    results.goal("5", "adult: p50 of a whole request, ms", student["request_ms_p50"], 0.2, least=False)
 
 
 def digits_table(results: Results, given: argparse.Namespace) -> None:

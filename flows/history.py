@@ -17,7 +17,12 @@ REASON = 240
 
 @dataclass(frozen=True)
 class Entry:
-    """One decision. `over` is the champion until then: the one compared with, replaced or withdrawn."""
+    """One decision.
+
+    Attributes:
+        over: The champion until then: the one compared with, replaced or withdrawn.
+        test_rows: Digest of the test rows on which the version was judged; None in entries that were made without.
+    """
 
     number: int
     when: str
@@ -30,6 +35,7 @@ class Entry:
     rules: str | None
     data: str | None
     commit: str | None
+    test_rows: str | None = None
 
     @property
     def key(self) -> str:
@@ -82,3 +88,12 @@ def standing(entries: Sequence[Entry], version: int) -> Entry | None:
 def champion(entries: Sequence[Entry]) -> int | None:
     """The version that should be the champion."""
     return next((e.version for e in reversed(entries) if e.moves), None)
+
+
+def decisions(entries: Sequence[Entry], test_rows: str) -> dict[str, int]:
+    """How many decisions were made by test rows: by the `same_rows`, those of this digest, and `all` of them.
+
+    What a person promoted or rolled back was not decided by test rows.
+    """
+    judged = [entry for entry in entries if entry.action in (PROMOTED, REJECTED)]
+    return {"same_rows": sum(entry.test_rows == test_rows for entry in judged), "all": len(judged)}

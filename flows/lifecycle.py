@@ -124,6 +124,7 @@ class Turn:
     def _entry(
         self, action: str, version: int, reasons: list[str], rules: str | None = None, flow_run: str | None = None
     ) -> Entry:
+        tags = self._tags(version)
         return Entry(
             number=self.entries[-1].number + 1 if self.entries else 1,
             when=provenance.now(),
@@ -134,8 +135,9 @@ class Turn:
             over=self.champion,
             reasons=reasons,
             rules=rules,
-            data=self._tags(version).get("data"),
+            data=tags.get("data"),
             commit=provenance.commit(),
+            test_rows=tags.get("test_rows_content"),
         )
 
     def _explain(self, entry: Entry, gates: list[Verdict]) -> None:

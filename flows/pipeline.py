@@ -71,7 +71,7 @@ def pipeline(config: Experiment, part: Part = "all") -> dict[str, Any]:
 
         on_val_search, on_test = member_logits("val_search", members), member_logits("test", members)
         chosen = search.json("search.json")["chosen"]
-        judged = Inputs(members, on_val_search, on_test, ensemble, finals, chosen, data)
+        judged = Inputs(members, on_val_search, on_test, ensemble, finals, chosen, data, profiles)
         evaluation = stages.evaluate_models.submit(ctx, judged, rows).result()
         if part == "search":
             found: dict[str, Any] = evaluation.json("evaluation.json")
@@ -80,7 +80,7 @@ def pipeline(config: Experiment, part: Part = "all") -> dict[str, Any]:
 
         student = next(f.students[0] for f in finals if f.capacity == chosen)
         exported = release.export_student.submit(ctx, student, data, rows).result()
-        release.measure_served.submit(ctx, student, exported, data, rows).result()
+        release.measure_served.submit(ctx, exported, data, rows).result()
         promotion = release.release.submit(ctx, exported, evaluation, data, rows).result()
 
         seconds, studied = time.perf_counter() - began, (search, alone)

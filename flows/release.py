@@ -11,14 +11,20 @@ import prefect.runtime
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
 from distillery import dataset, export, quantized, report
+from distillery.config import Data
 from distillery.data import Rows
 from distillery.metrics import row_correct, row_nll
 from distillery.page import page
+from distillery.page.words import runtimes
 from distillery.promotion import Decision, Outcome, decide, gate_figures
+from distillery.serving.reading import Reading
 from distillery.store import Handle, fingerprint, write_json
-from flows import lifecycle, registry
+from flows import history, lifecycle, registry
 from flows.stages import Context, stage
 from flows.summary import summary
+
+FIGURES = ("accuracy", "nll", "brier", "ece", "params", "size_mb", "latency_ms_p50", "latency_ms_p95")
+PLACES = ("path", "test_path", "unlabeled_path", "root", "download", "on_error")  # options that move no row
 
 
 @stage(name="export")
@@ -28,10 +34,10 @@ def export_student(ctx: Context, student: Handle, data: Handle, rows: Rows) -> H
 
 
 @stage(name="served")
-def measure_served(ctx: Context, student: Handle, exported: Handle, data: Handle, rows: Rows) -> Handle:
-    """The exported student and its int8 twin, as they are served."""
+def measure_served(ctx: Context, exported: Handle, data: Handle, rows: Rows) -> Handle:
+    """The exported student and its int8 twin, measured."""
     runs = ctx.config.evaluation.latency_runs
-    handle = quantized.measure_served(student, exported, data, rows, runs, ctx.store)
+    handle = quantized.measure_served(exported, data, rows, runs, ctx.store)
     assert ctx.tracker.parent is not None
     for file in (handle.file("served.json"), handle.file(quantized.INT8)):
         if file.exists():
@@ -41,14 +47,19 @@ def measure_served(ctx: Context, student: Handle, exported: Handle, data: Handle
 
 @stage(name="release")
 def release(ctx: Context, exported: Handle, evaluation: Handle, data: Handle, rows: Rows) -> dict[str, Any]:
-    """`promoted`, `version`, `reasons`, `gates`: the decision about this student, made once and kept on its version."""
+    """`promoted`, `version`, `reasons`, `gates`: the decision about this student, made once and kept on its version.
+
+    `decisions` says how often these test rows, and any of this model's, have decided so far.
+    """
     client, name = ctx.tracker.client, ctx.config.name
     content = evaluation.json("evaluation.json")
     key = f"release-{exported.fingerprint}-{evaluation.fingerprint}"
     with ctx.tracker.child("release", "release", key) as run, lifecycle.turn(client, ctx.places, name) as turn:
         row = next(r for r in content["rows"] if r["role"] == "student" and r["chosen"])
-        figures = {k: row[k] for k in ("accuracy", "nll", "brier", "ece", "params", "size_mb")} | exported.metrics
-        tags = {"student": row["name"], "test_rows": str(content["test_rows"]), "data": data.fingerprint}
+        figures = {k: row[k] for k in FIGURES} | exported.metrics
+        test_rows = _test_rows(data, rows)
+        tags = {"student": row["name"], "test_rows": str(content["test_rows"]), "test_rows_content": test_rows}
+        tags |= {"data": data.fingerprint, "dealing": dealing(ctx.config.data, rows)}
         tags |= {f"test.{k}" if k in ("accuracy", "nll") else k: f"{v:.6g}" for k, v in figures.items()}
         registered = registry.register(client, name, exported, rows, content["classes"], run, tags)
         registry.describe(client, name, registered, run, figures)
@@ -56,10 +67,12 @@ def release(ctx: Context, exported: Handle, evaluation: Handle, data: Handle, ro
         decision = turn.consider(registered.version, rules, judge, prefect.runtime.flow_run.id)
         if run.fresh:
             run.params({"role": "release", "version": registered.version})
-            run.metrics({**{k: v for k, v in figures.items() if k.startswith("served") or k == "parity"}})
+            run.metrics({k: v for k, v in figures.items() if k.startswith(("latency", "request", "parity"))})
             run.tags({"promoted": decision.promoted, "reasons": "; ".join(decision.reasons)})
+        decided = history.decisions(turn.entries, test_rows)
     gates = [asdict(gate) for gate in decision.gates]
-    return {"promoted": decision.promoted, "version": registered.version, "reasons": decision.reasons, "gates": gates}
+    found = {"promoted": decision.promoted, "version": registered.version, "reasons": decision.reasons}
+    return {**found, "gates": gates, "decisions": decided}
 
 
 def _judge(
@@ -81,20 +94,48 @@ def _judge(
     decision = decide(
         ctx.config.gates, figures, student, rival, resamples=settings.resamples, confidence=settings.confidence
     )
-    if champion is not None and rows.given_test is None and ctx.config.data.split.order != "hashed":
-        decision.reasons.extend(_doubt(ctx, champion, data))
+    if champion is not None:
+        decision.reasons.extend(_doubt(ctx, champion, data, rows))
     return decision
 
 
-def _doubt(ctx: Context, champion: int, data: Handle) -> list[str]:
-    """What there is to say of a champion that learned from data whose rows were dealt out otherwise."""
-    known = ctx.tracker.client.get_model_version(ctx.config.name, str(champion)).tags.get("data")
-    if known == data.fingerprint:
+def _doubt(ctx: Context, champion: int, data: Handle, rows: Rows) -> list[str]:
+    """What there is to say of a champion whose training rows can be among the test rows."""
+    tags = ctx.tracker.client.get_model_version(ctx.config.name, str(champion)).tags
+    stays = ctx.config.data.split.order == "hashed" or rows.given_test is not None
+    if tags.get("data") == data.fingerprint or (stays and tags.get("dealing") == dealing(ctx.config.data, rows)):
         return []
-    doubt = "it may have learned from some of these test rows, which favours it"
+    remedy = ""
+    if not stays:
+        why = "it is of other data"
+        remedy = "; data.split.order 'hashed' keeps rows where they were"
+    elif "dealing" not in tags:
+        why = "it does not say how its rows were split"
+    else:
+        why = "its rows were split otherwise, by other columns, kinds of columns, options of the data, shares or seed"
     return [
-        f"champion version {champion} is of other data: {doubt}; data.split.order 'hashed' keeps rows where they were"
+        f"champion version {champion} is in doubt: {why}, so it may have learned from some of these test rows, which "
+        f"favours it{remedy}"
     ]
+
+
+def _test_rows(data: Handle, rows: Rows) -> str:
+    """Digest of what the test rows hold, whatever the other rows and the preprocessing that is fitted on them."""
+    if rows.kind == "image":
+        digests: dict[str, str] = data.json("dataset.json")["digests"]
+        return digests["test"]
+    contents = np.sort(rows.contents()[dataset.Dataset(data).splits["test"]])
+    return fingerprint(contents.tolist())
+
+
+def dealing(data: Data, rows: Rows) -> str:
+    """Digest of all that says which split a row falls into, besides the rows themselves.
+
+    Where it is the same and the order is `hashed`, or the test rows came with the data, a row stays in its split.
+    """
+    kinds = None if rows.frame is None else (rows.reading or Reading.of_frame(rows.frame)).to_json()
+    options = {name: value for name, value in data.options.items() if name not in PLACES}
+    return fingerprint(data.source, options, kinds, data.split, rows.given_test is not None)
 
 
 def _per_row(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -132,7 +173,9 @@ def write_report(
     parent.params({"role": "pipeline", "model": row["name"], "seed": ctx.config.seed, "source": ctx.config.data.source})
     parent.metrics({f"test/{k}": row[k] for k in ("accuracy", "nll", "brier", "ece", "agreement")})
     parent.metrics({f"val_search/{k}": row[f"val_search_{k}"] for k in ("accuracy", "nll")})
-    parent.metrics({k: v for k, v in row.items() if k in ("params", "macs", "size_mb") or k.startswith(("lat", "thr"))})
+    timed = ("latency", "throughput", "request")
+    parent.metrics({k: v for k, v in row.items() if k in ("params", "macs", "size_mb") or k.startswith(timed)})
+    parent.tags({"latency": f"of one encoded row on one thread, {runtimes(tree['rows'])}"})
     for rival, pair in tree["gap_recovery"].items():
         parent.metrics({f"gap_recovery/{k}_{rival}": v["value"] for k, v in pair.items()})
     parent.metrics({f"seconds/{k}": v for k, v in tree["seconds"].items()})

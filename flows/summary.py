@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from distillery.page.words import decisions, runtimes
 from flows.shown import markdown
+
+OPTIONS = ("choice", "accuracy on val_search", "accuracy on test", "NLL on test", "p50 ms", "MB", "training s")
 
 
 def summary(report: dict[str, Any]) -> str:
@@ -18,9 +21,11 @@ def summary(report: dict[str, Any]) -> str:
     choice, why = markdown(advice["choice"]), markdown(" ".join(advice["why"]))
     parts = [
         f"**Version {promotion['version']} {verdict}. To use: {choice}.** {why}",
-        _table(("choice", "accuracy", "NLL", "ms", "MB", "training s"), options),
+        _table(OPTIONS, options),
+        "The choice rests on val_search, promotion on test. " + markdown(decisions(promotion)),
         "Gates:\n\n" + "\n".join(f"- {markdown(reason)}" for reason in promotion["reasons"]),
         _table(("role", "name", "accuracy", "NLL", "ECE", "parameters", "p50 ms"), [_model(r) for r in report["rows"]]),
+        f"p50 is the latency of one encoded row on one thread, {runtimes(report['rows'])}.",
         *_recovery(report["gap_recovery"]),
         f"Ensemble: {markdown(report['weights']['reason'])}",
     ]
@@ -36,7 +41,8 @@ def summary(report: dict[str, Any]) -> str:
 
 
 def _option(name: str, figures: dict[str, Any]) -> list[str]:
-    return [name, *(_number(figures[k]) for k in ("accuracy", "nll", "latency_ms", "size_mb", "training_seconds"))]
+    shown = ("val_search_accuracy", "accuracy", "nll", "latency_ms", "size_mb", "training_seconds")
+    return [name, *(_number(figures[k]) for k in shown)]
 
 
 def _model(row: dict[str, Any]) -> list[str]:

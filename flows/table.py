@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from distillery.page.words import decisions, runtimes
 from flows.history import Entry
 from flows.shown import plain
 
@@ -29,7 +30,8 @@ def show(report: dict[str, Any], console: Console) -> None:
     console.print(plain(f"smaller than the ensemble: {ratios}"))
     for served in report["served"]:
         figures = f"accuracy {served['accuracy']:.4f}, NLL {served['nll']:.4f}, {served['size_mb']:.3g} MB"
-        console.print(plain(f"served in {served['name']}: {figures}, p50 {served['latency_ms_p50']:.3g} ms"))
+        request = f"a whole request, preprocessing included, takes {served['request_ms_p50']:.3g} ms (p50)"
+        console.print(plain(f"served in {served['name']}: {figures}, {request}"))
     console.print(plain(f"ensemble: {report['weights']['reason']}"))
     if report["encoding"]:
         lost = ", ".join(f"{kl:.2g} at T {t}" for t, kl in report["encoding"]["kl"].items())
@@ -49,6 +51,8 @@ def show(report: dict[str, Any], console: Console) -> None:
     console.print(plain(f"{report['name']} version {promotion['version']}: ") + verdict)
     for reason in promotion["reasons"]:
         console.print(plain(f"  - {reason}"))
+    if used := decisions(promotion):
+        console.print(plain(used))
     cached = f"; found finished: {', '.join(report['cached'])}" if report["cached"] else ""
     console.print(plain(f"{report['seconds']['total']:.0f} s{cached}"))
 
@@ -78,9 +82,10 @@ def history_table(name: str, entries: Sequence[Entry], aliases: Mapping[str, int
     return table
 
 
-def models_table(name: str, test_rows: int, rows: Sequence[Mapping[str, Any]]) -> Table:
+def models_table(name: str, test_rows: int, rows: Sequence[dict[str, Any]]) -> Table:
     """A row per model that an evaluation has judged."""
-    table = Table(title=_title(f"{name}: {test_rows} test rows; latency at batch 1 and one thread, in torch"))
+    where = f"latency of one encoded row on one thread, {runtimes(rows)}"
+    table = Table(title=_title(f"{name}: {test_rows} test rows; {where}"))
     table.add_column("role")
     table.add_column("name")
     columns = ("accuracy", "nll", "brier", "ece", "params", "MACs", "MB", "p50 ms", "p95 ms", "rows/s")

@@ -142,7 +142,9 @@ def finished(chain: SimpleNamespace) -> SimpleNamespace:
     found.settings = {name: search.best_settings(found.search, name)[0] for name in names}
     found.finals = [_finals(found, capacity) for capacity in cfg.student.capacities]
     on_val, on_test = chain.logits["val_search"], chain.logits["test"]
-    found.inputs = Inputs(chain.members, on_val, on_test, chain.ensemble, found.finals, found.chosen, data)
+    found.inputs = Inputs(
+        chain.members, on_val, on_test, chain.ensemble, found.finals, found.chosen, data, chain.profiles
+    )
     found.evaluation = evaluate.evaluate(found.inputs, chain.rows, cfg.evaluation, store)
     return found
 

@@ -103,11 +103,13 @@ def test_serving_pays_after_so_many_answers() -> None:
     """golden: 30 s over 2 ms each are 15,000; never where the student is not faster or the ensemble cannot run."""
     for slow, expected in ((2.5, 15_000), (0.5, None), (None, None)):
         rows = [
-            {"role": "ensemble", "chosen": False, "latency_ms_p50": 99.0},
-            {"role": "ensemble", "chosen": True, "latency_ms_p50": slow},
-            {"role": "student", "chosen": True, "latency_ms_p50": 0.5},
+            {"role": "ensemble", "chosen": False, "latency_ms_p50": 99.0, "runtime": "onnxruntime"},
+            {"role": "ensemble", "chosen": True, "latency_ms_p50": slow, "runtime": "torch"},
+            {"role": "student", "chosen": True, "latency_ms_p50": 0.5, "runtime": "onnxruntime"},
         ]
-        assert ledger.serving(rows, 30.0)["predictions_until_paid"] == expected
+        found = ledger.serving(rows, 30.0)
+        assert found["predictions_until_paid"] == expected
+        assert found["runtimes"] == {"ensemble": "torch", "student": "onnxruntime"}
 
 
 def test_seconds_are_told_by_where_they_came_from() -> None:

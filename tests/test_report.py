@@ -18,7 +18,7 @@ from distillery.search import baseline_knobs
 from distillery.store import Handle
 
 EXPORT = Handle(
-    "export", "large-student", "/no/where", "0", {"parity": 1e-7, "onnx_mb": 0.5, "served_latency_ms_p50": 0.1}, 3.0
+    "export", "large-student", "/no/where", "0", {"parity": 1e-7, "onnx_mb": 0.5, "request_ms_p50": 0.1}, 3.0
 )
 SLOW = {"figure": "latency_ms_p50", "text": "latency ms p50: expected at most 1, got 0.1", "passed": True}
 CALIBRATED = {"figure": "ece", "text": "ece: expected at most 1, got 0.1", "passed": True}
@@ -72,11 +72,11 @@ def test_the_report_is_what_the_stages_say(finished: SimpleNamespace, assembled:
     assert assembled["data"]["rows_test"] == 300 and assembled["data"]["skipped_rows"] == []
 
 
-def test_the_chosen_student_has_its_served_figures(finished: SimpleNamespace, assembled: dict[str, Any]) -> None:
+def test_the_chosen_student_has_the_figures_of_its_export(finished: SimpleNamespace, assembled: dict[str, Any]) -> None:
     """golden: they stand in its row and in no other; every other row is the evaluation's."""
     for row, judged in zip(assembled["rows"], finished.evaluation.json("evaluation.json")["rows"], strict=True):
         is_served = row["role"] == "student" and row["chosen"]
-        more = {"onnx_mb": 0.5, "served_latency_ms_p50": 0.1} if is_served else {}
+        more = {"onnx_mb": 0.5, "request_ms_p50": 0.1} if is_served else {}
         assert row == {**judged, **more}
 
 
@@ -105,7 +105,7 @@ def test_equal_runs_have_equal_reports_without_timing(assembled: dict[str, Any])
     other["ledger"], other["price_per_hour"] = {}, 2.0
     for row in other["rows"]:
         row["latency_ms_p50"], row["throughput_per_s"] = 1.0, 2.0
-    other["export"] = {**other["export"], "served_latency_ms_p50": 7.0}
+    other["export"] = {**other["export"], "request_ms_p50": 7.0}
     for key in ("search", "baseline_search"):
         other[key]["trials"][0]["seconds"] = 5.0
         other[key]["trials"][0]["latency_ms_p50"] = 6.0

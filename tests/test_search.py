@@ -11,12 +11,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from distillery import search
 from distillery.dataset import Dataset
 from distillery.errors import InputError
-from distillery.search import best_settings, feasible, profile_capacity, select
+from distillery.preprocess import session
+from distillery.runtimes import NotExportable
+from distillery.search import GRAPH, best_settings, feasible, profile_capacity, select
 from distillery.space import Search, Setting
 from distillery.store import Handle, Store
 from distillery.study import objective, open_study
@@ -257,6 +260,22 @@ def test_a_profile_is_of_the_capacity(chain: SimpleNamespace, store: Store) -> N
     handle = profile_capacity(small, chain.data, 10, store)
     assert (handle.metrics["params"], handle.metrics["macs"]) == (8 * 4 + 4 + 4 * 3 + 3, 8 * 4 + 4 * 3)
     assert profile_capacity(small, chain.data, 10, store).cached
+    running = session(onnx.load(handle.file(GRAPH)))
+    inputs = {"inputs": chain.dataset.inputs[:5]}
+    assert running.run(["logits"], inputs)[0].shape == (5, 3)
+
+
+def test_a_capacity_that_cannot_be_served_is_refused(
+    chain: SimpleNamespace, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """contract of error messages: before anything trains, by the capacity's name, with the exporter's reason."""
+
+    def refuses(*_: Any) -> None:
+        raise NotExportable("it looks at its numbers")
+
+    monkeypatch.setattr(search, "network_graph", refuses)
+    with pytest.raises(InputError, match=r"student\.capacities: .* got 'small': it looks at its numbers"):
+        profile_capacity(chain.config.student.capacities[0], chain.data, 10, store)
 
 
 def test_the_capacity_to_ship_may_be_named(

@@ -10,6 +10,8 @@ MARGIN = 0.005  # accuracy that a user is not expected to miss
 def advise(report: dict[str, Any], budget_ms: float | None) -> dict[str, Any]:
     """`choice`, `why` (sentences) and `options`: what each one gives and costs.
 
+    The choice rests on figures of val_search. Those of test stand beside it, for the reader.
+
     Args:
         report: The assembled report.
         budget_ms: Latency at batch 1 that must be kept, p50, or None.
@@ -21,9 +23,10 @@ def advise(report: dict[str, Any], budget_ms: float | None) -> dict[str, Any]:
         for k, v in options.items()
     }
     fitting = [k for k in ensembles if in_time[k]] or list(ensembles)
-    best = max(fitting, key=lambda k: (ensembles[k]["accuracy"], -ensembles[k]["nll"]))
+    best = max(fitting, key=lambda k: (ensembles[k]["val_search_accuracy"], -ensembles[k]["val_search_nll"]))
     whole = ensembles[best]
-    lost = whole["accuracy"] - student["accuracy"]
+    lost = whole["val_search_accuracy"] - student["val_search_accuracy"]
+    on_test = whole["accuracy"] - student["accuracy"]
     why = [_helped(report)]
     if budget_ms is not None:
         late = [k for k in options if not in_time[k]]
@@ -31,12 +34,14 @@ def advise(report: dict[str, Any], budget_ms: float | None) -> dict[str, Any]:
     if in_time["student"] and (lost <= MARGIN or not in_time[best]):
         choice = "student"
         why.append(
-            f"The student is {_faster(whole, student, f' the {best}')} at {-100 * lost + 0.0:+.2f} points of accuracy."
+            f"The student is {_faster(whole, student, f' the {best}')} at {_points(-lost)} points of accuracy on "
+            f"val_search ({_points(-on_test)} on test)."
         )
     elif in_time[best]:
         choice = best
         why.append(
-            f"The {best} is {100 * lost:.2f} points more accurate; the student would be {_faster(whole, student)}."
+            f"The {best} is {_points(lost)} points more accurate on val_search ({_points(on_test)} on test); "
+            f"the student would be {_faster(whole, student)}."
         )
     else:
         choice = "none"
@@ -45,31 +50,37 @@ def advise(report: dict[str, Any], budget_ms: float | None) -> dict[str, Any]:
 
 
 def _options(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Accuracy, NLL, latency at batch 1 (ms), size (10^6 bytes) and training seconds of each choice."""
+    """Quality on both splits, latency at batch 1 (ms), size (10^6 bytes) and training seconds of each choice."""
     rows, seconds = report["rows"], report["seconds"]
     ensembles = [r for r in rows if r["role"] == "ensemble"]
     chosen = next(r for r in rows if r["role"] == "student" and r["chosen"])
     taught = sum(seconds.get(k, 0.0) for k in ("teachers", "logits"))
-    found = {"simple average": ensembles[0]}
-    if report["weights"]["weighting"] != "uniform":
-        found["weighted ensemble"] = ensembles[-1]
-    options = {
-        k: {**_figures(r), "latency_ms": r["latency_ms_p50"], "training_seconds": taught} for k, r in found.items()
-    }
     extra = sum(seconds.get(k, 0.0) for k in ("search", "students"))
-    served = chosen.get("served_latency_ms_p50", chosen["latency_ms_p50"])
-    options["student"] = {**_figures(chosen), "latency_ms": served, "training_seconds": taught + extra}
-    return options
+    found = {"simple average": _figures(ensembles[0], taught)}
+    if report["weights"]["weighting"] != "uniform":
+        found["weighted ensemble"] = _figures(ensembles[-1], taught)
+    return found | {"student": _figures(chosen, taught + extra)}
 
 
-def _figures(row: dict[str, Any]) -> dict[str, Any]:
-    return {k: row[k] for k in ("accuracy", "nll", "size_mb")}
+def _figures(row: dict[str, Any], training_seconds: float) -> dict[str, Any]:
+    names = ("accuracy", "nll", "val_search_accuracy", "val_search_nll", "size_mb", "runtime")
+    times = {"latency_ms": row["latency_ms_p50"], "training_seconds": training_seconds}
+    return {k: row[k] for k in names} | times
+
+
+def _points(share: float) -> str:
+    """A difference of accuracies in points, with its sign."""
+    return f"{100 * share + 0.0:+.2f}"
 
 
 def _faster(whole: dict[str, Any], student: dict[str, Any], other: str = "") -> str:
+    """How many times as fast the student is, and in which runtimes."""
     if not whole["latency_ms"]:
         return f"smaller than{other}" if other else "smaller"
-    return f"{whole['latency_ms'] / student['latency_ms']:.3g} times as fast" + (f" as{other}" if other else "")
+    runtimes = (student["runtime"], whole["runtime"])
+    where = f"both in {runtimes[0]}" if runtimes[0] == runtimes[1] else f"in {runtimes[0]} against {runtimes[1]}"
+    times = f"{whole['latency_ms'] / student['latency_ms']:.3g} times as fast"
+    return f"{times}{f' as{other}' if other else ''} ({where})"
 
 
 def _helped(report: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Stage `evaluation`: the test split is opened here, once. N rows, C classes."""
+"""Stage `evaluation`: all models on the test split, which no stage before has opened. N rows, C classes."""
 
 from __future__ import annotations
 
@@ -8,28 +8,38 @@ from typing import Any
 
 import numpy as np
 
-from distillery import estimators, metrics
-from distillery.comparisons import by_class, by_group, fidelity, gains, recoveries, reliabilities, worst_drop
+from distillery import metrics
+from distillery.answers import ensemble_logits, student_logits
+from distillery.comparisons import (
+    accuracy_by_group,
+    by_class,
+    fidelity,
+    gains,
+    recoveries,
+    reliabilities,
+    worst_drop,
+)
 from distillery.config import Evaluation
+from distillery.costs import FACTS, measure_costs
 from distillery.data import Rows
 from distillery.dataset import Dataset
 from distillery.ensemble import chosen, label
 from distillery.errors import InputError
 from distillery.finals import Finals
 from distillery.logits import read_logits
-from distillery.members import GivenMember, Member, NetworkMember
+from distillery.members import GivenMember
 from distillery.metrics import Interval
 from distillery.pooling import Pooling
-from distillery.profile import cost, latency
 from distillery.registry import closest
-from distillery.robustness import disturbances
+from distillery.robustness import Answers, disturbed_answers, losses
+from distillery.sampling import covering_sample
 from distillery.store import Handle, Store, write_json
-from distillery.students import evaluate_on, load_student
+from distillery.students import load_student
 from distillery.teachers import load_member
 from distillery.training.alone import predict
 
-VERSION = 3
-COSTS = ("params", "macs", "size_mb", "latency_ms_p50", "latency_ms_p95", "latency_ms_p99", "throughput_per_s")
+VERSION = 4
+COSTS = (*FACTS, "latency_ms_p50", "latency_ms_p95", "latency_ms_p99", "throughput_per_s", "runtime")
 
 
 @dataclass(frozen=True)
@@ -44,6 +54,7 @@ class Inputs:
         finals: Per capacity.
         chosen: The capacity to ship.
         data: Stage `data`.
+        profiles: Stage `profile` of each capacity.
     """
 
     members: list[Handle]
@@ -53,6 +64,7 @@ class Inputs:
     finals: list[Finals]
     chosen: str
     data: Handle
+    profiles: list[Handle]
 
     def key(self) -> list[Any]:
         """What tells these from others."""
@@ -73,7 +85,9 @@ def check_groups(groups: tuple[str, ...], rows: Rows) -> None:
 
 
 def evaluate(inputs: Inputs, rows: Rows, config: Evaluation, store: Store) -> Handle:
-    """``evaluation.json``: a row per model and all comparisons; ``test_logits.npz``: logits [N, C] by model.
+    """``evaluation.json``: a row per model and all comparisons; ``test_logits.npz``: logits [N, C] of those compared.
+
+    These are the chosen student, its baselines and the ensemble in use, by role and name.
 
     Args:
         inputs: What is judged.
@@ -82,16 +96,29 @@ def evaluate(inputs: Inputs, rows: Rows, config: Evaluation, store: Store) -> Ha
         store: Where.
     """
     key = [VERSION, config, inputs.key()]
-    return store.stage("evaluation", "evaluation", key, lambda work: _Evaluator(inputs, rows, config).write(work))
+
+    def build(work: Path) -> dict[str, Any]:
+        return _Evaluator(inputs, rows, config, _costs(inputs, config, store)).write(work)
+
+    return store.stage("evaluation", "evaluation", key, build)
+
+
+def _costs(inputs: Inputs, config: Evaluation, store: Store) -> dict[str, Any]:
+    """What every model costs; see `measure_costs`."""
+    profiles = {handle.name: handle for handle in inputs.profiles}
+    students = [final.students[0] for final in inputs.finals]
+    mine = [profiles[final.capacity] for final in inputs.finals]
+    parts = (inputs.members, students, mine, inputs.ensemble, inputs.data)
+    found: dict[str, Any] = measure_costs(*parts, config.latency_runs, store).json("costs.json")
+    return found
 
 
 class _Evaluator:
-    def __init__(self, inputs: Inputs, rows: Rows, config: Evaluation) -> None:
-        self.given, self.config, self.raw = inputs, config, rows
+    def __init__(self, inputs: Inputs, rows: Rows, config: Evaluation, costs: dict[str, Any]) -> None:
+        self.given, self.config, self.raw, self.costs = inputs, config, rows, costs
         self.dataset = Dataset(inputs.data)
         self.ids = self.dataset.splits["test"]
-        self.labels, self.inputs = self.dataset.labels("test"), self.dataset.inputs[self.ids]
-        self.val_labels = self.dataset.labels("val_search")
+        self.labels, self.val_labels = self.dataset.labels("test"), self.dataset.labels("val_search")
         self.logits: dict[str, np.ndarray] = {}
         self.rows: list[dict[str, Any]] = []
         self.settings = {"resamples": config.resamples, "confidence": config.confidence}
@@ -101,13 +128,12 @@ class _Evaluator:
         self.finals = next(f for f in inputs.finals if f.capacity == inputs.chosen)
         self.student = f"student {inputs.chosen}"
         self.baselines = {k: f"{k} baseline {inputs.chosen}" for k in ("plain", "tuned") if getattr(self.finals, k)}
+        self.compared = (self.ensemble, self.student, *self.baselines.values())
 
     def write(self, work: Path) -> dict[str, Any]:
         """Fills the stage directory and returns the chosen student's figures."""
-        member_logits = np.stack([read_logits(h) for h in self.given.test_logits])
-        on_val = np.stack([read_logits(h) for h in self.given.val_logits])
-        self._teachers(member_logits, on_val)
-        self._ensembles(member_logits, on_val)
+        self._teachers()
+        self._ensembles()
         self._students()
         student = self._row("student", self.given.chosen)
         content = {
@@ -134,7 +160,8 @@ class _Evaluator:
     def _add(
         self, role: str, name: str, logits: np.ndarray, on_val: np.ndarray, costs: dict[str, Any], **more: Any
     ) -> None:
-        self.logits[f"{role} {name}"] = logits.astype(np.float32)
+        if f"{role} {name}" in self.compared:
+            self.logits[f"{role} {name}"] = logits
         figures = metrics.quality(logits, self.labels)
         val = metrics.quality(on_val, self.val_labels)
         figures |= {"val_search_accuracy": val["accuracy"], "val_search_nll": val["nll"]}
@@ -142,62 +169,40 @@ class _Evaluator:
         complete = {name: costs.get(name) for name in COSTS}
         self.rows.append({"role": role, "name": name, **figures, **complete, **more, "recall": recall})
 
-    def _teachers(self, on_test: np.ndarray, on_val: np.ndarray) -> None:
-        for index, handle in enumerate(self.given.members):
-            self._add(
-                "teacher", handle.name, on_test[index], on_val[index], self._member_cost(handle, self.opened[index])
-            )
+    def _teachers(self) -> None:
+        for place, handle in enumerate(self.given.members):
+            on_test, on_val = (read_logits(h[place]) for h in (self.given.test_logits, self.given.val_logits))
+            self._add("teacher", handle.name, on_test, on_val, self.costs["teachers"][place])
 
-    def _member_cost(self, handle: Handle, member: Member) -> dict[str, Any]:
-        runs, sample = self.config.latency_runs, self.inputs[:64]
-        if isinstance(member, NetworkMember):
-            return cost(member.network, self.dataset.spec, sample, runs)
-        if isinstance(member, GivenMember):
-            return {}
-        size = estimators.size_mb(Path(handle.path))
-        return {"size_mb": size, **latency(lambda x: member.logits(x, x), sample, runs)}
-
-    def _ensembles(self, on_test: np.ndarray, on_val: np.ndarray) -> None:
+    def _ensembles(self) -> None:
         count = len(self.opened)
-        candidates = {"ensemble uniform": Pooling(np.full(count, 1 / count), "probs"), self.ensemble: self.pooling}
-        for name, pooling in candidates.items():
-            logits, val = pooling.apply(on_test), pooling.apply(on_val)
-            in_use = pooling is self.pooling
-            self._add("ensemble", name.removeprefix("ensemble "), logits, val, self._pool_cost(pooling), chosen=in_use)
-
-    def _pool_cost(self, pooling: Pooling) -> dict[str, Any]:
-        parts = [self.rows[i] for i in pooling.active]
-        costs: dict[str, Any] = {
-            k: sum(p[k] for p in parts) if all(p[k] is not None for p in parts) else None
-            for k in ("params", "macs", "size_mb")
-        }
-        if any(isinstance(self.opened[i], GivenMember) for i in pooling.active):
-            return costs
-        runs = max(10, self.config.latency_runs // 3)
-        return costs | latency(lambda rows: self._pooled(pooling, rows), self.inputs[:64], runs)
-
-    def _pooled(self, pooling: Pooling, rows: np.ndarray) -> np.ndarray:
-        stacked = np.stack([self.opened[i].logits(rows, rows) for i in pooling.active])
-        return pooling.narrowed().apply(stacked)
+        uniform = Pooling(np.full(count, 1 / count), "probs")
+        for name, pooling, kind in (
+            ("uniform", uniform, "uniform"),
+            (self.ensemble.removeprefix("ensemble "), self.pooling, "chosen"),
+        ):
+            on_test, on_val = (ensemble_logits(pooling, h) for h in (self.given.test_logits, self.given.val_logits))
+            self._add("ensemble", name, on_test, on_val, self.costs["ensembles"][kind], chosen=kind == "chosen")
 
     def _students(self) -> None:
         for finals in self.given.finals:
-            ours = finals.capacity == self.given.chosen
-            for role in ("plain", "tuned", "student"):
-                handles = finals.students if role == "student" else getattr(finals, role)
+            for role, handles in (
+                ("plain baseline", finals.plain),
+                ("tuned baseline", finals.tuned),
+                ("student", finals.students),
+            ):
                 if handles:
-                    name = "student" if role == "student" else f"{role} baseline"
-                    more = {"chosen": ours and role == "student"}
-                    self._final(name, finals.capacity, handles[0], **more)
+                    self._final(role, finals.capacity, handles[0])
 
-    def _final(self, role: str, capacity: str, handle: Handle, **more: Any) -> None:
-        network = load_student(handle, self.dataset.spec)
-        logits = predict(network, self.inputs, batch_size=self.config.batch_size)
-        costs = cost(network, self.dataset.spec, self.inputs[:64], self.config.latency_runs)
-        near = fidelity(logits, self.logits[self.ensemble], self.labels)
-        val = evaluate_on(handle, self.dataset, "val_search", self.config.batch_size)
+    def _final(self, role: str, capacity: str, handle: Handle) -> None:
+        on_test, on_val = (self._answers(handle, split) for split in ("test", "val_search"))
+        near = fidelity(on_test, self.logits[self.ensemble], self.labels)
+        more = {"chosen": (role, capacity) == ("student", self.given.chosen)}
         trained = {k: v for k, v in handle.json("student.json").items() if k != "model"}
-        self._add(role, capacity, logits, val, costs, **near, **more, trained=trained)
+        self._add(role, capacity, on_test, on_val, self.costs["students"][capacity], **near, **more, trained=trained)
+
+    def _answers(self, student: Handle, split: str) -> np.ndarray:
+        return student_logits(student, self.dataset, split, self.config.batch_size)
 
     def _comparisons(self) -> dict[str, Any]:
         z, labels, student = self.logits, self.labels, self.logits[self.student]
@@ -209,8 +214,7 @@ class _Evaluator:
             for k, name in self.baselines.items()
         }
         parts = {name: np.flatnonzero(labels == number) for number, name in enumerate(self.dataset.classes)}
-        against = z[self.baselines.get("tuned", self.baselines["plain"])]
-        drop = worst_drop(student, against, labels, parts, self.config.confidence)
+        drop = worst_drop(student, self._rival(), labels, parts, self.config.confidence)
         return {
             "gains": _plain(found),
             "gap_recovery": _plain(recovery),
@@ -237,7 +241,7 @@ class _Evaluator:
             for role in ("students", "plain", "tuned"):
                 handles = getattr(self.finals, role)
                 if number < len(handles):
-                    figures = metrics.quality(evaluate_on(handles[number], self.dataset, "test"), self.labels)
+                    figures = metrics.quality(self._answers(handles[number], "test"), self.labels)
                     record |= {f"{role}_{k}": figures[k] for k in ("accuracy", "nll")}
             found.append(record)
         return found
@@ -249,33 +253,36 @@ class _Evaluator:
         assert self.raw.frame is not None
         names = {"student": self.student, "ensemble": self.ensemble, **self.baselines}
         correct = {k: metrics.row_correct(self.logits[name], self.labels) for k, name in names.items()}
-        table, parts = [], {}
-        for column in self.config.groups:
-            for value, places in by_group(self.raw.frame[column].iloc[self.ids].to_numpy()).items():
-                parts[f"{column} = {value}"] = places
-                shares = {k: float(c[places].mean()) for k, c in correct.items()}
-                table.append({"column": column, "value": value, "rows": len(places), **shares})
-        against = self.logits[self.baselines.get("tuned", self.baselines["plain"])]
-        student = self.logits[self.student]
-        worst = worst_drop(student, against, self.labels, parts, self.config.confidence)
+        table, parts = accuracy_by_group(self.raw.frame[list(self.config.groups)].iloc[self.ids], correct)
+        worst = worst_drop(self.logits[self.student], self._rival(), self.labels, parts, self.config.confidence)
         return {"table": table, "worst": asdict(worst)}
 
+    def _rival(self) -> np.ndarray:
+        """Logits [N, C] of the tuned baseline, or of the plain one where that is all there is."""
+        return self.logits[self.baselines.get("tuned", self.baselines["plain"])]
+
     def _robustness(self) -> list[dict[str, Any]]:
-        """Accuracy of student and ensemble on disturbed rows, and the student's loss beyond the ensemble's."""
-        count = min(self.config.robustness_rows, len(self.ids))
-        if not count or any(isinstance(self.opened[i], GivenMember) for i in self.pooling.active):
+        """Accuracy of student and ensemble on disturbed rows, and the student's loss beyond the ensemble's.
+
+        The rows are drawn at random from test, always the same ones, with every class among them.
+        """
+        places = covering_sample(self.labels, self.config.robustness_rows)
+        if not len(places) or any(isinstance(self.opened[i], GivenMember) for i in self.pooling.active):
             return []
-        network = load_student(self.finals.students[0], self.dataset.spec)
-        labels, places = self.labels[:count], slice(0, count)
-        before = [metrics.row_correct(self.logits[k][places], labels) for k in (self.student, self.ensemble)]
-        table = []
-        for name, rows in disturbances(self.dataset, self.raw, self.ids[:count]).items():
-            answers = (predict(network, rows), self._pooled(self.pooling, rows))
-            after = [metrics.row_correct(z, labels) for z in answers]
-            beyond = metrics.paired_difference(before[0] - after[0], before[1] - after[1], **self.settings)  # type: ignore[arg-type]
-            shares = {k: float(v.mean()) for k, v in zip(("student", "ensemble"), after, strict=True)}
-            table.append({"disturbance": name, "rows": count, **shares, "beyond_ensemble": asdict(beyond)})
-        return table
+        names = {"student": self.student, "ensemble": self.ensemble}
+        before = {k: self.logits[name][places] for k, name in names.items()}
+        after = disturbed_answers(self.dataset, self.raw, self.ids[places], self._models())
+        return losses(before, after, self.labels[places], **self.settings)  # type: ignore[arg-type]
+
+    def _models(self) -> dict[str, Answers]:
+        """Student and ensemble as functions of encoded rows and their ids."""
+        network, pooling = load_student(self.finals.students[0], self.dataset.spec), self.pooling.narrowed()
+        members = [self.opened[place] for place in self.pooling.active]
+
+        def ensemble(inputs: np.ndarray, ids: np.ndarray) -> np.ndarray:
+            return pooling.apply(np.stack([member.logits(inputs, ids) for member in members]))
+
+        return {"student": lambda inputs, _: predict(network, inputs), "ensemble": ensemble}
 
     def _compression(self, student: dict[str, Any]) -> dict[str, float | None]:
         whole = self._row("ensemble", self.ensemble.removeprefix("ensemble "))

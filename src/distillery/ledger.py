@@ -113,9 +113,9 @@ def caching(config: Experiment, counted: dict[str, Any], handles: Iterable[Handl
 def serving(rows: list[dict[str, Any]], spent: float) -> dict[str, Any]:
     """After how many answers the run has paid against serving the ensemble, both one row at a time on one thread.
 
-    `predictions_until_paid` = spent seconds / ((ensemble's p50 - student's p50) / 1000), both measured in torch on the
-    same rows. None where the student is not faster, or where the ensemble cannot be run. A million answers take
-    1000 · p50 seconds.
+    `predictions_until_paid` = spent seconds / ((ensemble's p50 - student's p50) / 1000), the latencies of the report's
+    rows; `runtimes` says where they were measured. None where the student is not faster, or where the ensemble cannot
+    be run. A million answers take 1000 · p50 seconds.
 
     Args:
         rows: Of the report.
@@ -125,7 +125,8 @@ def serving(rows: list[dict[str, Any]], spent: float) -> dict[str, Any]:
     slow, fast = ensemble["latency_ms_p50"], student["latency_ms_p50"]
     faster = slow is not None and slow > fast
     until = spent / ((slow - fast) / 1000) if faster else None
-    return {"ensemble_ms": slow, "student_ms": fast, "predictions_until_paid": until}
+    runtimes = {"ensemble": ensemble["runtime"], "student": student["runtime"]}
+    return {"ensemble_ms": slow, "student_ms": fast, "runtimes": runtimes, "predictions_until_paid": until}
 
 
 def ledger(

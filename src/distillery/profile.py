@@ -1,4 +1,7 @@
-"""What a model costs: parameters, multiply-accumulates, bytes, latency."""
+"""What a model costs: parameters, multiply-accumulates, bytes, latency.
+
+Latency is the time of one call with one encoded row, on one thread, in the model's runtime; see `runtimes`.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -48,9 +52,10 @@ def latency(run: Callable[[np.ndarray], object], rows: np.ndarray, runs: int, ba
     torch.set_num_threads(1)
     gc.disable()  # without a collection before: in a large process that takes longer than the measurement
     try:
-        single = _times(run, [rows[i % len(rows)][None] for i in range(runs + WARM_UP)])[WARM_UP:]
-        many = np.resize(rows, (batch_size, *rows.shape[1:]))
-        bulk = _times(run, [many] * max(5, runs // 20))[2:]
+        with threadpool_limits(1):  # of numpy and scikit-learn; torch keeps its own count
+            single = _times(run, [rows[i % len(rows)][None] for i in range(runs + WARM_UP)])[WARM_UP:]
+            many = np.resize(rows, (batch_size, *rows.shape[1:]))
+            bulk = _times(run, [many] * max(5, runs // 20))[2:]
     finally:
         gc.enable()
         torch.set_num_threads(threads)
@@ -72,22 +77,6 @@ def _times(run: Callable[[np.ndarray], object], batches: list[np.ndarray]) -> np
     return seconds
 
 
-def torch_runner(network: nn.Module) -> Callable[[np.ndarray], torch.Tensor]:
-    """`network` on the CPU as a function of encoded rows, as a user would call it."""
-    network.cpu().eval()
-
-    def run(rows: np.ndarray) -> torch.Tensor:
-        with torch.inference_mode():
-            return network(torch.from_numpy(rows).float()).softmax(-1)
-
-    return run
-
-
-def cost(network: nn.Module, spec: InputSpec, rows: np.ndarray, runs: int) -> dict[str, float]:
-    """Parameters, MACs, size and latency of a network on real encoded rows."""
-    return {
-        "params": count_params(network),
-        "macs": count_macs(network, spec),
-        "size_mb": weights_mb(network),
-        **latency(torch_runner(network), rows, runs),
-    }
+def cost(network: nn.Module, spec: InputSpec) -> dict[str, float]:
+    """Parameters, MACs of one row, and size of a network."""
+    return {"params": count_params(network), "macs": count_macs(network, spec), "size_mb": weights_mb(network)}

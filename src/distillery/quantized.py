@@ -1,4 +1,7 @@
-"""Stage `served`: the exported student as it is and with int8 weights and activations, measured as it is served.
+"""Stage `served`: the exported student as it is and with int8 weights and activations.
+
+Both files are judged on test by whole requests, from raw rows. The int8 network also has the latency by which all
+models are compared; that of the float32 network is the student's own.
 
 Quantisation is onnxruntime's, static: scales come from training rows. Preprocessing stays exact.
 """
@@ -16,33 +19,36 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 
 from distillery.data import Feeds, Rows
 from distillery.dataset import Dataset
-from distillery.export import MODEL, assemble, network_graph, predict_rows, served_latency
+from distillery.export import MODEL, NETWORK, assemble, predict_rows, request_latency
 from distillery.metrics import quality
 from distillery.preprocess import session
+from distillery.profile import latency
+from distillery.runtimes import in_onnxruntime
 from distillery.store import Handle, Store, write_json
-from distillery.students import load_student
 
-VERSION = 1
+VERSION = 2
 INT8 = "student-int8.onnx"
 CALIBRATION_ROWS = 256
 
 
-def measure_served(student: Handle, exported: Handle, data: Handle, rows: Rows, runs: int, store: Store) -> Handle:
-    """``student-int8.onnx`` and ``served.json``: quality on test, size and latency of both files.
+def measure_served(exported: Handle, data: Handle, rows: Rows, runs: int, store: Store) -> Handle:
+    """``student-int8.onnx`` and ``served.json``: quality on test, size and times of both files.
 
     Nothing is selected by these figures. Where the network has nothing that can be quantised there is no int8 file.
     """
 
     def build(work: Path) -> dict[str, Any]:
-        dataset, files = Dataset(data), {"float32": exported.file(MODEL)}
-        network = quantized(network_graph(load_student(student, dataset.spec), dataset.spec), dataset)
+        dataset = Dataset(data)
+        found = [_measured("float32", exported.file(MODEL), dataset, rows, runs)]
+        network = quantized(onnx.load(exported.file(NETWORK)), dataset)
         if network is not None:
             graph = onnx.load(data.file("preprocess.onnx"))
             onnx.save(assemble(graph, network, dataset.spec, dataset.classes), work / INT8)
-            files["int8"] = work / INT8
-        found = [{"name": name, **_measured(file, dataset, rows, runs)} for name, file in files.items()]
+            sample = np.asarray(dataset.inputs[dataset.splits["val_search"][:64]])
+            times = latency(in_onnxruntime(network).answer, sample, runs)
+            found.append(_measured("int8", work / INT8, dataset, rows, runs) | times)
         write_json(work / "served.json", found)
-        return {f"{row['name']}_{k}": row[k] for row in found for k in ("accuracy", "nll", "size_mb", "latency_ms_p50")}
+        return {f"{row['name']}_{k}": row[k] for row in found for k in ("accuracy", "nll", "size_mb", "request_ms_p50")}
 
     return store.stage("served", exported.name, [VERSION, exported.fingerprint, data.fingerprint, runs], build)
 
@@ -84,9 +90,10 @@ class _Rows(CalibrationDataReader):
         return None if row is None else {"inputs": row}
 
 
-def _measured(file: Path, dataset: Dataset, rows: Rows, runs: int) -> dict[str, Any]:
+def _measured(name: str, file: Path, dataset: Dataset, rows: Rows, runs: int) -> dict[str, Any]:
     running, ids = session(str(file), threads=1), dataset.splits["test"]
     logits = np.log(np.maximum(predict_rows(running, rows, ids).astype(np.float64), 1e-12))
-    figures = {k: quality(logits, dataset.labels("test"))[k] for k in ("accuracy", "nll", "ece")}
-    costs = served_latency(running, rows, dataset.splits["val_search"][:64], runs)
-    return {**figures, "size_mb": file.stat().st_size / 1e6, **costs}
+    found = quality(logits, dataset.labels("test"))
+    figures = {k: found[k] for k in ("accuracy", "nll", "ece")}
+    requests = request_latency(running, rows, dataset.splits["val_search"][:64], runs)
+    return {"name": name, **figures, "size_mb": file.stat().st_size / 1e6, **requests}

@@ -26,6 +26,8 @@ JUDGED = (
     "compression",
 )
 
+TIMES = ("latency", "throughput", "request")
+
 
 def assemble(
     config: Experiment,
@@ -49,7 +51,7 @@ def assemble(
         baseline_search: The same without a teacher.
         evaluation: Stage `evaluation`.
         export: Stage `export`.
-        promotion: `promoted`, `version`, `reasons`.
+        promotion: `promoted`, `version`, `reasons`, `gates`, and `decisions`: how often test rows decided before.
         handles: Of all stages, for what each cost and which were found finished.
         total_seconds: Wall time of this run.
     """
@@ -135,10 +137,12 @@ def without_timing(report: dict[str, Any]) -> dict[str, Any]:
         *tree["search"]["trials"],
         *tree["baseline_search"]["trials"],
     ]:
-        for key in [k for k in row if "latency" in k or "throughput" in k or k == "seconds"]:
+        for key in [k for k in row if k == "seconds" or any(word in k for word in TIMES)]:
             row.pop(key)
     tree["search"].pop("front")  # latency may be one of its objectives
     gates = tree["promotion"].get("gates", [])
-    tree["promotion"]["gates"] = [gate for gate in gates if "latency" not in gate["figure"]]
-    tree["promotion"]["reasons"] = [text for text in tree["promotion"]["reasons"] if "latency ms" not in text]
+    timed = ("latency_ms", "request_ms")
+    tree["promotion"]["gates"] = [gate for gate in gates if not gate["figure"].startswith(timed)]
+    reasons = tree["promotion"]["reasons"]
+    tree["promotion"]["reasons"] = [t for t in reasons if not any(name.replace("_", " ") in t for name in timed)]
     return tree

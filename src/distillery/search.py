@@ -11,33 +11,50 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 
+from distillery.calibration import Calibrated
 from distillery.config import Capacity, Experiment
 from distillery.dataset import LEARNED, Dataset
 from distillery.errors import InputError
 from distillery.own import is_own, own_digest
 from distillery.pareto import front
-from distillery.profile import cost
+from distillery.profile import cost, latency
+from distillery.runtimes import NotExportable, in_onnxruntime, network_graph
 from distillery.space import Knobs, Range, Search, Setting
 from distillery.store import Handle, Store, fingerprint, write_json
 from distillery.study import OnTrial, Plan, RunMany, cohort_of, objective, one_after_another, open_study, run_study
 from distillery.teachers import build_network, content_key
 
 VERSION = 4
+PROFILE_VERSION = 5
+GRAPH = "network.onnx"
 
 
 def profile_capacity(capacity: Capacity, data: Handle, runs: int, store: Store) -> Handle:
-    """What a capacity costs, measured once: params, macs, size_mb and latency, in the handle's metrics."""
+    """What a capacity costs, measured once: params, macs, size_mb and latency, in the handle's metrics.
+
+    ``network.onnx`` is the graph that was measured: the network as it is served, behind the preprocessing.
+
+    Raises:
+        InputError: The network cannot be exported, so no student of this capacity could be served.
+    """
 
     def build(work: Path) -> dict[str, Any]:
         dataset = Dataset(data)
-        network = build_network(capacity, dataset.spec, 0)
+        network = Calibrated(build_network(capacity, dataset.spec, 0), 1.0)
+        try:
+            graph = network_graph(network, dataset.spec)
+        except NotExportable as error:
+            raise InputError(
+                f"student.capacities: expected networks that torch can export to ONNX, got {capacity.name!r}: {error}"
+            ) from error
+        onnx.save(graph, work / GRAPH)
         rows = dataset.inputs[dataset.splits["val_search"][:64]]
-        return cost(network, dataset.spec, rows, runs)
+        return {**cost(network, dataset.spec), **latency(in_onnxruntime(graph).answer, rows, runs)}
 
-    return store.stage(
-        "profile", capacity.name, [VERSION, content_key(capacity), runs, Dataset(data).spec.to_json()], build
-    )
+    key = [PROFILE_VERSION, content_key(capacity), runs, Dataset(data).spec.to_json()]
+    return store.stage("profile", capacity.name, key, build)
 
 
 def feasible(config: Search, profiles: list[Handle]) -> list[str]:

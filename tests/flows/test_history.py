@@ -1,5 +1,6 @@
 """The list of decisions as text: it fits MLflow's columns, is read as written, and says where a version stands."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -29,6 +30,14 @@ def test_what_is_written_fits_and_is_read_again(reasons: list[str]) -> None:
         assert found.reasons == reasons
     for short, whole in zip(found.reasons, reasons, strict=False):
         assert short == "..." or whole.startswith(short.removesuffix(" ..."))
+
+
+def test_an_entry_without_test_rows_is_read() -> None:
+    """Contract: those that were written before the field was."""
+    tree = json.loads(written(FIRST))
+    del tree["test_rows"]
+    (found,) = read({"history.000001": json.dumps(tree)})
+    assert found == FIRST and found.test_rows is None
 
 
 def test_entries_are_in_the_order_of_their_numbers() -> None:

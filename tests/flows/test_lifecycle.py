@@ -2,21 +2,29 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 from mlflow.tracking import MlflowClient
 
+from distillery.config import Data
+from distillery.data import Rows
+from distillery.dataset import Dataset, prepare
 from distillery.errors import InputError
 from distillery.promotion import Decision
-from distillery.store import Handle
+from distillery.store import Handle, Store
 from flows import registry
 from flows.cli import main
-from flows.history import Entry
+from flows.history import Entry, decisions
 from flows.lifecycle import turn
 from flows.places import Places
-from flows.release import _doubt
+from flows.release import _doubt, _test_rows, dealing
 
 
 @pytest.fixture
@@ -194,10 +202,75 @@ def test_doctor_misses_a_champion_that_was_deleted(model: Any, command: Callable
     assert model.name not in command("doctor")[1]
 
 
+def table(**columns: list[Any]) -> Rows:
+    """Rows of a table with these columns and two classes."""
+    frame = pd.DataFrame(columns)
+    return Rows("table", np.arange(len(frame)) % 2, "digest", frame=frame)
+
+
+def doubts(model: Any, champion: int, data: str, rows: Rows, **split: Any) -> list[str]:
+    """What is said of the champion on data of this fingerprint, split so."""
+    given = Data(source="table", path="rows.csv", label="class", split=split)
+    ctx: Any = SimpleNamespace(
+        tracker=SimpleNamespace(client=model.client), config=SimpleNamespace(name=model.name, data=given)
+    )
+    return _doubt(ctx, champion, Handle("data", "table", "", data), rows)
+
+
 def test_a_champion_of_other_data_is_doubted(model: Any) -> None:
     """Contract: where a champion may have learned from test rows the decision says so, and names the remedy."""
-    champion = model.version(1.0)
-    ctx: Any = SimpleNamespace(tracker=SimpleNamespace(client=model.client), config=SimpleNamespace(name=model.name))
-    assert _doubt(ctx, champion, Handle("data", "table", "", "rows of May")) == []
-    (told,) = _doubt(ctx, champion, Handle("data", "table", "", "rows of June"))
-    assert "champion version 1 is of other data" in told and "data.split.order 'hashed'" in told
+    champion, rows = model.version(1.0), table(x=[1.0, 2.0])
+    assert doubts(model, champion, "rows of May", rows) == []
+    (told,) = doubts(model, champion, "rows of June", rows)
+    assert "champion version 1 is in doubt: it is of other data" in told and "data.split.order 'hashed'" in told
+
+
+def test_a_champion_whose_rows_were_hashed_otherwise_is_doubted(model: Any) -> None:
+    """Contract: more rows alone raise no doubt; a column, its kind, the seed, the shares or an option do."""
+    champion, rows = model.version(1.0), table(x=[1.0, 2.0])
+    hashed = {"order": "hashed"}
+    (told,) = doubts(model, champion, "rows of June", rows, **hashed)
+    assert "does not say how its rows were split" in told
+    given = Data(source="table", path="elsewhere.csv", label="class", split=hashed)
+    model.client.set_model_version_tag(model.name, str(champion), "dealing", dealing(given, rows))
+    assert doubts(model, champion, "rows of June", table(x=[1.0, 2.0, 3.0]), **hashed) == []
+    for changed, split in (
+        (table(x=[1.0, 2.0], y=[1, 2]), hashed),
+        (table(x=["1", "a"]), hashed),
+        (table(z=[1.0, 2.0]), hashed),
+        (rows, {**hashed, "seed": 1}),
+        (rows, {**hashed, "test": 0.3}),
+    ):
+        (told,) = doubts(model, champion, "rows of June", changed, **split)
+        assert "its rows were split otherwise" in told and "favours it" in told
+    other = Data(source="table", path="elsewhere.csv", label="class", split=hashed, missing=["?"])
+    assert dealing(other, rows) != dealing(given, rows)
+
+
+def test_test_rows_are_known_again_whatever_is_trained_on(tmp_path: Path) -> None:
+    """property: a row more in another split leaves their digest as it is; one more among them does not."""
+    given, store = Data(source="table", path="rows.csv", label="class", split={"order": "hashed"}), Store(tmp_path)
+
+    def opened(count: int) -> tuple[np.ndarray, str]:
+        rows = replace(table(x=[float(n) for n in range(count)]), digest=f"{count} rows")
+        data = prepare(given, rows, store)
+        return Dataset(data).splits["test"], _test_rows(data, rows)
+
+    sizes = range(80, 100)
+    found = [opened(count) for count in sizes]
+    for (before, digest), (after, other) in pairwise(found):
+        assert (digest == other) is (len(before) == len(after))
+    assert 1 < len({digest for _, digest in found}) < len(sizes)
+
+
+def test_decisions_by_the_same_test_rows_are_counted(model: Any) -> None:
+    """Contract of the history: every entry knows its version's test rows; those of other rows count in all alone."""
+    for quality, rows in ((0.1, "may"), (0.2, "may"), (0.1, "june")):
+        version = model.version(quality)
+        model.client.set_model_version_tag(model.name, str(version), "test_rows_content", rows)
+        model.propose(version)
+    with turn(model.client, Places.from_environment(), model.name) as mine:
+        mine.rollback("")
+    assert [e.test_rows for e in model.entries] == ["may", "may", "june", "may"]
+    assert decisions(model.entries, "may") == {"same_rows": 2, "all": 3}
+    assert decisions(model.entries, "july") == {"same_rows": 0, "all": 3}

@@ -47,7 +47,9 @@ def test_report_has_every_model_and_figure(finished: tuple[Path, dict[str, Any]]
         assert row["latency_ms_p50"] > 0 and row["latency_ms_p95"] > 0 and row["throughput_per_s"] > 0
     assert set(report["gap_recovery"]) == {"plain", "tuned"} and len(report["seeds"]) == 2
     assert set(report["gap_recovery"]["tuned"]["nll"]) >= {"value", "low", "high"}
-    assert {"promoted", "version", "reasons", "gates"} == set(report["promotion"])
+    assert {"promoted", "version", "reasons", "gates", "decisions"} == set(report["promotion"])
+    assert report["promotion"]["decisions"] == {"same_rows": 1, "all": 1}
+    assert {row["runtime"] for row in report["rows"]} == {"onnxruntime"}
     assert len(report["promotion"]["gates"]) == len(DEFAULT_GATES)
     assert {"choice", "why", "options"} == set(report["advice"]) and len(report["robustness"]) == 4
     trials = report["search"]["trials"]

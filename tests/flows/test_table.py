@@ -17,7 +17,7 @@ from flows.history import Entry
 from flows.summary import summary
 from flows.table import history_table, show
 
-SERVED = {"parity": 1e-7, "onnx_mb": 0.5, "served_latency_ms_p50": 0.1, "served_latency_ms_p95": 0.2}
+SERVED = {"parity": 1e-7, "onnx_mb": 0.5, "request_ms_p50": 0.1, "request_ms_p95": 0.2}
 PROMOTION = {"promoted": False, "version": 3, "reasons": ["FAILED recovery: expected at least 0.8, got 0.5"]}
 
 
@@ -48,6 +48,16 @@ def test_every_model_is_in_the_table(tree: dict[str, Any]) -> None:
         assert f"{row['role']} │ {name} │ {quality} │ {params} │" in text
 
 
+def test_the_table_says_how_latency_was_measured(tree: dict[str, Any]) -> None:
+    """golden: one encoded row, one thread and the runtime, by name where models differ; requests by their own name."""
+    assert "latency of one encoded row on one thread, in onnxruntime" in printed(tree)
+    assert "latency of one encoded row on one thread, in onnxruntime." in summary(tree)
+    tree["rows"][0]["runtime"] = "scikit-learn"
+    assert "in onnxruntime; teacher mlp-00 in scikit-learn" in printed(tree)
+    tree["served"] = [{"name": "int8", "accuracy": 0.5, "nll": 1.0, "size_mb": 0.25, "request_ms_p50": 0.125}]
+    assert "a whole request, preprocessing included, takes 0.125 ms (p50)" in printed(tree)
+
+
 def test_the_judgement_is_printed(tree: dict[str, Any]) -> None:
     """golden: recovery against both baselines, seeds, the ensemble's reason, advice, decision and what was cached."""
     found = {"value": 0.5, "low": 0.25, "high": 0.75, "note": ""}
@@ -62,7 +72,12 @@ def test_the_judgement_is_printed(tree: dict[str, Any]) -> None:
     assert f"to use: {tree['advice']['choice']}. {' '.join(tree['advice']['why'])}" in text
     assert f"tiny version 3: not promoted - {PROMOTION['reasons'][0]}" in text
     assert text.endswith("12 s; found finished: data")
-    tree["promotion"] = {**PROMOTION, "promoted": True}
+    assert "test rows have served" not in text
+    tree["promotion"] = {**PROMOTION, "promoted": True, "decisions": {"same_rows": 1, "all": 1}}
+    assert (
+        "- FAILED recovery: expected at least 0.8, got 0.5 These test rows have served 1 decision on promotion so far."
+        in (printed(tree))
+    )
     assert "tiny version 3: promoted to @champion" in printed(tree)
 
 
@@ -122,6 +137,7 @@ def test_the_markdown_holds_verdict_tables_and_groups(tree: dict[str, Any]) -> N
     tree["groups"] = {"table": [{"column": "sex", "value": "f", "rows": 7, "student": 0.5, "ensemble": 0.75}]}
     text = summary(tree)
     assert text.startswith(f"**Version 3 was not promoted. To use: {tree['advice']['choice']}.** ")
+    assert "The choice rests on val_search, promotion on test." in text
     kept = summary({**tree, "mlflow_run": {"report": "http://host/#/report.html"}})
     assert kept.split("\n\n")[1] == "[The whole report, with pictures](http://host/#/report.html)"
     assert "\n- FAILED recovery: expected at least 0.8, got 0.5\n" in text

@@ -74,7 +74,7 @@ def test_the_front_joins_what_nothing_beats(tree: dict[str, Any], read_page: Any
     points = {at(p): p for p in chart.all("g", "point")}
     corners, sign = places(chart, "front-line"), -1 if measure == "accuracy" else 1
     rows = models.every_model(tree)
-    assert len(chart.all("g", "point")) == len(rows) == len(tree["rows"]) + 2
+    assert len(chart.all("g", "point")) == len(rows) == len(tree["rows"]) + 1
     best = [
         r
         for r in rows
@@ -101,7 +101,7 @@ def test_a_model_without_a_cost_is_not_drawn(tree: dict[str, Any], read_page: An
     """edge: given logits have none; with none known there is no picture."""
     tree["rows"][0]["params"] = None
     chart = read_page(models.front_chart(tree, "nll", "params"))
-    assert len(chart.all("g", "point")) == len(tree["rows"]) + 1
+    assert len(chart.all("g", "point")) == len(tree["rows"])
     for row in (*tree["rows"], *tree["served"]):
         row["latency_ms_p50"] = None
     assert models.front_chart(tree, "nll", "latency_ms_p50") == ""

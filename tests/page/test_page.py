@@ -40,6 +40,32 @@ def test_every_gate_is_there_with_its_state_and_figures(tree: dict[str, Any], re
     assert all(sentence in verdict for sentence in tree["advice"]["why"])
 
 
+def test_what_was_chosen_on_which_rows_is_told(tree: dict[str, Any], read_page: Any) -> None:
+    """contract: the splits that chose, and how often the test rows have decided."""
+    verdict = read_page(page(tree)).by_id("verdict").text
+    assert "The choice is made on the 150 rows of val_search" in verdict
+    assert "Figures are from 300 rows of test, on which nothing of this was chosen." in verdict
+    assert "Promotion is decided on test." in verdict
+    assert "These test rows have served 2 decisions on promotion so far; 3 more of this model" in verdict
+
+
+def test_there_is_one_latency_and_it_says_where_it_was_measured(tree: dict[str, Any], read_page: Any) -> None:
+    """contract: card, table, choices and costs show the figure of the row; a request has a name of its own."""
+    root = read_page(page(tree))
+    student = next(r for r in tree["rows"] if r["role"] == "student" and r["chosen"])
+    shown = f"{number(student['latency_ms_p50'])} ms"
+    (card,) = [c for c in root.by_id("verdict").all("li") if c.text.startswith("Latency, batch 1")]
+    assert card.all("b")[0].text == shown and "a whole request, preprocessing included: 0.1 ms" in card.text
+    (choice,) = [line for line in rows_of(root.by_id("verdict")) if line[0].startswith("student")]
+    assert choice[4] == number(student["latency_ms_p50"])
+    assert "from encoded rows, on one thread, in onnxruntime." in root.by_id("models").text
+    assert {row["runtime"] for row in tree["rows"]} == {"onnxruntime"}
+    costs = root.by_id("costs").text
+    assert f"{shown}) is not faster" in costs or "both in onnxruntime" in costs
+    tree["rows"][0]["runtime"] = "scikit-learn"
+    assert "in onnxruntime; teacher mlp-00 in scikit-learn." in read_page(page(tree)).by_id("models").text
+
+
 def test_every_model_is_there_with_its_settings(tree: dict[str, Any], read_page: Any) -> None:
     """contract: a line in the table, a line of settings, and a point that tells them in each view of the front."""
     models = read_page(page(tree)).by_id("models")
@@ -53,10 +79,12 @@ def test_every_model_is_there_with_its_settings(tree: dict[str, Any], read_page:
         for knob, value in shown.items():
             assert all(f"{knob}: {value}" in text for text in told)
             assert any(line[0] == name and f"{knob} {value}" in line[1] for line in lines if len(line) == 2)
-    for row in tree["served"]:
-        assert sum(p.startswith(f"as served {row['name']} accuracy") and "onnxruntime" in p for p in points) == 4
-        assert [line for line in lines if line[0] == row["name"] and line[5] == number(row["latency_ms_p50"])]
     student = next(r for r in tree["rows"] if r["role"] == "student" and r["chosen"])
+    assert sum(p.startswith(f"int8 {student['name']} accuracy") for p in points) == 4
+    latencies = {"float32": student["latency_ms_p50"], "int8": 0.01}
+    for row in tree["served"]:
+        (line,) = [line for line in lines if line[0] == row["name"]]
+        assert line[5] == number(row["request_ms_p50"]) and line[8] == number(latencies[row["name"]])
     assert {"T", "alpha", "loss", "lr", "weight decay", "epochs", "calibrated by"} <= set(settings_of(student, tree))
 
 
@@ -185,6 +213,7 @@ def test_a_report_of_given_logits_is_readable(tree: dict[str, Any], read_page: A
     for row in tree["rows"]:
         if row["role"] in ("teacher", "ensemble"):
             row |= {"params": None, "macs": None, "size_mb": None, "latency_ms_p50": None, "throughput_per_s": None}
+            row |= {"runtime": None}
     tree["compression"] = dict.fromkeys(tree["compression"])
     tree["ledger"]["serving"] = {"ensemble_ms": None, "student_ms": 0.1, "predictions_until_paid": None}
     tree["ledger"]["caching"] = dict.fromkeys(tree["ledger"]["caching"])

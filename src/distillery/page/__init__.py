@@ -44,6 +44,7 @@ def page(tree: dict[str, Any]) -> str:
         link=tree.get("mlflow_run"),
         money=None if per_hour is None else lambda seconds: words.money(ledger.price(seconds, per_hour)),
         percent_of=words.percent,
+        words=words,
         models=models,
         history=history,
         quality=quality,

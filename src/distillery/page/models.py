@@ -11,7 +11,7 @@ from distillery.page.words import NONE, count, fixed, number, settings_of
 from distillery.pareto import front
 
 QUALITIES = {"accuracy": "test accuracy", "nll": "test NLL (less is better)"}
-SERVED = "as served"
+INT8 = "int8"
 COSTS = {"latency_ms_p50": "latency at batch 1, p50 (ms)", "params": "parameters"}
 SHAPES = {
     "teacher": "circle",
@@ -19,7 +19,7 @@ SHAPES = {
     "plain baseline": "up",
     "tuned baseline": "square",
     "student": "circle",
-    SERVED: "down",
+    INT8: "down",
 }
 
 
@@ -54,9 +54,10 @@ def front_chart(tree: dict[str, Any], quality: str, cost: str) -> str:
 
 
 def every_model(tree: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows of the report, and the exported files of the student as further ones."""
+    """The rows of the report, and the student with int8 weights as a further one."""
     student = next(r for r in tree["rows"] if r["role"] == "student" and r["chosen"])
-    return [*tree["rows"], *({**row, "role": SERVED, "params": student["params"]} for row in tree["served"])]
+    more = {"role": INT8, "name": student["name"], "params": student["params"]}
+    return [*tree["rows"], *({**row, **more} for row in tree["served"] if row["name"] == "int8")]
 
 
 def told(row: dict[str, Any], tree: dict[str, Any]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 NONE = "–"
@@ -56,6 +57,31 @@ def interval(found: dict[str, Any], write: Any = signed) -> str:
     return f"{write(found['value'])}{ends}"
 
 
+def runtimes(rows: Sequence[dict[str, Any]]) -> str:
+    """Where latencies were measured: ``in onnxruntime``, and which models elsewhere."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        if row.get("runtime"):
+            found.setdefault(row["runtime"], []).append(f"{row['role']} {row['name']}")
+    if not found:
+        return "not measured"
+    usual = max(found, key=lambda runtime: len(found[runtime]))
+    others = [f"{', '.join(names)} in {runtime}" for runtime, names in found.items() if runtime != usual]
+    return "; ".join([f"in {usual}", *others])
+
+
+def decisions(promotion: dict[str, Any]) -> str:
+    """How often the test rows have served a decision about promotion; empty where that is not known."""
+    found = promotion.get("decisions")
+    if found is None:
+        return ""
+    same, every = found["same_rows"], found["all"]
+    text = f"These test rows have served {same} {'decision' if same == 1 else 'decisions'} on promotion so far"
+    if every > same:
+        text += f"; {every - same} more of this model were made on other test splits, which may hold some of these rows"
+    return f"{text}."
+
+
 def setting(values: dict[str, Any]) -> dict[str, str]:
     """Knobs that are set, by the names that people know."""
     shown = {}
@@ -77,8 +103,8 @@ def settings_of(row: dict[str, Any], tree: dict[str, Any]) -> dict[str, str]:
         return setting(model) | _recipe(known["recipe"])
     if row["role"] == "ensemble":
         return _pooling(row, tree)
-    if row["role"] == "as served":
-        return {"file": f"{number(row['size_mb'])} MB", "run by": "onnxruntime, from raw rows, one thread"}
+    if row["role"] == "int8":
+        return {"file": f"{number(row['size_mb'])} MB", "weights and activations": "int8"}
     trained = row["trained"]
     own = dict(trained["setting"] or {})
     if own:
