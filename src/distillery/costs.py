@@ -29,7 +29,7 @@ from distillery.runtimes import (
 from distillery.search import GRAPH
 from distillery.store import Handle, Store, write_json
 from distillery.students import load_student
-from distillery.teachers import load_member
+from distillery.teachers import load_member, model_of
 
 VERSION = 1
 ROWS = 64  # encoded rows that are used in turn
@@ -179,6 +179,6 @@ class _Costs:
 
 def _architecture(member: Handle) -> str:
     """What tells a member's network from one with other layers: its config without name, weights and recipe."""
-    model = member.json("member.json")["model"]
+    model = model_of(member)
     own = {k: v for k, v in model.items() if k not in ("name", "copies", "recipe", "checkpoint", "pretrained")}
     return json.dumps(own, sort_keys=True)

@@ -308,7 +308,7 @@ def load_member(handle: Handle, spec: InputSpec, device: str = "cpu") -> Member:
     if handle.file("given.npz").exists():
         with np.load(handle.file("given.npz")) as arrays:
             return GivenMember(GivenLogits(arrays["logits"]))
-    model = _model_of(handle)
+    model = model_of(handle)
     if MODELS.traits(model["family"])["network"]:
         return NetworkMember(load_network(model, spec, handle.file("model.safetensors")), device)
     unfitted = MODELS[model["family"]](spec, **{k: v for k, v in model.items() if k != "family"})
@@ -316,7 +316,7 @@ def load_member(handle: Handle, spec: InputSpec, device: str = "cpu") -> Member:
     return EstimatorMember(estimators.load(Path(handle.path), unfitted, trusted=trusted))
 
 
-def _model_of(handle: Handle) -> dict[str, Any]:
+def model_of(handle: Handle) -> dict[str, Any]:
     """Family and options of a member: those that its stage is named by, whoever has written the files.
 
     They say which file is opened, and whose code is run for it. The stage's name comes from this run's own config.
