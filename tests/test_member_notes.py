@@ -67,7 +67,7 @@ def test_trained_members_are_not_talked_about(chain: SimpleNamespace) -> None:
 
 def test_weights_from_a_file_are_told(chain: SimpleNamespace, tmp_path: Path) -> None:
     """contract: the teacher and the file that it started from are named."""
-    write_json(tmp_path / "member.json", {"model": {"family": "timm", "checkpoint": "theirs.safetensors"}})
+    write_json(tmp_path / "member.json", {"checkpoint": "theirs.safetensors"})
     member = replace(chain.members[0], path=str(tmp_path))
     (note,) = member_notes([member], chain.dataset)
     assert note.startswith(
