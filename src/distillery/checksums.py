@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -98,10 +98,12 @@ class Checksums:
                 os.utime(self._kept)  # when it was last asked for
                 return
             self._kept.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, temporary = tempfile.mkstemp(prefix=f"{self._kept.name}.", dir=self._kept.parent)
-            with os.fdopen(descriptor, "w") as stream:
-                json.dump(self._entries, stream)
-            Path(temporary).replace(self._kept)
+            temporary = self._kept.with_name(f"{self._kept.name}.{uuid.uuid4().hex[:8]}")  # others may write theirs
+            try:
+                temporary.write_text(json.dumps(self._entries))
+                temporary.replace(self._kept)
+            finally:
+                temporary.unlink(missing_ok=True)
             self._changed = False
 
     def _note(self, name: str, stamp: list[int], found: Any) -> None:
