@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import argparse
 import atexit
-import errno
 import json
 import logging
 import os
 import sys
-import traceback
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,13 +19,13 @@ from rich.progress import Progress
 
 from distillery.errors import InputError
 from flows import importing
-from flows.shown import Plain, plain, tell_warnings, visible, without_secrets
+from flows.failures import guarded
+from flows.shown import Plain, plain, tell_warnings, visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 LONGEST_REASON = 2000
-FULL = ("No space left on device", "database or disk is full", "Disk quota exceeded")
 
 console = Console(width=None if sys.stdout.isatty() else 150)
 
@@ -37,7 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser().parse_args(arguments)
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO" if given.debug else "CRITICAL")
     _log_to(console)
-    sys.exit(_guarded(given))
+    sys.exit(guarded(given))
 
 
 def _log_to(console: Console) -> None:
@@ -72,43 +70,6 @@ def program() -> None:
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
         raise
-
-
-def _guarded(given: argparse.Namespace) -> int:
-    try:
-        given.do(given)
-        return 0
-    except KeyboardInterrupt:
-        problem, code = "stopped; the same command goes on where it stopped", 130
-    except InputError as error:
-        problem, code = str(error), 2
-        _trace(given)
-    except Exception as error:
-        problem, code = _explain(error)
-        _trace(given)
-    line = visible(without_secrets(f"distillery: {problem}"))
-    print(line, file=sys.stderr)  # noqa: T201 - the command's own error line
-    return code
-
-
-def _trace(given: argparse.Namespace) -> None:
-    """Where it went wrong, for --debug."""
-    if given.debug:
-        print(without_secrets(traceback.format_exc()), file=sys.stderr)  # noqa: T201 - asked for
-
-
-def _explain(error: BaseException) -> tuple[str, int]:
-    """(one line for the user, exit code) of an error that no stage foresaw."""
-    seen: BaseException | None = error
-    while seen is not None:
-        # Libraries that write files wrap the system's error in their own, and keep only its text.
-        by_number = isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT)
-        if by_number or any(text in str(seen) for text in FULL):
-            where = f" ({seen.filename}: {seen.strerror})" if isinstance(seen, OSError) and seen.filename else ""
-            return f"the disk is full{where}; what is finished is kept: make room and give the same command again", 2
-        seen = seen.__cause__ or seen.__context__
-    first = (str(error).strip().splitlines() or [""])[0]
-    return f"{type(error).__name__}: {first} (--debug shows where)", 1
 
 
 def parser() -> argparse.ArgumentParser:
@@ -183,23 +144,10 @@ def _run(given: argparse.Namespace) -> None:
 
 
 def _check(given: argparse.Namespace) -> None:
-    from distillery.checks import prepare_and_check
-    from distillery.config_file import load
-    from distillery.dataset import Dataset, read_source
-    from distillery.store import Store
-    from flows.places import Places
+    from flows.check import found_in
 
-    config = load(given.config, given.overrides)
-    handle = prepare_and_check(config, read_source(config.data), Store(Places.from_environment().store))
-    data = Dataset(handle)
-    counts = ", ".join(f"{len(rows):,} {name}" for name, rows in data.splits.items())
-    lines = [f"rows: {counts}", f"classes: {', '.join(data.classes)}", *data.notes, *map(_left_out, data.skipped)]
-    for line in lines:
-        console.out(visible(line), highlight=False)
-
-
-def _left_out(name: str) -> str:
-    return f"left out, since it cannot be read: {name}"
+    for line in found_in(given.config, given.overrides):
+        console.print(plain(line))
 
 
 def _report(given: argparse.Namespace) -> None:

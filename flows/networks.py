@@ -11,6 +11,7 @@ from distillery.config import Capacity, Teacher
 from distillery.dataset import LEARNED, Dataset
 from distillery.devices import AUTO
 from distillery.finals import Promise
+from distillery.member_keys import learned_from
 from distillery.store import Handle, fingerprint
 from flows.stages import Context, stage
 from flows.tracking import Run
@@ -22,7 +23,7 @@ POINTS = 100  # of a training curve
 def train_teachers(ctx: Context, names: list[str], member: Teacher, data: Handle) -> list[Handle]:
     """Trained copies of one member."""
     config, recipe = ctx.config, ctx.config.teachers.recipe_of(member)
-    rows = teachers.learned_from(member, data)
+    rows = learned_from(member, data)
     keys = [f"teacher-{fingerprint(n, member, recipe, config.seed, rows)}" for n in names]
     with ExitStack() as open_runs:
         opened = zip(names, keys, strict=True)

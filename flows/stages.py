@@ -61,8 +61,8 @@ class Context:
     def note(self, handles: list[Handle]) -> None:
         """Notes stages for the report, and that this run needs them; the log says what is finished, after how long."""
         self.handles += handles
-        assert self.tracker.record is not None
-        self.tracker.record.add(handles)
+        if self.tracker is not None and self.tracker.record is not None:
+            self.tracker.record.add(handles)
         names = ", ".join(dict.fromkeys(handle.name for handle in handles))
         made = [handle.seconds for handle in handles if not handle.cached]
         how = f"finished in {sum(made):.1f} s" if made else "found finished"

@@ -13,6 +13,7 @@ import joblib
 import numpy as np
 import pytest
 import skops.io
+from sklearn.ensemble import RandomForestClassifier
 
 from distillery import estimators
 from distillery.config import Recipe, Teacher
@@ -139,3 +140,18 @@ def test_a_folder_is_read_at_any_place(chain: SimpleNamespace, store: Store, tmp
     moved = Handle("teachers", "x", str(tmp_path / "elsewhere"), handle.fingerprint)
     rows = chain.dataset.splits["test"][:5]
     assert load_member(moved, chain.dataset.spec).logits(chain.dataset.inputs[rows], rows).shape == (5, 3)
+
+
+def test_equal_estimators_give_equal_files(tmp_path: Path) -> None:
+    """determinism: also where objects lie elsewhere in memory; what is read back answers as before."""
+    rows = np.random.default_rng(0).normal(size=(60, 3))
+    kept = []
+    for number in range(2):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        model = RandomForestClassifier(5, random_state=0).fit(rows, np.arange(60) % 3)
+        estimators.save(model, folder, trusted=False)
+        kept.append((folder / estimators.FILE).read_bytes())
+        opened = estimators.load(folder, RandomForestClassifier(), trusted=False)
+        np.testing.assert_array_equal(opened.predict_proba(rows), model.predict_proba(rows))
+    assert kept[0] == kept[1]

@@ -7,6 +7,7 @@ config's own estimator is from. What skops cannot keep is pickled, but only wher
 from __future__ import annotations
 
 import importlib
+import json
 import warnings
 import zipfile
 from contextlib import suppress
@@ -18,6 +19,7 @@ import numpy as np
 
 from distillery.errors import InputError
 
+SCHEMA = "schema.json"
 FILE, PICKLE = "model.skops", "model.joblib"
 PACKAGES = ("sklearn", "numpy", "scipy")
 ROWS_PER_CLASS = 8  # of a trial fit; some estimators split their rows by class
@@ -92,6 +94,44 @@ def check_keeps(estimator: Any, classes: int, folder: Path) -> None:
     _write(estimator, folder / FILE)
 
 
+def _renumber(path: Path) -> None:
+    """Packs a file of skops anew, so that equal estimators give equal files.
+
+    skops calls objects and arrays by their place in memory, which is another one in each run.
+    """
+    with zipfile.ZipFile(path) as archive:
+        content = {name: archive.read(name) for name in archive.namelist()}
+    tree = json.loads(content.pop(SCHEMA))
+    numbers: dict[str, str] = {}
+    renamed = _with_numbers(tree, numbers)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(zipfile.ZipInfo(SCHEMA), json.dumps(renamed), zipfile.ZIP_DEFLATED)
+        for name, data in sorted((_renamed(name, numbers), data) for name, data in content.items()):
+            archive.writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_DEFLATED)
+
+
+def _with_numbers(tree: Any, numbers: dict[str, str]) -> Any:
+    """The tree with small numbers in the place of memory addresses; `numbers` grows by those that are met."""
+    if isinstance(tree, list):
+        return [_with_numbers(part, numbers) for part in tree]
+    if not isinstance(tree, dict):
+        return tree
+    found = {}
+    for key, value in tree.items():
+        if key == "__id__":
+            found[key] = int(numbers.setdefault(str(value), str(len(numbers))))
+        elif key == "file":
+            found[key] = _renamed(value, numbers)
+        else:
+            found[key] = _with_numbers(value, numbers)
+    return found
+
+
+def _renamed(name: str, numbers: dict[str, str]) -> str:
+    stem, dot, suffix = name.partition(".")
+    return numbers.setdefault(stem, str(len(numbers))) + dot + suffix
+
+
 def _package(estimator: Any) -> str:
     return type(estimator).__module__.partition(".")[0]
 
@@ -100,7 +140,8 @@ def _write(estimator: Any, path: Path) -> None:
     import skops.io  # takes seconds, and only estimators need it
 
     try:
-        skops.io.dump(estimator, path, compression=zipfile.ZIP_DEFLATED)
+        skops.io.dump(estimator, path)
+        _renumber(path)
         _read(path, _package(estimator))
     except Exception as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -17,6 +17,7 @@ from distillery.calibration import Calibrated
 from distillery.config import Capacity, Experiment
 from distillery.dataset import LEARNED, Dataset
 from distillery.errors import InputError
+from distillery.member_keys import content_key
 from distillery.own import is_own, own_digest
 from distillery.pareto import front
 from distillery.profile import cost, latency
@@ -24,7 +25,7 @@ from distillery.runtimes import NotExportable, in_onnxruntime, network_graph
 from distillery.space import Knobs, Range, Search, Setting
 from distillery.store import Handle, Store, fingerprint, write_json
 from distillery.study import OnTrial, Plan, RunMany, cohort_of, objective, one_after_another, open_study, run_study
-from distillery.teachers import build_network, content_key
+from distillery.teachers import build_network
 
 VERSION = 4
 PROFILE_VERSION = 5

@@ -20,6 +20,7 @@ from distillery.devices import resolved
 from distillery.ensemble import teacher_logits
 from distillery.errors import InputError
 from distillery.logits import check_belongs
+from distillery.member_keys import content_key
 from distillery.memory import resident_bytes
 from distillery.metrics import quality
 from distillery.models import MODELS, InputSpec
@@ -29,7 +30,6 @@ from distillery.store import Handle, Store, fingerprint, write_json
 from distillery.teachers import (
     OnEpochOf,
     build_network,
-    content_key,
     derive_seed,
     fit_classifiers,
     load_network,

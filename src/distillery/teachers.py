@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import json
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -23,11 +21,12 @@ from distillery.config import Model, Recipe, Teacher
 from distillery.dataset import Dataset
 from distillery.devices import resolved
 from distillery.errors import InputError
+from distillery.member_keys import NOT_BUILT_FROM, made_from
 from distillery.members import EstimatorMember, GivenMember, Member, NetworkMember, logits_of
 from distillery.metrics import quality
 from distillery.models import MODELS, GivenLogits, InputSpec
 from distillery.models.given import in_class_order
-from distillery.store import Handle, Store, checksum, fingerprint, write_json
+from distillery.store import Handle, Store, fingerprint, write_json
 from distillery.training import torchrun
 from distillery.training.feed import Inputs
 from distillery.training.fit import Course, Learner, OnEpochs, Validation, fit
@@ -35,7 +34,6 @@ from distillery.training.objectives import Answers, Labels
 from distillery.training.state import seeded
 
 VERSION = 5
-NOT_BUILT_FROM = ("name", "copies", "recipe", "checkpoint", "code")
 
 OnEpochOf = Callable[[int, int, dict[str, float]], None]
 """(place of the network in what was asked for, epoch, record)."""
@@ -44,23 +42,6 @@ OnEpochOf = Callable[[int, int, dict[str, float]], None]
 def derive_seed(*parts: Any) -> int:
     """A seed of 31 bits from anything that can be fingerprinted."""
     return int(fingerprint(*parts)[:8], 16) >> 1
-
-
-def content_key(model: Model) -> list[Any]:
-    """What determines a model before training: family and options, and the content of the files that they name.
-
-    Where a file lies does not count, so that another machine or folder gives the same.
-    """
-    source = {k: v for k, v in model.model_dump().items() if k not in ("copies", "recipe", "name")}
-    for option in ("path", "checkpoint"):
-        if source.get(option):
-            source[option] = checksum(Path(source[option]).expanduser())
-    return [source]
-
-
-def learned_from(teacher: Teacher, data: Handle) -> str:
-    """What a teacher rests on: the training rows; given logits are looked up by the row's number in the source."""
-    return data.fingerprint if teacher.family == "given" else Dataset(data).digest("train")
 
 
 def build_network(model: Model, spec: InputSpec, seed: int) -> nn.Module:
@@ -133,7 +114,7 @@ def train_teachers(
     device = resolved(device)
     trained = MODELS.traits(teacher.family)["network"]
     seeds = [derive_seed(seed, name) for name in names]
-    keys = [[VERSION, _made_from(teacher, recipe if trained else None, own, data)] for own in seeds]
+    keys = [[VERSION, made_from(teacher, recipe if trained else None, own, data)] for own in seeds]
 
     def build(works: dict[int, Path], group: Sequence[int]) -> dict[int, dict[str, Any] | Exception]:
         dataset = Dataset(data)
@@ -161,29 +142,6 @@ def train_teachers(
         wanted = [(names[i], keys[i]) for i in group]
         made += store.stages("teachers", wanted, partial(build, group=group))
     return made
-
-
-def _made_from(teacher: Teacher, recipe: Recipe | None, seed: int, data: Handle) -> dict[str, Any]:
-    """All that determines a trained member, as JSON gives it back."""
-    files = ("path", "checkpoint")  # their content counts, not where they lie
-    found = {
-        "model": {k: v for k, v in teacher.model_dump().items() if k not in (*NOT_BUILT_FROM, *files)},
-        "content": content_key(teacher),
-        "recipe": None if recipe is None else recipe.model_dump(mode="json"),
-        "library": _library(teacher) if recipe is None else None,
-        "seed": seed,
-        "learned_from": learned_from(teacher, data),
-    }
-    plain: dict[str, Any] = json.loads(json.dumps(found))
-    return plain
-
-
-def _library(teacher: Teacher) -> str | None:
-    """The library of an estimator, and its version, which alone can be relied on to open what it kept."""
-    name = teacher.options.get("estimator", "").partition(".")[0]
-    if not name:
-        return None
-    return f"{name} {getattr(importlib.import_module(name), '__version__', 'unknown')}"
 
 
 def _report(on_epoch: OnEpochOf, places: dict[int, int], epoch: int, records: dict[int, dict[str, float]]) -> tuple[()]:

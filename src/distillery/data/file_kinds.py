@@ -31,6 +31,7 @@ def first_line(error: Exception) -> str:
 
 
 def check_names(path: str, names: list[str], what: str = "data") -> None:
+    """Refuses a file in which two columns have one name."""
     for number, name in enumerate(names):
         if names.index(name) != number:
             raise InputError(

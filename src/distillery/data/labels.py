@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from distillery.data.columns import Declared, Part, category, read_part
+from distillery.data.codes import Declared, Part, category
+from distillery.data.columns import read_part
 from distillery.errors import InputError
 from distillery.serving.cells import Column, canonical, is_text
 

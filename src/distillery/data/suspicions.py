@@ -9,14 +9,14 @@ from distillery.serving.cells import Column, is_text
 
 RARE = 10  # a category seen fewer times in training is treated like one never seen
 KEY_NAMES = ("id", "uuid", "guid", "key", "index", "rowid", "row_id", "rownumber")
-INDEX_NAMES = ("", "unnamed: 0", "index", "x", "rownames")  # what pandas and R write over the names of rows
+INDEX_NAMES = ("", "Unnamed: 0", "index", "X", "rownames")  # what pandas and R write over the names of rows
 FAR = 1000.0  # times the spread of the middle of a column
 ENOUGH_ROWS = 50  # from which on a pattern is hardly chance
 
 
 def may_be_index(name: str) -> bool:
     """Whether a column is called as programs call the index that they save with a table."""
-    return name.lower() in INDEX_NAMES
+    return name in INDEX_NAMES
 
 
 def numbers_rows(cells: pd.Series) -> bool:

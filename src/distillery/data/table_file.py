@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from distillery.data import SOURCES, Rows
-from distillery.data.columns import Declared, Part, learn_column, read_part
+from distillery.data.codes import Declared, Part
+from distillery.data.columns import learn_column, read_part
 from distillery.data.file_kinds import kind_of
 from distillery.data.files import Table, guess_separator, open_table
 from distillery.data.labels import read_labels

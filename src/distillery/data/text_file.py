@@ -67,6 +67,7 @@ class TextFile:
         self._trailing = bool(ends) and len(ends) == len(first) - 1
 
     def batches(self, size: int) -> Iterator[pd.DataFrame]:
+        """The rows, at least one at a time."""
         if not self._simple:
             yield from self._by_pandas(size)
             return
@@ -76,6 +77,7 @@ class TextFile:
                 yield frame.iloc[start : start + size].reset_index(drop=True)
 
     def column(self, name: str) -> pd.Series:
+        """One column, whole."""
         if self._read is None:
             self._read = self._whole()
         return self._read.column(name).to_pandas()

@@ -12,6 +12,12 @@ import pandas as pd
 from .cells import CellError, Column
 from .reading import Feeds, Reading
 
+try:
+    # Not when it is first needed: by then a server may have removed the files of this package.
+    from .images import pixels_of
+except ImportError:  # no Pillow, which a table does not need
+    pixels_of = None  # type: ignore[assignment]
+
 __all__ = ["Answers", "CellError", "classes_of", "probabilities", "reading_of"]
 
 LABEL, PROBABILITY = "label", "probability:"
@@ -60,8 +66,7 @@ class Answers:
         """
         if self.is_table:
             return self.of_rows(_as_frame(asked, self.reading.names))
-        from .images import pixels_of  # needs Pillow, which a table does not
-
+        assert pixels_of is not None, "a model of images needs Pillow"
         gray = self.running.get_inputs()[0].shape[-1] == 1
         names = [output.name for output in self.running.get_outputs()]
         found = [self.running.run(names, {"image": pixels}) for pixels in pixels_of(asked, gray)]

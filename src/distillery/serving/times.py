@@ -50,6 +50,7 @@ def _fixed_width(text: str) -> str:
 
 
 def since_epoch(time: datetime.datetime) -> float:
+    """Seconds since 1970, UTC; a time without a zone is taken as it stands."""
     if time.tzinfo is not None:
         time = time.astimezone(datetime.UTC).replace(tzinfo=None)
     return (time - EPOCH).total_seconds()
