@@ -116,7 +116,7 @@ def _with_numbers(tree: Any, numbers: dict[str, str]) -> Any:
         return [_with_numbers(part, numbers) for part in tree]
     if not isinstance(tree, dict):
         return tree
-    found = {}
+    found: dict[str, Any] = {}
     for key, value in tree.items():
         if key == "__id__":
             found[key] = int(numbers.setdefault(str(value), str(len(numbers))))
