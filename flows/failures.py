@@ -24,7 +24,7 @@ def guarded(given: argparse.Namespace) -> int:
         problem, code = str(error), 2
         _trace(given)
     except Exception as error:
-        problem, code = _explain(error)
+        problem, code = explain(error)
         _trace(given)
     line = visible(without_secrets(f"distillery: {problem}"))
     print(line, file=sys.stderr)  # noqa: T201 - the command's own error line
@@ -37,7 +37,7 @@ def _trace(given: argparse.Namespace) -> None:
         print(without_secrets(traceback.format_exc()), file=sys.stderr)  # noqa: T201 - asked for
 
 
-def _explain(error: BaseException) -> tuple[str, int]:
+def explain(error: BaseException) -> tuple[str, int]:
     """(one line for the user, exit code) of an error that no stage foresaw."""
     seen: BaseException | None = error
     while seen is not None:

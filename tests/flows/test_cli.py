@@ -16,7 +16,8 @@ import yaml
 from PIL import Image
 
 from distillery.data import table_feeds
-from flows.cli import _explain, main
+from flows.cli import main
+from flows.failures import explain
 
 
 def _fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -192,9 +193,9 @@ def _wrapped() -> Exception:
 @pytest.mark.parametrize("error", [_wrapped(), ValueError("I/O error: No space left on device (os error 28)")])
 def test_a_full_disk_is_said_in_one_line(error: Exception) -> None:
     """Contract of error messages: the system's error is recognised through what libraries make of it."""
-    problem, code = _explain(error)
+    problem, code = explain(error)
     assert "disk is full" in problem and code == 2
-    assert _explain(ValueError("something else")) == ("ValueError: something else (--debug shows where)", 1)
+    assert explain(ValueError("something else")) == ("ValueError: something else (--debug shows where)", 1)
 
 
 def test_run_report_predict_promote_rollback(
