@@ -49,7 +49,12 @@ def test_report_has_every_model_and_figure(finished: tuple[Path, dict[str, Any]]
     assert set(report["gap_recovery"]["tuned"]["nll"]) >= {"value", "low", "high"}
     assert {"promoted", "version", "reasons", "gates", "decisions"} == set(report["promotion"])
     assert report["promotion"]["decisions"] == {"same_rows": 1, "all": 1}
-    assert {row["runtime"] for row in report["rows"]} == {"onnxruntime"}
+    networks, trees = "onnxruntime", "scikit-learn"
+    both = f"{networks} and {trees}"
+    runtimes = [(row["role"], row["runtime"]) for row in report["rows"]]
+    assert {runtime for role, runtime in runtimes if role == "teacher"} == {networks, trees}
+    assert {runtime for role, runtime in runtimes if role == "ensemble"} <= {networks, both}
+    assert {runtime for role, runtime in runtimes if role not in ("teacher", "ensemble")} == {networks}
     assert len(report["promotion"]["gates"]) == len(DEFAULT_GATES)
     assert {"choice", "why", "options"} == set(report["advice"]) and len(report["robustness"]) == 4
     trials = report["search"]["trials"]
