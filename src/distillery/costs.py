@@ -13,6 +13,7 @@ import onnx
 
 from distillery.dataset import Dataset
 from distillery.ensemble import chosen
+from distillery.ensemble_graph import ensemble_graph
 from distillery.members import EstimatorMember, GivenMember, Member, NetworkMember
 from distillery.pooling import Pooling
 from distillery.profile import cost, latency
@@ -50,7 +51,8 @@ def measure_costs(
 
     Each holds params, macs, size_mb, latency at batch 1 in ms, rows per second, and the `runtime` that ran it. All
     networks run in onnxruntime; where one cannot be exported, all of them in torch. Estimators run in scikit-learn.
-    Networks of one architecture are measured once. What is not known, as the latency of given logits, is left out.
+    An ensemble of networks is one graph; one with estimators is its members one after another. Networks of one
+    architecture are measured once. What is not known, as the latency of given logits, is left out.
 
     Args:
         members: Stage `teachers`, all of them.
@@ -163,14 +165,22 @@ class _Costs:
     def _ensemble(
         self, pooling: Pooling, teachers: list[dict[str, Any]], graphs: dict[str, onnx.ModelProto] | None
     ) -> dict[str, Any]:
-        """The sum of the active members' facts, and the latency of all of them one after another and the pool."""
+        """The sum of the active members' facts, and the latency of all of them with the pool."""
         parts = [teachers[place] for place in pooling.active]
         known = [name for name in FACTS if all(name in part for part in parts)]
         facts = {name: sum(part[name] for part in parts) for name in known}
         if any(isinstance(self.members[place], GivenMember) for place in pooling.active):
             return facts
-        runner = pooled([self._runner(place, graphs) for place in pooling.active], pooling)
-        return facts | self._timed(runner, max(10, self.runs // 3))
+        return facts | self._timed(self._together(pooling, graphs), max(10, self.runs // 3))
+
+    def _together(self, pooling: Pooling, graphs: dict[str, onnx.ModelProto] | None) -> Runner:
+        """An ensemble, ready to answer: one graph where all its members have one, else one after another."""
+        active = pooling.active
+        if graphs is not None and all(self.kinds[place] in graphs for place in active):
+            whole = ensemble_graph([graphs[self.kinds[place]] for place in active], pooling)
+            if whole is not None:
+                return in_onnxruntime(whole)
+        return pooled([self._runner(place, graphs) for place in active], pooling)
 
     def _timed(self, runner: Runner, runs: int | None = None) -> dict[str, Any]:
         return {**latency(runner.answer, self.rows, runs or self.runs), "runtime": runner.runtime}
