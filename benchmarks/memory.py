@@ -21,6 +21,7 @@ from distillery.config_file import load
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS, IMAGES = 1_000_000, 100_000
+MEMBERS, VOTES, CLASSES = 12, 30_000, 1_000
 EVERY_SECONDS = 0.2
 SHORT = [  # as long as it takes to come through every stage once; what is held does not depend on it
     "teachers.recipe.epochs=1",
@@ -39,16 +40,42 @@ from distillery.store import Store
 data = Data(source="folder", path=sys.argv[1], image_size=32)
 dataset.prepare(data, dataset.read_source(data), Store(sys.argv[2]))
 """
+ENSEMBLE = """
+import sys
+import numpy as np
+from distillery.config import Ensemble
+from distillery.ensemble import choose
+from distillery.memory import room
+members, rows, classes = map(int, sys.argv[1:])
+generator = np.random.default_rng(0)
+labels = generator.integers(0, classes, rows)
+logits = room((members, rows, classes), np.float32)
+skill = generator.uniform(3, 7, members)
+for start in range(0, rows, 1000):
+    part = labels[start : start + 1000]
+    shared = generator.normal(0, 1.8, (len(part), classes))
+    for member in range(members):
+        own = shared + generator.normal(0, 1.8, shared.shape)
+        own[np.arange(len(part)), part] += 1.5 * skill[member]
+        logits[member, start : start + 1000] = own
+choose(logits, labels, Ensemble(), [str(member) for member in range(members)])
+"""
 
 
 def memory(results: Results, rounds: int) -> None:
-    """The config table.yaml with a million rows, through the whole chain; a folder of 100,000 images, packed."""
+    """A table of a million rows, through the whole chain; a folder of images, packed; weights for many classes."""
     with tempfile.TemporaryDirectory() as folder:
         peak = _table(Path(folder))
     results.figure("7", f"peak memory, a table of {ROWS:,} rows, the whole chain", [peak], 4, "GB", most=True)
     with tempfile.TemporaryDirectory() as folder:
         peak = _images(Path(folder))
     results.figure("7", f"peak memory, packing {IMAGES:,} images of 32 pixels", [peak], 4, "GB", most=True)
+    began = time.perf_counter()
+    peak = _peak([sys.executable, "-c", ENSEMBLE, *map(str, (MEMBERS, VOTES, CLASSES))], {})
+    minutes = (time.perf_counter() - began) / 60
+    work = f"the weights of {MEMBERS} members, {CLASSES:,} classes, {VOTES:,} rows"
+    results.figure("7", f"peak memory, {work}", [peak], 4, "GB", most=True)
+    results.figure("7", f"time of {work}", [minutes], 15, "minutes", most=True)
 
 
 def _table(folder: Path) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import atexit
-import errno
 import json
 import logging
 import os
@@ -14,17 +13,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.highlighter import NullHighlighter
 from rich.logging import RichHandler
 from rich.progress import Progress
 
 from distillery.errors import InputError
 from flows import importing
+from flows.failures import guarded
+from flows.shown import Plain, plain, tell_warnings, visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 LONGEST_REASON = 2000
-FULL = ("No space left on device", "database or disk is full", "Disk quota exceeded")
 
 console = Console(width=None if sys.stdout.isatty() else 150)
 
@@ -33,10 +34,23 @@ def main(arguments: list[str] | None = None) -> None:
     """Entry point: exit code 0 if all went well, 2 for wrong input, 1 for anything else."""
     given = parser().parse_args(arguments)
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO" if given.debug else "CRITICAL")
-    logging.basicConfig(level="INFO", format="%(message)s", handlers=[RichHandler(console=console, show_path=False)])
+    _log_to(console)
+    sys.exit(guarded(given))
+
+
+def _log_to(console: Console) -> None:
+    handler: logging.Handler
+    if console.is_terminal:
+        handler = RichHandler(console=console, show_path=False, highlighter=NullHighlighter(), keywords=[])
+        handler.setFormatter(Plain("%(message)s"))
+        logging.getLogger("flows.stages").setLevel("WARNING")  # progress bars say the same
+    else:
+        handler = logging.StreamHandler(sys.stdout)
+        handler.setFormatter(Plain("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    logging.basicConfig(level="INFO", handlers=[handler])
+    tell_warnings()
     for noisy in ("alembic", "mlflow", "onnxscript", "onnx_ir", "torch.onnx", "httpx", "matplotlib"):
         logging.getLogger(noisy).setLevel("ERROR")
-    sys.exit(_guarded(given))
 
 
 def program() -> None:
@@ -58,38 +72,6 @@ def program() -> None:
         raise
 
 
-def _guarded(given: argparse.Namespace) -> int:
-    try:
-        given.do(given)
-        return 0
-    except KeyboardInterrupt:
-        problem, code = "stopped; the same command goes on where it stopped", 130
-    except InputError as error:
-        problem, code = str(error), 2
-        if given.debug:
-            raise
-    except Exception as error:
-        if given.debug:
-            raise
-        problem, code = _explain(error)
-    print(f"distillery: {problem}", file=sys.stderr)  # noqa: T201 - the command's own error line
-    return code
-
-
-def _explain(error: BaseException) -> tuple[str, int]:
-    """(one line for the user, exit code) of an error that no stage foresaw."""
-    seen: BaseException | None = error
-    while seen is not None:
-        # Libraries that write files wrap the system's error in their own, and keep only its text.
-        by_number = isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT)
-        if by_number or any(text in str(seen) for text in FULL):
-            where = f" ({seen.filename}: {seen.strerror})" if isinstance(seen, OSError) and seen.filename else ""
-            return f"the disk is full{where}; what is finished is kept: make room and give the same command again", 2
-        seen = seen.__cause__ or seen.__context__
-    first = (str(error).strip().splitlines() or [""])[0]
-    return f"{type(error).__name__}: {first} (--debug shows where)", 1
-
-
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     whole = argparse.ArgumentParser(prog="distillery", description="From an ensemble to one small, fast student.")
@@ -106,6 +88,9 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("overrides", nargs="*", metavar="key=value", help="for instance search.trials=40")
     parts = "search: up to the evaluation; release: the decision about what a search has finished"
     run.add_argument("--part", default="all", choices=("all", "search", "release"), help=parts)
+    check = add("check", _check, "read the data of a config and say what is wrong with them, without training")
+    check.add_argument("config", help="YAML file")
+    check.add_argument("overrides", nargs="*", metavar="key=value", help="for instance data.path=rows.csv")
     report = add("report", _report, "print the report of the last run")
     report.add_argument("name", help="the experiment's name")
     report.add_argument("--json", action="store_true", help="print the file itself")
@@ -121,17 +106,22 @@ def parser() -> argparse.ArgumentParser:
     history.add_argument("--json", action="store_true", help="print the entries themselves")
     predict = add("predict", _predict, "classify a table, an image or a folder of images with a registered student")
     predict.add_argument("name")
-    predict.add_argument("file", help=".csv, .parquet, an image, or a folder of images")
+    images = "a folder of images (one that cannot be read gets a row with its error; the command then ends with 2)"
+    predict.add_argument("file", help=f".csv, .parquet, an image, or {images}")
     predict.add_argument("--version", default="champion", help="version number or alias")
     predict.add_argument("--out", type=Path, help="write a .csv or .parquet instead of printing")
     predict.add_argument("--keep", nargs="+", default=[], metavar="COLUMN", help="columns to hand through: an id")
     add("work", _work, "train for runs of other machines that share DISTILLERY_HOME, until ctrl-C")
+    clean = add("clean", _clean, "remove stages that no recent run and no model version needs")
+    clean.add_argument("--keep", type=int, default=3, metavar="N", help="what the last N runs of each name used; 3")
+    clean.add_argument("--dry-run", action="store_true", help="print the same and remove nothing")
+    clean.add_argument("--check", action="store_true", help="then read all files that are left, and compare checksums")
     add("doctor", _doctor, "what is installed, where things are stored, what is wrong")
     return whole
 
 
 def _run(given: argparse.Namespace) -> None:
-    console.print(f"{given.config}: importing and starting", highlight=False)
+    console.print(plain(f"{given.config}: importing and starting"))
     from flows.ephemeral import prefect_server
 
     with prefect_server() as ready:
@@ -153,6 +143,13 @@ def _run(given: argparse.Namespace) -> None:
     _name_page(Places.from_environment().runs / config.name)
 
 
+def _check(given: argparse.Namespace) -> None:
+    from flows.check import found_in
+
+    for line in found_in(given.config, given.overrides):
+        console.print(plain(line))
+
+
 def _report(given: argparse.Namespace) -> None:
     from flows.places import Places
     from flows.table import show
@@ -170,7 +167,7 @@ def _report(given: argparse.Namespace) -> None:
 
 
 def _name_page(folder: Path) -> None:
-    console.print(f"with pictures: {folder / 'report.html'}", highlight=False, soft_wrap=True)
+    console.print(plain(f"with pictures: {folder / 'report.html'}"), soft_wrap=True)
 
 
 def _history(given: argparse.Namespace) -> None:
@@ -185,7 +182,7 @@ def _history(given: argparse.Namespace) -> None:
         console.out(json.dumps([asdict(entry) for entry in entries], indent=1), highlight=False)
     else:
         aliases = {alias: int(model.aliases[alias]) for alias in registry.ALIASES if alias in model.aliases}
-        console.print(table.history_table(given.name, entries, aliases), highlight=False)
+        console.print(table.history_table(given.name, entries, aliases))
 
 
 def _promote(given: argparse.Namespace) -> None:
@@ -199,7 +196,7 @@ def _promote(given: argparse.Namespace) -> None:
         raise InputError(f"--reason: expected at most {LONGEST_REASON} characters, got {len(given.reason)}")
     with lifecycle.turn(client, places, given.name) as turn:
         turn.promote(given.version, given.reason)
-    console.print(f"{given.name} version {given.version} is the champion", highlight=False)
+    console.print(plain(f"{given.name} version {given.version} is the champion"))
 
 
 def _rollback(given: argparse.Namespace) -> None:
@@ -209,7 +206,7 @@ def _rollback(given: argparse.Namespace) -> None:
     with lifecycle.turn(client, places, given.name) as turn:
         before, now = turn.rollback(given.reason)
     instead = "" if before is None else f", instead of version {before}"
-    console.print(f"{given.name} version {now} is the champion again{instead}", highlight=False)
+    console.print(plain(f"{given.name} version {now} is the champion again{instead}"))
 
 
 def _to_decide(name: str, command: str) -> tuple[Any, Any]:
@@ -236,17 +233,19 @@ def _known(client: Any, name: str, command: str) -> Any:
 
 
 def _predict(given: argparse.Namespace) -> None:
-    from flows import predict, registry
+    from flows import predict, predict_images, registry
 
     running = registry.open_model(_client(), given.name, given.version)
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bars:
         bar = bars.add_task("rows", total=None)
+        unread = predict_images.Unread(lambda line: bars.console.out(visible(line), highlight=False))
 
         def on_rows(done: int, total: int | None) -> None:
             bars.update(bar, completed=done, total=total)
 
-        batches = predict.predict_file(running, Path(given.file), given.keep, on_rows)
+        batches = predict.predict_file(running, Path(given.file), given.keep, on_rows, unread)
         predict.write(batches, given.out, lambda lines: console.out(lines, highlight=False, end=""))
+    unread.check()
 
 
 def _work(given: argparse.Namespace) -> None:
@@ -254,7 +253,7 @@ def _work(given: argparse.Namespace) -> None:
     from flows.places import Places
 
     folder = Places.from_environment().store / "work"
-    console.print(f"waiting for work in {folder}", highlight=False)
+    console.print(plain(f"waiting for work in {folder}"))
     jobs.work_anywhere(folder)
 
 
@@ -263,6 +262,16 @@ def _doctor(given: argparse.Namespace) -> None:
 
     if not examine(console):
         raise InputError("doctor: something is wrong, see above")
+
+
+def _clean(given: argparse.Namespace) -> None:
+    from flows import clean
+    from flows.places import Places
+
+    places = Places.from_environment()
+    clean.clean(places, _client(), console, keep=given.keep, dry_run=given.dry_run)
+    if given.check and not clean.check(places, console):
+        raise InputError("clean: stages are damaged, see above; each is computed again when it is next needed")
 
 
 def _client() -> Any:

@@ -20,12 +20,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from distributed import Client, Future, KilledWorker, LocalCluster, get_worker
 
+from distillery.address import masked
 from distillery.errors import InputError
 from distillery.remote import MANIFEST, VARIABLE, Remote
 from distillery.store import Handle, Missing, Store
+from flows import share
 from flows.places import LOCAL, Places
 from flows.workers import OnEpoch, Workers
 
@@ -100,8 +101,7 @@ class DaskWork(Workers):
 
 def run(content: bytes, root: str, remote: Remote | None, topic: str, number: int | None) -> bytes:
     """On a worker: the packed result of a packed call. The store is in its own DISTILLERY_HOME, if it has one."""
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(1)
+    share.take()
     ours = Path(root).is_dir() and "DISTILLERY_HOME" not in os.environ
     store = Store(root if ours else Places.from_environment().store, remote=remote)
     function, args, options = unpacked(content, store)
@@ -177,7 +177,7 @@ def _connected(scheduler: str, count: int, opened: ExitStack) -> Client:
     except (OSError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"DISTILLERY_WORKERS: expected a Dask scheduler that answers at {scheduler!r}, got: {reason}"
+            f"DISTILLERY_WORKERS: expected a Dask scheduler that answers at {masked(scheduler)!r}, got: {reason}"
         ) from error
 
 

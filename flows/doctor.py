@@ -11,12 +11,14 @@ import torch
 from packaging.specifiers import SpecifierSet
 from rich.console import Console
 
+from distillery.address import masked
 from distillery.errors import InputError
 from distillery.remote import Remote
 from flows import history, lock, notify, registry
 from flows.places import Places
 from flows.servers import check_prefect
 from flows.shared import open_workers
+from flows.shown import plain
 from flows.tracking import connect
 
 # Pairs outside these ranges install cleanly and then fail in silence; pyproject.toml says how.
@@ -58,15 +60,15 @@ def _places(console: Console) -> bool:
     free = shutil.disk_usage(places.home).free / 1e9
     good = _line(console, os.access(places.home, os.W_OK), f"home {places.home}", "it cannot be written to")
     good &= _line(console, free > ENOUGH_GB, f"{free:.1f} GB free", f"expected at least {ENOUGH_GB:.0f}")
-    console.print(f"     store {places.store}, reports {places.runs}", highlight=False)
+    console.print(plain(f"     store {places.store}, reports {places.runs}"))
     gpus, together = torch.cuda.device_count(), places.gpus_per_training
     if places.dask is None:
         each = f", {together} train one teacher together" if together > 1 else ""
-        console.print(f"     {places.workers} worker(s) on {places.device}, {gpus} GPU(s){each}", highlight=False)
+        console.print(plain(f"     {places.workers} worker(s) on {places.device}, {gpus} GPU(s){each}"))
         return good
     try:
         with open_workers(places):
-            return good & _line(console, True, f"Dask answers ({places.dask})", "")
+            return good & _line(console, True, f"Dask answers ({masked(places.dask)})", "")
     except InputError as error:
         return _line(console, False, "Dask", str(error))
 
@@ -75,7 +77,7 @@ def _stores(console: Console) -> bool:
     places = Places.from_environment()
     try:
         client = connect(places)
-        good = _line(console, True, f"MLflow answers at {places.tracking_uri}", "")
+        good = _line(console, True, f"MLflow answers at {masked(places.tracking_uri)}", "")
         for name in registry.names(client):
             good &= _champion(console, client, name)
     except InputError as error:
@@ -89,7 +91,8 @@ def _stores(console: Console) -> bool:
     try:
         server = check_prefect()
         notify.address()
-        good &= _line(console, True, f"Prefect server: {server or 'none, one is started for each run'}", "")
+        where = "none, one is started for each run" if server is None else masked(server)
+        good &= _line(console, True, f"Prefect server: {where}", "")
     except InputError as error:
         good &= _line(console, False, "Prefect", str(error))
     return good
@@ -112,7 +115,6 @@ def _champion(console: Console, client: Any, name: str) -> bool:
 
 
 def _line(console: Console, good: bool, what: str, problem: str) -> bool:
-    console.print(
-        f"{'[green]ok[/]  ' if good else '[red]bad[/] '} {what}{'' if good else ': ' + problem}", highlight=False
-    )
+    mark = plain("ok   ", "green") if good else plain("bad  ", "red")
+    console.print(mark + plain(what if good else f"{what}: {problem}"))
     return good

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import logging
 import os
 import socket
 import subprocess
@@ -100,6 +101,7 @@ def _serve(number: int) -> None:
 
     def end_with_parent() -> None:
         sys.stdin.read()
+        logging.getLogger("uvicorn.error").setLevel("CRITICAL")  # nobody is left to read of a start that is cut short
         server.should_exit = True
 
     threading.Thread(target=end_with_parent, daemon=True).start()

@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from flows import share
 from flows.kernel_lock import taken
 
 TRIES = 3  # times that a job may take its worker down
@@ -83,20 +84,35 @@ def work(folder: Path) -> int:
     """Works on the jobs of a folder until nobody waits for them any more; how many were done."""
     done, pause = 0, POLL_SECONDS
     while is_open(folder):
-        if any(_try(job) for job in sorted(folder.glob("*.job"))):
+        if _one_of(folder):
             done, pause = done + 1, POLL_SECONDS
         else:
-            time.sleep(pause)
-            pause = min(1.1 * pause, LONGEST_POLL_SECONDS)
+            pause = _wait(pause)
     return done
 
 
 def work_anywhere(root: Path) -> None:
     """Works on the jobs of every folder below a root that is open, until it is stopped."""
+    pause = POLL_SECONDS
     while True:
-        for folder in sorted(path for path in root.glob("*") if not path.suffix):
-            work(folder)
-        time.sleep(LONGEST_POLL_SECONDS)
+        pause = POLL_SECONDS if turn(root) else _wait(pause)
+
+
+def turn(root: Path) -> int:
+    """Works on one job of each open folder below a root: no run waits for another one. How many were done."""
+    folders = sorted(path for path in root.glob("*") if not path.suffix)
+    return sum(_one_of(folder) for folder in folders if is_open(folder))
+
+
+def _one_of(folder: Path) -> bool:
+    """Runs the first job of a folder that is left; whether there was one."""
+    return any(_try(job) for job in sorted(folder.glob("*.job")))
+
+
+def _wait(pause: float) -> float:
+    """Waits so many seconds; the next time longer."""
+    time.sleep(pause)
+    return min(1.1 * pause, LONGEST_POLL_SECONDS)
 
 
 def _try(job: Path) -> bool:
@@ -122,6 +138,7 @@ def _try(job: Path) -> bool:
 
 def _run(content: bytes, job: Path) -> bytes:
     try:
+        share.take()
         function, args, options = pickle.loads(content)
         with job.with_suffix(".epochs").open("w") as stream:
             if options.pop("reports", False):

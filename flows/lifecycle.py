@@ -21,6 +21,7 @@ from flows import history, lock, provenance, registry
 from flows.history import BY_HAND, PROMOTED, REJECTED, ROLLED_BACK, Entry
 from flows.places import Places
 from flows.registry import CHAMPION, PREVIOUS
+from flows.shown import markdown
 
 DECISION, STANDING, DONE = "decision", "standing", "history.done"
 DESCRIPTION = 5000  # characters, as for history.LONGEST
@@ -144,7 +145,7 @@ class Turn:
         decision = json.dumps({**asdict(entry), "gates": [asdict(gate) for gate in gates]}, ensure_ascii=False)
         self._client.set_model_version_tag(self.name, str(entry.version), DECISION, decision)
         title = f"{entry.action.capitalize()} by {entry.who}, {entry.when}"
-        text = "\n".join([f"{title}:", "", *(f"- {r}" for r in entry.reasons)])
+        text = "\n".join([f"{markdown(title)}:", "", *(f"- {markdown(r)}" for r in entry.reasons)])
         self._client.update_model_version(self.name, str(entry.version), text[:DESCRIPTION])
 
     def _explained(self, version: int) -> tuple[int | None, Decision]:

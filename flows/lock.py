@@ -18,6 +18,7 @@ from pathlib import Path
 from sqlalchemy import Engine, NullPool, create_engine, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
+from distillery.address import masked
 from distillery.errors import InputError
 from flows.kernel_lock import taken
 from flows.places import DATABASE, Places
@@ -50,7 +51,7 @@ def check_database(places: Places) -> None:
         try:
             engine.connect().close()
         except DBAPIError as error:
-            where = engine.url.render_as_string()  # the password as stars
+            where = masked(places.database)
             raise InputError(
                 f"{DATABASE}: expected a database that answers at {where!r}, got: {_first(error)}"
             ) from error

@@ -9,7 +9,9 @@ from typing import Any, cast
 from distillery import students, teachers
 from distillery.config import Capacity, Teacher
 from distillery.dataset import LEARNED, Dataset
+from distillery.devices import AUTO
 from distillery.finals import Promise
+from distillery.member_keys import learned_from
 from distillery.store import Handle, fingerprint
 from flows.stages import Context, stage
 from flows.tracking import Run
@@ -21,7 +23,7 @@ POINTS = 100  # of a training curve
 def train_teachers(ctx: Context, names: list[str], member: Teacher, data: Handle) -> list[Handle]:
     """Trained copies of one member."""
     config, recipe = ctx.config, ctx.config.teachers.recipe_of(member)
-    rows = teachers.learned_from(member, data)
+    rows = learned_from(member, data)
     keys = [f"teacher-{fingerprint(n, member, recipe, config.seed, rows)}" for n in names]
     with ExitStack() as open_runs:
         opened = zip(names, keys, strict=True)
@@ -35,7 +37,7 @@ def train_teachers(ctx: Context, names: list[str], member: Teacher, data: Handle
             config.seed,
             data,
             store=ctx.store,
-            device=ctx.places.device,
+            device=AUTO,
             on_epoch=_reporter(runs, advance, recipe.epochs),
         )
         advance(recipe.epochs)
@@ -111,7 +113,7 @@ def _finals(
         ]
         advance = ctx.bar(name + (f" x {len(wanted)}" if len(wanted) > 1 else ""), epochs)
         report = _reporter(runs, advance, epochs)
-        handles = ctx.workers.stage(train, *inputs, store=ctx.store, device=ctx.places.device, on_epoch=report)
+        handles = ctx.workers.stage(train, *inputs, store=ctx.store, device=AUTO, on_epoch=report)
         advance(epochs)
         for run, handle, own, recipe in zip(runs, handles, wanted, recipes, strict=True):
             ctx.tracker.describes(run, f"{role} {handle.fingerprint}")

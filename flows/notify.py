@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import urllib.request
@@ -13,7 +14,9 @@ from prefect.logging.loggers import flow_run_logger
 from prefect.utilities.urls import url_for
 
 from distillery.errors import InputError
+from flows.shown import without_secrets
 
+VARIABLE = "DISTILLERY_NOTIFY_URL"
 SECONDS = 10
 
 
@@ -23,16 +26,18 @@ def address() -> str | None:
     Raises:
         InputError: It is no address.
     """
-    given = os.environ.get("DISTILLERY_NOTIFY_URL") or None
-    if given is not None and not given.startswith(("http://", "https://")):
-        raise InputError("DISTILLERY_NOTIFY_URL: expected an address that begins with http:// or https://")
+    given = os.environ.get(VARIABLE, "").strip()
+    if not given:
+        return None
+    if not given.startswith(("http://", "https://")) or len(given.split()) > 1:
+        raise InputError(f"{VARIABLE}: expected an address that begins with http:// or https:// and has no spaces")
     return given
 
 
 def tell(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:
     """Posts what happened; for on_failure and on_crashed, which find their parameters by these names.
 
-    What goes wrong here is logged on the run, without the address, which often is a secret.
+    What goes wrong here is logged on the run by its kind alone: the address often is a secret, and errors repeat it.
     """
     try:
         if (where := address()) is None:
@@ -42,14 +47,16 @@ def tell(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:
         with urllib.request.urlopen(request, timeout=SECONDS):
             pass
     except Exception as error:
+        status = getattr(error, "code", "")
         log = flow_run_logger(flow_run, flow)
-        log.error("DISTILLERY_NOTIFY_URL: nobody was told of this: %s: %s", type(error).__name__, error)
+        log.error("%s: nobody was told of this: %s %s", VARIABLE, type(error).__name__, status)
 
 
 def message(flow_run: FlowRun, state: State[Any]) -> str:
-    """The run, the reason, and where to look."""
+    """The run, the reason, and where to look, without secrets and without signs that a chat would obey."""
     lines = [f"{flow_run.name}: {state.name}. {state.message or ''}"]
     if (page := url_for(flow_run)) is not None:
         lines.append(f"Prefect: {page}")
     error = state.result(raise_on_failure=False)
-    return "\n".join([*lines, *getattr(error, "__notes__", [])])
+    text = "\n".join([*lines, *getattr(error, "__notes__", [])])
+    return html.escape(without_secrets(text), quote=False)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prefect import flow
+from rich import get_console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from distillery.cohorts import in_one_go
@@ -19,7 +20,7 @@ from distillery.dataset import read_source
 from distillery.ensemble import active
 from distillery.evaluate import Inputs
 from distillery.finals import train_finals
-from distillery.store import Handle
+from distillery.store import Handle, Store
 from flows import lock, networks, notify, registry, release, stages, studies
 from flows.outside import answered
 from flows.places import Places
@@ -41,7 +42,7 @@ def pipeline(config: Experiment, part: Part = "all") -> dict[str, Any]:
     lock.check_database(places)
     if places.remote is not None:
         places.remote.check()
-    rows = read_source(config.data)
+    rows = read_source(config.data, Store(places.store))
     tracker = Tracker(places, config.name)
     registry.check_name(tracker.client, config.name)
     with open_workers(places) as workers, _bars() as bars, tracker.pipeline_run(config):
@@ -97,6 +98,7 @@ def scheduled(config_file: str, overrides: list[str] | None = None, part: Part =
 
 def _bars() -> Progress:
     return Progress(
-        *(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()),
+        *(TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()),
         refresh_per_second=4,  # each takes some milliseconds from what trains in this process
+        disable=not get_console().is_terminal,  # elsewhere a line in the log tells of each stage
     )

@@ -7,13 +7,13 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
+from distillery import devices
 from distillery import memory as memory_mb
 from distillery.errors import InputError
 from distillery.remote import VARIABLE as REMOTE
 from distillery.remote import Remote
 from distillery.training import torchrun
+from flows.share import visible_gpus
 
 DATABASE = "DISTILLERY_DATABASE"
 LOCAL = "local"  # a Dask scheduler of the run's own
@@ -28,10 +28,12 @@ class Places:
         workers that Prefect starts, on any machines that share DISTILLERY_HOME; ``shared:0``: those that run
         ``distillery work`` there. ``dask:N``: N processes below a Dask scheduler; ``dask:tcp://host:8786``: the
         workers of one that runs.
-    DISTILLERY_DEVICE: cpu, cuda, ...; by default the GPU if there is one.
+    DISTILLERY_DEVICE: cpu, cuda, ...; by default the GPU if there is one. It is read by each process that computes, on
+        its own machine: a run on a laptop does not tell workers elsewhere to do without their GPUs.
     DISTILLERY_GPUS_PER_TRAINING: GPUs that train one teacher together, 1 by default; a worker has as many. With 2, a
         machine of four GPUs trains two teachers at a time. On a CPU: processes that train one teacher together.
-    DISTILLERY_MEMORY_MB: what a process keeps in memory of its training inputs, and of its targets; 512 by default.
+    DISTILLERY_MEMORY_MB: what a process keeps in memory of its training inputs, and of its targets; by default 512, and
+        on a GPU an eighth of its free memory.
     DISTILLERY_DATABASE: postgresql://..., where several machines share a tracking server: its locks keep promotions
         apart (flows/lock.py), and Optuna's studies are kept there.
     DISTILLERY_REMOTE: s3://bucket/prefix, or another address that fsspec opens: finished stages are shared there by
@@ -56,7 +58,7 @@ class Places:
         Raises:
             InputError: A variable holds something else than expected.
         """
-        device = os.environ.get("DISTILLERY_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
+        device = devices.resolved()
         together = _together(device)
         able = len(os.sched_getaffinity(0)) if device == "cpu" else len(visible_gpus(device))
         given = os.environ.get("DISTILLERY_WORKERS", str(max(1, able // together)))
@@ -69,12 +71,6 @@ class Places:
             raise InputError(f"{memory_mb.VARIABLE}: expected a number of megabytes, got {memory!r}")
         home = Path(os.environ.get("DISTILLERY_HOME", ".")).resolve()
         return cls(home, int(text), device, _price(), shared, together, dask)
-
-    @property
-    def gpus(self) -> list[str]:
-        """The GPUs that a worker may have; none where they train on a CPU, or all on the one that is named."""
-        found, many = visible_gpus(self.device), self.gpus_per_training
-        return [",".join(found[start : start + many]) for start in range(0, len(found), many)]
 
     @property
     def store(self) -> Path:
@@ -105,14 +101,6 @@ class Places:
     def artifacts(self) -> str | None:
         """Where a store without a server keeps artifacts; None leaves it to the server."""
         return None if self.tracking_uri.startswith("http") else (self.home / "mlflow" / "artifacts").as_uri()
-
-
-def visible_gpus(device: str) -> list[str]:
-    """The GPUs that ``cuda`` may be, as CUDA_VISIBLE_DEVICES names them; none for any other device."""
-    if device != "cuda":
-        return []
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return named.split(",") if named else [str(number) for number in range(torch.cuda.device_count())]
 
 
 def _together(device: str) -> int:

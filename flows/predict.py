@@ -2,51 +2,61 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnxruntime as ort
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from distillery.data import as_text, is_number, table_feeds
-from distillery.data.folder import SUFFIXES, read_image
+from distillery.data.file_kinds import is_table
+from distillery.data.files import guess_separator, open_table
+from distillery.data.text_file import Dialect
 from distillery.errors import InputError
-from distillery.export import classes_of, columns_of, probabilities
+from distillery.serving.answers import LABEL, PROBABILITY, Answers
+from distillery.serving.cells import CellError
+from flows.predict_images import OnRows, Unread, predict_images
 
 BATCH = 8192
-TABLES = (".csv", ".parquet", ".pq")
-
-OnRows = Callable[[int, int | None], None]
-"""(rows that are done, of how many, if that is known)."""
+OUTPUTS = (".csv", ".parquet", ".pq")
 
 
 def predict_file(
-    running: ort.InferenceSession, file: Path, keep: Sequence[str] = (), on_rows: OnRows | None = None
+    running: ort.InferenceSession,
+    file: Path,
+    keep: Sequence[str] = (),
+    on_rows: OnRows | None = None,
+    unread: Unread | None = None,
 ) -> Iterator[pd.DataFrame]:
-    """Batches of a row per input row: `keep` or ``file`` (images), ``label``, and a probability per class.
+    """Batches of a row per input row: `keep`, ``label``, and a probability per class; for images see `predict_images`.
+
+    A kept column that is called like one of the answers is handed through as ``input:<name>``.
 
     Args:
         running: The model.
         file: A table, an image, or a folder of images.
-        keep: Columns of the table that the model does not take, to be handed through.
+        keep: Columns of the table to be handed through.
         on_rows: Told after every batch.
+        unread: Told of images that cannot be read, and of files in a folder that are no images.
 
     Raises:
         InputError: The file cannot be read, or its rows are not what the model takes.
     """
     if not file.exists():
         raise InputError(f"predict: expected a table, an image or a folder, got {str(file)!r}, which does not exist")
-    columns, done = columns_of(running), 0
-    batches = _Table(file, columns, keep).batches() if columns else _images(running, file)
-    for shown, feeds, total in batches:
-        probs, classes = probabilities(running, feeds), classes_of(running)
-        shown["label"] = np.array(classes, dtype=object)[probs.argmax(1)]
-        yield pd.concat([shown, pd.DataFrame(probs, shown.index, [f"probability:{c}" for c in classes])], axis=1)
+    answers, done = Answers(running), 0
+    if not answers.is_table:
+        if keep:
+            raise InputError("predict: --keep names columns of a table, but this model takes images")
+        yield from predict_images(running, file, on_rows, unread)
+        return
+    for shown, feeds, total in _table(answers, file, keep):
+        found = answers.of_feeds(feeds, shown.index)
+        yield pd.concat([shown, found], axis=1)
         done += len(shown)
         if on_rows is not None:
             on_rows(done, total)
@@ -55,95 +65,88 @@ def predict_file(
 
 
 def write(batches: Iterator[pd.DataFrame], out: Path | None, show: Callable[[str], object]) -> None:
-    """Writes the batches to a .csv or .parquet file as they come, or shows them as CSV.
+    """Writes the batches to a .csv or .parquet file, or shows them as CSV as they come.
+
+    The file has its name when it is complete, and not before.
 
     Raises:
-        InputError: The file's name has another ending.
+        InputError: The file's name has another ending, or its folder does not exist.
     """
-    if out is not None and out.suffix not in TABLES:
-        raise InputError(f"--out: expected a .csv or .parquet file, got {str(out)!r}")
-    with ExitStack() as opened:
-        text = opened.enter_context(out.open("w")) if out is not None and out.suffix == ".csv" else nullcontext()
-        parquet: Any = None
+    if out is None:
         for number, batch in enumerate(batches):
-            if out is not None and out.suffix != ".csv":
-                rows = pa.Table.from_pandas(batch, preserve_index=False)
-                parquet = parquet or opened.enter_context(pq.ParquetWriter(out, rows.schema))
-                parquet.write_table(rows)
-                continue
-            lines = batch.to_csv(index=False, header=number == 0)
-            show(lines) if out is None else text.write(lines)  # type: ignore[union-attr]
+            show(batch.to_csv(index=False, header=number == 0))
+        return
+    if out.suffix.lower() not in OUTPUTS:
+        raise InputError(f"--out: expected a .csv or .parquet file, got {str(out)!r}")
+    if not out.absolute().parent.is_dir():
+        raise InputError(f"--out: expected a file in a folder that exists, got {str(out)!r}")
+    growing = out.with_name(f".{out.name}.{os.getpid()}.part")
+    try:
+        if out.suffix.lower() == ".csv":
+            _write_csv(batches, growing)
+        else:
+            _write_parquet(batches, growing)
+        growing.replace(out)
+    finally:
+        growing.unlink(missing_ok=True)
 
 
-def _images(running: ort.InferenceSession, file: Path) -> Iterator[tuple[pd.DataFrame, Any, int]]:
-    files = sorted(f for f in file.rglob("*") if f.suffix.lower() in SUFFIXES) if file.is_dir() else [file]
-    if not files:
-        raise InputError(f"predict: expected images in {str(file)!r}, got none")
-    gray = running.get_inputs()[0].shape[-1] == 1
-    for image in files:
-        yield pd.DataFrame({"file": [str(image)]}), {"image": read_image(image, gray)[None]}, len(files)
+def _write_csv(batches: Iterator[pd.DataFrame], file: Path) -> None:
+    with file.open("w", encoding="utf-8", newline="") as stream:
+        for number, batch in enumerate(batches):
+            stream.write(batch.to_csv(index=False, header=number == 0))
 
 
-class _Table:
-    """A .csv or .parquet file, read by the batch."""
+def _write_parquet(batches: Iterator[pd.DataFrame], file: Path) -> None:
+    with ExitStack() as opened:
+        writer: Any = None
+        for batch in batches:
+            if writer is None:
+                found = pa.Schema.from_pandas(batch, preserve_index=False)
+                # A first batch that holds nothing does not say what the next ones hold: text, in a text file.
+                fields = [f.with_type(pa.string()) if pa.types.is_null(f.type) else f for f in found]
+                schema = pa.schema(fields)
+                writer = opened.enter_context(pq.ParquetWriter(file, schema))
+            writer.write_table(pa.Table.from_pandas(batch, schema, preserve_index=False))
 
-    def __init__(self, file: Path, columns: dict[str, bool], keep: Sequence[str]) -> None:
-        if file.suffix not in TABLES:
-            raise InputError(f"predict: this model takes the rows of a .csv or .parquet file, got {str(file)!r}")
-        self.file, self.columns, self.keep = file, columns, list(keep)
-        self.parquet: Any = None
+
+def _table(answers: Answers, file: Path, keep: Sequence[str]) -> Iterator[tuple[pd.DataFrame, Any, int | None]]:
+    """(kept columns, what the model is fed, number of rows if that is known), batch by batch."""
+    if not is_table(file):
+        raise InputError(f"predict: this model takes the rows of a table, such as .csv or .parquet, got {str(file)!r}")
+    reading = answers.reading
+    table = open_table(str(file), Dialect(reading.separator, reading.encoding, reading.header), "predict")
+    _check_names(answers, table.names, table.index, keep, file)
+    shown = {name: f"input:{name}" for name in keep if name == LABEL or name.startswith(PROBABILITY)}
+    first = 1
+    for frame in table.batches(BATCH):
         try:
-            if file.suffix == ".csv":
-                names = [str(c) for c in pd.read_csv(file, skipinitialspace=True, nrows=0).columns]
-            else:
-                self.parquet = pq.ParquetFile(file)
-                names = self.parquet.schema_arrow.names
-        except Exception as error:
-            raise InputError(f"predict: cannot read {str(file)!r}: {str(error).splitlines()[0]}") from error
-        self._check(names)
+            feeds = reading.feeds(frame)
+        except CellError as error:
+            raise InputError(f"predict: {error.told(first)} of {str(file)!r}") from error
+        yield frame[list(keep)].rename(columns=shown), feeds, table.rows
+        first += len(frame)
 
-    def _check(self, names: list[str]) -> None:
-        missing = [name for name in (*self.columns, *self.keep) if name not in names]
-        if missing:
-            wanted = ", ".join(self.columns)
-            raise InputError(f"predict: expected the columns {wanted}, got none called {', '.join(missing)}")
-        extra = [name for name in names if name not in self.columns and name not in self.keep]
-        if extra:
-            raise InputError(
-                f"predict: {str(self.file)!r} holds columns that the model does not take: {', '.join(extra)}; "
-                "hand them through with --keep, or leave them out"
-            )
 
-    def batches(self) -> Iterator[tuple[pd.DataFrame, Any, int | None]]:
-        """(kept columns, what the model is fed, number of rows if that is known)."""
-        total, first = (None if self.parquet is None else self.parquet.metadata.num_rows), 1
-        for frame in self._frames():
-            feeds = table_feeds(pd.DataFrame({name: self._column(frame, name, first) for name in self.columns}))
-            yield frame[self.keep].reset_index(drop=True), feeds, total
-            first += len(frame)
+def _check_names(answers: Answers, names: Sequence[str], index: Sequence[str], keep: Sequence[str], file: Path) -> None:
+    reading = answers.reading
+    wanted = [*reading.names, *keep]
+    missing = [name for name in wanted if name not in names]
+    if missing:
+        mark = guess_separator(list(names))
+        hint = f"; the file looks separated by {mark!r}, the training file was by {reading.separator or ','!r}"
+        raise InputError(
+            f"predict: expected the columns {_listed(reading.names)} in {str(file)!r}, got none called "
+            f"{_listed(missing)}{hint if mark else ''}"
+        )
+    known = {*wanted, *index, *reading.left_out, reading.label}
+    extra = [name for name in names if name not in known]
+    if extra:
+        raise InputError(
+            f"predict: {str(file)!r} holds columns that the model does not take: {_listed(extra)}; "
+            "hand them through with --keep, or leave them out"
+        )
 
-    def _frames(self) -> Iterator[pd.DataFrame]:
-        names = [*self.columns, *self.keep]
-        if self.parquet is not None:
-            yield from (batch.to_pandas() for batch in self.parquet.iter_batches(BATCH, columns=names))
-            return
-        texts: Any = {name: str for name in names if not self.columns.get(name, False)}
-        options: dict[str, Any] = {"skipinitialspace": True, "dtype": texts, "chunksize": BATCH}
-        try:
-            yield from pd.read_csv(self.file, **options)
-        except (pd.errors.ParserError, UnicodeDecodeError) as error:
-            raise InputError(f"predict: cannot read {str(self.file)!r}: {str(error).splitlines()[0]}") from error
 
-    def _column(self, frame: pd.DataFrame, name: str, first: int) -> pd.Series:
-        column = frame[name]
-        if not self.columns[name]:
-            return as_text(column)
-        if is_number(column):
-            return column
-        numbers = pd.to_numeric(column, errors="coerce")
-        bad = np.flatnonzero((numbers.isna() & column.notna()).to_numpy())
-        if len(bad):
-            raise InputError(
-                f"predict: column {name!r}: expected numbers, got {column.iloc[bad[0]]!r} in row {first + bad[0]}"
-            )
-        return numbers
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(name if name == name.strip() and name else repr(name) for name in names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,18 +13,21 @@ import mlflow
 import numpy as np
 import onnx
 import onnxruntime as ort
-import pandas as pd
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.tracking import MlflowClient
 from mlflow.types import ColSpec, Schema, TensorSpec
 
-from distillery.data import Rows, is_number
+from distillery.data import Rows
 from distillery.errors import InputError
-from distillery.export import MODEL, classes_of, columns_of, predict_rows
+from distillery.export import MODEL, predict_rows
 from distillery.preprocess import session
+from distillery.serving.answers import classes_of, reading_of
+from distillery.serving.cells import Column
+from distillery.serving.reading import Reading
 from distillery.store import Handle
+from flows.model_files import model_options
 from flows.tracking import Run
 
 CHAMPION, PREVIOUS, CANDIDATE = "champion", "previous", "candidate"
@@ -57,22 +61,7 @@ def register(
             if known.tags.get(key) != value:
                 client.set_model_version_tag(name, known.version, key, value)
         return Registered(int(known.version), known.model_id)
-    signature, example = _signature(rows, classes)
-    with mlflow.start_run(run_id=run.id):
-        info = mlflow.onnx.log_model(
-            onnx.load(exported.file(MODEL)),
-            name="student",
-            signature=signature,
-            input_example=example,
-            save_as_external_data=False,
-            onnx_execution_providers=["CPUExecutionProvider"],
-            pip_requirements=[
-                f"onnxruntime=={ort.__version__}",
-                f"numpy=={np.__version__}",
-                f"pandas=={pd.__version__}",
-            ],
-            metadata={"classes": classes},
-        )
+    info = _log(exported, rows, classes, run)
     try:
         client.create_registered_model(name)
     except MlflowException as error:
@@ -167,19 +156,30 @@ def champion_probabilities(
 
 def refuses(running: ort.InferenceSession, rows: Rows, classes: list[str]) -> str:
     """Why an exported model cannot be asked about these rows with these classes; empty if it can."""
-    wanted = columns_of(running)
+    wanted = reading_of(running).columns
     if classes_of(running) != classes:
         return f"its classes are {', '.join(classes_of(running))}"
     if bool(wanted) != (rows.frame is not None):
         return f"it takes {'the rows of a table' if wanted else 'images'}"
-    offered = {} if rows.frame is None else {str(c): is_number(rows.frame[c]) for c in rows.frame.columns}
-    lacking = [name for name in wanted if name not in offered]
+    if rows.frame is None:
+        return ""
+    reading = rows.reading or Reading.of_frame(rows.frame)
+    offered = {column.name: column for column in reading.columns}
+    lacking = [column.name for column in wanted if column.name not in offered]
     if lacking:
         return f"it needs columns that the data lacks: {', '.join(lacking)}"
-    changed = [name for name, number in wanted.items() if offered[name] != number]
+    changed = [column.name for column in wanted if not _same_cells(column, offered[column.name])]
     if changed:
-        return f"columns that were numbers are text now, or the other way round: {', '.join(changed)}"
+        return f"columns hold something else now, or are spelt otherwise: {', '.join(changed)}"
     return ""
+
+
+def _same_cells(column: Column, other: Column) -> bool:
+    """Whether clean cells of one are clean cells of the other."""
+    numbers = ("number", "truth")
+    if column.kind in numbers and other.kind in numbers:
+        return True
+    return column.kind == other.kind and column.as_written == other.as_written
 
 
 def describe(client: MlflowClient, name: str, registered: Registered, run: Run, metrics: dict[str, Any]) -> None:
@@ -190,24 +190,31 @@ def describe(client: MlflowClient, name: str, registered: Registered, run: Run, 
         mlflow.log_metrics(figures, run_id=run.id, model_id=registered.model_id)
 
 
-def _signature(rows: Rows, classes: list[str]) -> tuple[ModelSignature, Any]:
+def _log(exported: Handle, rows: Rows, classes: list[str], run: Run) -> Any:
+    """The student as a model of the run, with the code that reads raw rows."""
+    outputs, example = _outputs(rows, classes)
+    with tempfile.TemporaryDirectory() as folder, mlflow.start_run(run_id=run.id), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the inputs have no types, which is meant: the model reads any
+        return mlflow.pyfunc.log_model(
+            name="student",
+            **model_options(exported.file(MODEL), Path(folder), rows.kind),
+            signature=ModelSignature(outputs=outputs),
+            input_example=example,
+            metadata={"classes": classes},
+        )
+
+
+def _outputs(rows: Rows, classes: list[str]) -> tuple[Schema, Any]:
+    """(what the model answers with, a request)."""
     if rows.frame is None:
         assert rows.read is not None
-        inputs = Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, rows.channels), "image")])
-        outputs = Schema(
+        schema = Schema(
             [
                 TensorSpec(np.dtype(str), (-1,), "label"),
                 TensorSpec(np.dtype(np.float32), (-1, len(classes)), "probabilities"),
                 TensorSpec(np.dtype(np.float32), (-1, len(classes)), "logits"),
             ]
         )
-        return ModelSignature(inputs, outputs), {"image": rows.read(0)[None]}
-    columns: list[Any] = [
-        ColSpec("double" if is_number(rows.frame[c]) else "string", str(c)) for c in rows.frame.columns
-    ]
-    outputs = Schema([ColSpec("string", "label"), *(ColSpec("float", f"probability:{c}") for c in classes)])
-    example = rows.frame.head(5).copy()
-    for column in example.columns:
-        number = is_number(example[column])
-        example[column] = example[column].astype(float) if number else example[column].fillna("").astype(str)
-    return ModelSignature(Schema(columns), outputs), example
+        return schema, {"image": rows.read(0)[None]}
+    schema = Schema([ColSpec("string", "label"), *(ColSpec("float", f"probability:{c}") for c in classes)])
+    return schema, rows.as_stored.head(5)

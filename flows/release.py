@@ -12,11 +12,12 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 
 from distillery import dataset, export, quantized, report
 from distillery.config import Data
-from distillery.data import Rows, is_number
+from distillery.data import Rows
 from distillery.metrics import row_correct, row_nll
 from distillery.page import page
 from distillery.page.words import runtimes
 from distillery.promotion import Decision, Outcome, decide, gate_figures
+from distillery.serving.reading import Reading
 from distillery.store import Handle, fingerprint, write_json
 from flows import history, lifecycle, registry
 from flows.stages import Context, stage
@@ -132,7 +133,7 @@ def dealing(data: Data, rows: Rows) -> str:
 
     Where it is the same and the order is `hashed`, or the test rows came with the data, a row stays in its split.
     """
-    kinds = None if rows.frame is None else [(str(name), is_number(rows.frame[name])) for name in rows.frame.columns]
+    kinds = None if rows.frame is None else (rows.reading or Reading.of_frame(rows.frame)).to_json()
     options = {name: value for name, value in data.options.items() if name not in PLACES}
     return fingerprint(data.source, options, kinds, data.split, rows.given_test is not None)
 

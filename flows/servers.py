@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
-
 from prefect import get_client
 from prefect.settings import PREFECT_API_URL
 from sqlalchemy import create_engine
 
+from distillery.address import masked
 from distillery.errors import InputError
+from flows.shown import without_secrets
 
 SECONDS = 5
 
@@ -26,7 +26,7 @@ def check_prefect() -> str | None:
         with get_client(httpx_settings={"timeout": SECONDS}, sync_client=True) as client:
             client.read_flows(limit=1)
     except Exception as error:
-        where = f"at {_shown(address)!r}, got:"
+        where = f"at {masked(address)!r}, got:"
         if getattr(getattr(error, "response", None), "status_code", None) == 401:
             problem = f"PREFECT_API_AUTH_STRING: expected the login, user:password, of Prefect {where} 401"
         else:
@@ -42,7 +42,7 @@ def check_database(uri: str) -> None:
 
 def tracking_problem(uri: str, error: Exception) -> InputError:
     """What to mend when MLflow's store did not answer."""
-    code, where = getattr(error, "error_code", None), repr(_shown(uri))
+    code, where = getattr(error, "error_code", None), repr(masked(uri))
     if code == "UNAUTHENTICATED":
         wanted = f"expected a login that MLflow accepts at {where}, got: 401, not authenticated"
         return InputError(f"MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD: {wanted}")
@@ -52,12 +52,9 @@ def tracking_problem(uri: str, error: Exception) -> InputError:
     return InputError(f"MLFLOW_TRACKING_URI: expected a store that answers at {where}, got: {_cause(error)}")
 
 
-def _shown(address: str) -> str:
-    return re.sub(r"://([^:/@]*):[^@]*@", r"://\1:***@", address)
-
-
 def _cause(error: BaseException) -> str:
     """The first line of the innermost error: those around it name addresses at length and cut its reason off."""
     while (inner := error.__cause__ or error.__context__) is not None:
         error = inner
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return without_secrets(first)[:200]

@@ -121,7 +121,7 @@ def open_workers(places: Places) -> Workers:
     if places.dask is not None:
         return _open_dask(places, places.dask)
     if not places.shared:
-        return Workers(places.workers, places.gpus)
+        return Workers(places.workers)
     if places.workers:
         check_workers()
     return SharedWork(places.workers, places.store)

@@ -15,10 +15,11 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 from rich.progress import Progress
 
-from distillery import dataset, ensemble, evaluate, figures, logits, metrics, search, soft_losses, teachers, transfer
+from distillery import dataset, ensemble, evaluate, figures, logits, metrics, search
+from distillery.checks import prepare_and_check
 from distillery.config import Capacity, Experiment
 from distillery.data import Rows
-from distillery.encodings import encoding_of
+from distillery.devices import AUTO
 from distillery.store import Handle, Store
 from flows.places import Places
 from flows.tracking import STORE_ERRORS, Tracker
@@ -44,18 +45,28 @@ class Context:
 
     def done(self, handle: Handle) -> Any:
         """Notes the handle for the report; Prefect shows a stage that was found finished as `Cached`."""
-        self.handles.append(handle)
+        self.note([handle])
         if handle.cached:
             return Completed(name="Cached", message=f"found in the store: {handle.path}", data=handle)
         return handle
 
     def done_all(self, handles: list[Handle]) -> Any:
         """The same for stages that were made in one go."""
-        self.handles += handles
+        self.note(handles)
         if all(handle.cached for handle in handles):
             found = ", ".join(handle.path for handle in handles)
             return Completed(name="Cached", message=f"found in the store: {found}", data=handles)
         return handles
+
+    def note(self, handles: list[Handle]) -> None:
+        """Notes stages for the report, and that this run needs them; the log says what is finished, after how long."""
+        self.handles += handles
+        if self.tracker is not None and self.tracker.record is not None:
+            self.tracker.record.add(handles)
+        names = ", ".join(dict.fromkeys(handle.name for handle in handles))
+        made = [handle.seconds for handle in handles if not handle.cached]
+        how = f"finished in {sum(made):.1f} s" if made else "found finished"
+        log.info("%s '%s': %s", handles[0].stage, names, how)
 
     def bar(self, text: str, total: int) -> Callable[[int], None]:
         """A progress bar, as a function that moves it to a position."""
@@ -77,27 +88,10 @@ stage: Any = partial(task, cache_policy=NO_CACHE, retries=2, retry_delay_seconds
 @stage(name="data")
 def prepare_data(ctx: Context, rows: Rows) -> Handle:
     """Splits, preprocessing and encoded rows; every model of the config is tried on them before anything trains."""
-    handle = dataset.prepare(ctx.config.data, rows, ctx.store)
-    spec, config = dataset.Dataset(handle).spec, ctx.config
-    ensemble.candidates(config.ensemble, len(config.teachers.each()), spec.classes, handle.metrics["rows_val_ensemble"])
-    for name, member, _ in ctx.config.teachers.each():
-        teachers.check_model(member, spec, f"teacher {name!r}", len(rows))
-    for capacity in ctx.config.student.capacities:
-        teachers.check_model(capacity, spec, f"student {capacity.name!r}", len(rows))
-    for where, loss in _losses(ctx.config):
-        soft_losses.check_loss(loss, spec.classes, where)
-    encoding_of(config.logits.dtype, config.logits.top, spec.classes)
-    evaluate.check_groups(ctx.config.evaluation.groups, rows)
-    transfer.check_views(dataset.Dataset(handle), ctx.config.student.views)
+    handle = prepare_and_check(ctx.config, rows, ctx.store)
     for note in dataset.Dataset(handle).notes:
         log.warning("data: %s", note)
     return ctx.done(handle)
-
-
-def _losses(config: Experiment) -> list[tuple[str, str]]:
-    """(where, name) of every soft loss that the config names."""
-    searched = [(f"search.losses.{index}", loss.name) for index, loss in enumerate(config.search.losses)]
-    return searched or [("student.loss", config.student.loss.name)]
 
 
 @stage(name="profile", task_run_name="profile-{capacity.name}")
@@ -115,10 +109,10 @@ def cache_logits(ctx: Context, member: Handle, split: str, data: Handle) -> Hand
     seen: dict[str, Any] = {}
     if split == "transfer":
         seen = {"views": ctx.config.student.views, "temperatures": ctx.config.search.temperatures}
-    inputs, device = (member, split, data, ctx.config.logits), ctx.places.device
-    handle = ctx.workers.stage(logits.cache_logits, *inputs, store=ctx.store, device=device, **seen)
+    inputs = (member, split, data, ctx.config.logits)
+    handle = ctx.workers.stage(logits.cache_logits, *inputs, store=ctx.store, device=AUTO, **seen)
     if handle.cached and split == "transfer":
-        logits.check_drift(handle, member, data, device=device)
+        logits.check_drift(handle, member, data, device=AUTO)
     return ctx.done(handle)
 
 
@@ -126,6 +120,8 @@ def cache_logits(ctx: Context, member: Handle, split: str, data: Handle) -> Hand
 def optimize_weights(ctx: Context, members: list[Handle], val_logits: list[Handle], data: Handle) -> Handle:
     """The table of weightings and the one in use."""
     handle = ensemble.optimize_weights(members, val_logits, data, ctx.config.ensemble, ctx.store)
+    for note in handle.json("ensemble.json")["notes"]:
+        log.warning("ensemble: %s", note)
     with ctx.tracker.child("ensemble", f"ensemble {ensemble.label(handle)}", _key("ensemble", handle)) as run:
         if run.fresh:
             content = handle.json("ensemble.json")

@@ -8,6 +8,7 @@ from typing import Any
 
 from distillery import figures, search
 from distillery.dataset import LEARNED, Dataset
+from distillery.devices import AUTO
 from distillery.store import Handle, fingerprint
 from flows import lock, stages
 from flows.tracking import Run
@@ -45,9 +46,7 @@ def _study(ctx: stages.Context, name: str, total: int, key: str, run_study: Call
             _log_trial(ctx, study, f"trial-{key}-{record['number']}", record, before)
             advance(record["number"] + 1)
 
-        handle = run_study(
-            device=ctx.places.device, run_many=ctx.workers.map, on_trial=on_trial, database=lock.address(ctx.places)
-        )
+        handle = run_study(device=AUTO, run_many=ctx.workers.map, on_trial=on_trial, database=lock.address(ctx.places))
         advance(total)
         content = handle.json("search.json")
         if study.fresh:

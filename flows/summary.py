@@ -1,10 +1,14 @@
-"""The report in Markdown, for the run's description in MLflow and the flow run's page in Prefect."""
+"""The report in Markdown, for the run's description in MLflow and the flow run's page in Prefect.
+
+Names and reasons come from data: every text goes through `markdown`, so that no page finds markup or HTML in it.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 from distillery.page.words import decisions, runtimes
+from flows.shown import markdown
 
 OPTIONS = ("choice", "accuracy on val_search", "accuracy on test", "NLL on test", "p50 ms", "MB", "training s")
 
@@ -14,15 +18,16 @@ def summary(report: dict[str, Any]) -> str:
     promotion, advice = report["promotion"], report["advice"]
     verdict = "was promoted to champion" if promotion["promoted"] else "was not promoted"
     options = [_option(name, figures) for name, figures in advice["options"].items()]
+    choice, why = markdown(advice["choice"]), markdown(" ".join(advice["why"]))
     parts = [
-        f"**Version {promotion['version']} {verdict}. To use: {advice['choice']}.** {' '.join(advice['why'])}",
+        f"**Version {promotion['version']} {verdict}. To use: {choice}.** {why}",
         _table(OPTIONS, options),
-        "The choice rests on val_search, promotion on test. " + decisions(promotion),
-        "Gates:\n\n" + "\n".join(f"- {reason}" for reason in promotion["reasons"]),
+        "The choice rests on val_search, promotion on test. " + markdown(decisions(promotion)),
+        "Gates:\n\n" + "\n".join(f"- {markdown(reason)}" for reason in promotion["reasons"]),
         _table(("role", "name", "accuracy", "NLL", "ECE", "parameters", "p50 ms"), [_model(r) for r in report["rows"]]),
         f"p50 is the latency of one encoded row on one thread, {runtimes(report['rows'])}.",
         *_recovery(report["gap_recovery"]),
-        f"Ensemble: {report['weights']['reason']}",
+        f"Ensemble: {markdown(report['weights']['reason'])}",
     ]
     if "mlflow_run" in report:
         parts.insert(1, f"[The whole report, with pictures]({report['mlflow_run']['report']})")
@@ -41,7 +46,8 @@ def _option(name: str, figures: dict[str, Any]) -> list[str]:
 
 
 def _model(row: dict[str, Any]) -> list[str]:
-    name = f"**{row['name']}**" if row.get("chosen") else row["name"]
+    name = markdown(row["name"])
+    name = f"**{name}**" if row.get("chosen") else name
     figures = [_number(row[k]) for k in ("accuracy", "nll", "ece")]
     return [row["role"], name, *figures, f"{row['params']:,}" if row["params"] else "-", _number(row["latency_ms_p50"])]
 
@@ -50,7 +56,7 @@ def _recovery(found: dict[str, Any]) -> list[str]:
     lines = []
     for rival, pair in found.items():
         shown = [
-            f"{figure} {v['note']}"
+            f"{figure} {markdown(v['note'])}"
             if v["value"] is None
             else f"{figure} {100 * v['value']:.0f} % ({100 * v['low']:.0f} to {100 * v['high']:.0f})"
             for figure, v in pair.items()
@@ -60,7 +66,8 @@ def _recovery(found: dict[str, Any]) -> list[str]:
 
 
 def _group(row: dict[str, Any]) -> list[str]:
-    return [f"{row['column']} = {row['value']}", str(row["rows"]), _number(row["student"]), _number(row["ensemble"])]
+    group = markdown(f"{row['column']} = {row['value']}")
+    return [group, str(row["rows"]), _number(row["student"]), _number(row["ensemble"])]
 
 
 def _number(value: float | None) -> str:

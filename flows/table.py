@@ -1,4 +1,7 @@
-"""The report as a table for people."""
+"""The report as a table for people.
+
+Names and reasons come from data: every text goes through `plain`, so that rich finds no markup in it.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,12 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from distillery.page.words import decisions, runtimes
 from flows.history import Entry
+from flows.shown import plain
 
 
 def show(report: dict[str, Any], console: Console) -> None:
@@ -20,44 +24,43 @@ def show(report: dict[str, Any], console: Console) -> None:
     console.print(models_table(report["name"], report["data"]["rows_test"], report["rows"]))
     for rival, pair in report["gap_recovery"].items():
         shown = ", ".join(f"{figure} {_interval(found)}" for figure, found in pair.items())
-        console.print(f"gap recovery against the {rival} baseline: {shown}", highlight=False)
-    console.print(_seeds(report), highlight=False)
+        console.print(plain(f"gap recovery against the {rival} baseline: {shown}"))
+    console.print(plain(_seeds(report)))
     ratios = ", ".join(f"{k} {v:.3g}×" for k, v in report["compression"].items() if v)
-    console.print(f"smaller than the ensemble: {ratios}", highlight=False)
+    console.print(plain(f"smaller than the ensemble: {ratios}"))
     for served in report["served"]:
         figures = f"accuracy {served['accuracy']:.4f}, NLL {served['nll']:.4f}, {served['size_mb']:.3g} MB"
         request = f"a whole request, preprocessing included, takes {served['request_ms_p50']:.3g} ms (p50)"
-        console.print(f"served in {served['name']}: {figures}, {request}", highlight=False)
-    console.print(f"ensemble: {report['weights']['reason']}", highlight=False)
+        console.print(plain(f"served in {served['name']}: {figures}, {request}"))
+    console.print(plain(f"ensemble: {report['weights']['reason']}"))
     if report["encoding"]:
         lost = ", ".join(f"{kl:.2g} at T {t}" for t, kl in report["encoding"]["kl"].items())
         kept = f"{report['encoding']['bytes_per_row']} bytes a row"
-        console.print(f"cached logits: {kept}; KL to the members' answers in nats: {lost}", highlight=False)
+        console.print(plain(f"cached logits: {kept}; KL to the members' answers in nats: {lost}"))
     if report["optimism"]["shrank"]:
         found = report["optimism"]
-        console.print(
-            f"[yellow]winner's curse:[/] the NLL gain over the baseline was {found['val_search']:.4f} on the rows that "
-            f"chose the setting, {found['test']['value']:.4f} on test",
-            highlight=False,
+        lost = (
+            f" the NLL gain over the baseline was {found['val_search']:.4f} on the rows that chose the setting, "
+            f"{found['test']['value']:.4f} on test"
         )
-    console.print(
-        f"to use: [bold]{report['advice']['choice']}[/]. {' '.join(report['advice']['why'])}", highlight=False
-    )
+        console.print(plain("winner's curse:", "yellow") + plain(lost))
+    advice = report["advice"]
+    console.print(plain("to use: ") + plain(advice["choice"], "bold") + plain(f". {' '.join(advice['why'])}"))
     promotion = report["promotion"]
-    verdict = "[green]promoted to @champion[/]" if promotion["promoted"] else "[yellow]not promoted[/]"
-    console.print(f"{report['name']} version {promotion['version']}: {verdict}", highlight=False)
+    verdict = plain("promoted to @champion", "green") if promotion["promoted"] else plain("not promoted", "yellow")
+    console.print(plain(f"{report['name']} version {promotion['version']}: ") + verdict)
     for reason in promotion["reasons"]:
-        console.print(f"  - {reason}", highlight=False)
+        console.print(plain(f"  - {reason}"))
     if used := decisions(promotion):
-        console.print(used, highlight=False)
+        console.print(plain(used))
     cached = f"; found finished: {', '.join(report['cached'])}" if report["cached"] else ""
-    console.print(f"{report['seconds']['total']:.0f} s{cached}", highlight=False)
+    console.print(plain(f"{report['seconds']['total']:.0f} s{cached}"))
 
 
 def history_table(name: str, entries: Sequence[Entry], aliases: Mapping[str, int]) -> Table:
     """A row per decision, oldest first."""
     now = ", ".join(f"{alias} version {version}" for alias, version in aliases.items())
-    table = Table(title=f"{name}: {now or 'no champion'}; times in UTC", title_justify="left")
+    table = Table(title=_title(f"{name}: {now or 'no champion'}; times in UTC"), title_justify="left")
     for column in ("#", "when", "who", "action", "version", "over", "why", "data", "commit"):
         table.add_column(column, justify="right" if column in ("#", "version", "over") else "left")
     for entry in entries:
@@ -72,15 +75,17 @@ def history_table(name: str, entries: Sequence[Entry], aliases: Mapping[str, int
             entry.action,
             str(entry.version),
             over,
+            "; ".join(against),
+            *origin,
         )
-        table.add_row(*cells, escape("; ".join(against)), *origin, style="bold" if entry.moves else None)
+        _add(table, cells, style="bold" if entry.moves else None)
     return table
 
 
 def models_table(name: str, test_rows: int, rows: Sequence[dict[str, Any]]) -> Table:
     """A row per model that an evaluation has judged."""
     where = f"latency of one encoded row on one thread, {runtimes(rows)}"
-    table = Table(title=escape(f"{name}: {test_rows} test rows; {where}"))
+    table = Table(title=_title(f"{name}: {test_rows} test rows; {where}"))
     table.add_column("role")
     table.add_column("name")
     columns = ("accuracy", "nll", "brier", "ece", "params", "MACs", "MB", "p50 ms", "p95 ms", "rows/s")
@@ -94,7 +99,7 @@ def models_table(name: str, test_rows: int, rows: Sequence[dict[str, Any]]) -> T
         previous = part
         name = f"{row['name']} *" if row.get("chosen") else row["name"]
         style = "bold" if row["role"] == "student" and row["chosen"] else None
-        table.add_row(
+        cells = (
             row["role"],
             name,
             f"{row['accuracy']:.4f}",
@@ -103,8 +108,8 @@ def models_table(name: str, test_rows: int, rows: Sequence[dict[str, Any]]) -> T
             _count(row["macs"]),
             *(_figure(row[k]) for k in ("size_mb", "latency_ms_p50", "latency_ms_p95")),
             _count(row["throughput_per_s"]),
-            style=style,
         )
+        _add(table, cells, style)
     return table
 
 
@@ -123,8 +128,16 @@ def _weightings(report: dict[str, Any]) -> Table:
         )
         name = f"{row['weighting']} *" if chosen else row["weighting"]
         figures = (f"{row['accuracy']:.4f}", f"{row['nll']:.4f}", gain, weights)
-        table.add_row(name, row["pool"], *figures, style="bold" if chosen else None)
+        _add(table, (name, row["pool"], *figures), style="bold" if chosen else None)
     return table
+
+
+def _title(text: str) -> Text:
+    return plain(text, "table.title")
+
+
+def _add(table: Table, cells: Sequence[str], style: str | None) -> None:
+    table.add_row(*(plain(cell) for cell in cells), style=style)
 
 
 def _seeds(report: dict[str, Any]) -> str:

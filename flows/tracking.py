@@ -19,10 +19,13 @@ from mlflow.entities import Metric, Param, RunStatus, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from distillery.address import without_login
 from distillery.config import Experiment
 from distillery.store import fingerprint
+from flows import records
 from flows.places import Places
 from flows.servers import check_database, tracking_problem
+from flows.shown import without_secrets
 
 KEY = "distillery.key"
 ROLE = "role"
@@ -103,28 +106,37 @@ class Tracker:
         self.client = connect(places)
         self.experiment_id = _experiment(self.client, experiment, places.artifacts)
         self.parent: Run | None = None
+        self.record: records.Record | None = None
+        self._experiment, self._runs = experiment, places.runs
         self._children: dict[str, Run] = {}
 
     @contextmanager
     def pipeline_run(self, config: Experiment) -> Iterator[Run]:
         """The parent run. One that was left unfinished by a process that died is continued; an error names its page."""
         key = fingerprint("pipeline", config)
-        host = socket.gethostname()
-        left = self._all(key, f"and attributes.status = 'RUNNING' and tags.host = '{host}'")
-        dead = [found for found in left if _is_dead(found.data.tags.get("pid"))]
-        if dead:
-            run = Run(self.client, dead[0].info.run_id, fresh=False)
-        else:
-            run = self._create(config.name, {KEY: key, ROLE: "pipeline"})
-        run.tags({"host": host, "pid": os.getpid()})
+        run, self.record = self._left(key) or self._begun(key, config.name)
+        run.tags({"host": socket.gethostname(), "pid": os.getpid()})
         run.flush()
         self.parent = run
         try:
-            with _closing(run):
+            with _closing(run), self.record.held():
                 yield run
         except Exception as error:
             error.add_note(f"MLflow: {self.url(run)}")
             raise
+
+    def _left(self, key: str) -> tuple[Run, records.Record] | None:
+        """The run of a process that died, and its record."""
+        for found in self._all(key, "and attributes.status = 'RUNNING'"):
+            run_id = found.info.run_id
+            record = records.take_over(records.file_of(self._runs, self._experiment, run_id))
+            if record is not None:
+                return Run(self.client, run_id, fresh=False), record
+        return None
+
+    def _begun(self, key: str, name: str) -> tuple[Run, records.Record]:
+        run = self._create(name, {KEY: key, ROLE: "pipeline"})
+        return run, records.begin(records.file_of(self._runs, self._experiment, run.id))
 
     @contextmanager
     def child(self, role: str, name: str, key: str, parent: Run | None = None, *, new: bool = False) -> Iterator[Run]:
@@ -183,7 +195,7 @@ class Tracker:
     def url(self, run: Run, artifact: str | None = None) -> str:
         """Address of a run's page, or of an artifact on it; without a server, where `make ui` will show it."""
         uri = mlflow.get_tracking_uri()
-        base = uri if uri.startswith("http") else "http://127.0.0.1:5000"
+        base = without_login(uri) if uri.startswith("http") else "http://127.0.0.1:5000"
         place = "" if artifact is None else f"/artifacts/{artifact}"
         return f"{base.rstrip('/')}/#/experiments/{self.experiment_id}/runs/{run.id}{place}?{VIEW}"
 
@@ -242,22 +254,10 @@ def _closing(run: Run) -> Iterator[Run]:
     try:
         yield run
     except BaseException as error:
-        run.tags({"error": f"{type(error).__name__}: {error}"[:4000]})
+        run.tags({"error": without_secrets(f"{type(error).__name__}: {error}")[:4000]})
         run.end(RunStatus.to_string(RunStatus.KILLED if isinstance(error, KeyboardInterrupt) else RunStatus.FAILED))
         raise
     run.end()
-
-
-def _is_dead(pid: str | None) -> bool:
-    if pid is None or not pid.isdigit():
-        return True
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return int(pid) == os.getpid()
 
 
 def _is_number(value: Any) -> bool:

@@ -13,6 +13,7 @@ import urllib.request
 from rich.console import Console
 
 from flows.places import Places
+from flows.shown import plain
 from flows.tracking import VIEW
 
 MLFLOW = f"http://127.0.0.1:{os.environ.get('MLFLOW_PORT', '5000')}"
@@ -23,33 +24,34 @@ def main() -> int:
     """Starts both servers, prints their addresses, and ends them together."""
     console = Console()
     servers = [
-        ("MLflow", MLFLOW, "/health", subprocess.Popen(_mlflow(), env=_environment(), start_new_session=True)),
-        ("Prefect", PREFECT, "/api/health", subprocess.Popen(_prefect(), env=_environment(), start_new_session=True)),
+        ("MLflow", MLFLOW, "/health", subprocess.Popen(mlflow_command(), env=environment(), start_new_session=True)),
+        ("Prefect", PREFECT, "/api/health", subprocess.Popen(_prefect(), env=environment(), start_new_session=True)),
     ]
     try:
         for name, address, health, process in servers:
             _wait(name, address + health, process)
             page = f"{address}/#/experiments?{VIEW}" if name == "MLflow" else address
-            console.print(f"{name:8} {page}", highlight=False, soft_wrap=True)
+            console.print(plain(f"{name:8} {page}"), soft_wrap=True)
         hint = f"to watch a run in Prefect, start it with PREFECT_API_URL={PREFECT}/api"
-        console.print(hint, highlight=False, soft_wrap=True)
+        console.print(plain(hint), soft_wrap=True)
         while all(process.poll() is None for *_, process in servers):
             time.sleep(0.5)
-        console.print("one of the servers has ended, so the other is stopped too", highlight=False)
+        console.print(plain("one of the servers has ended, so the other is stopped too"))
         return 1
     except KeyboardInterrupt:
         return 0
     except RuntimeError as error:
-        console.print(f"[red]{error}[/]", highlight=False)
+        console.print(plain(error, "red"))
         return 1
     finally:
         for *_, process in servers:
             _end(process)
 
 
-def _mlflow() -> list[str]:
+def mlflow_command() -> list[str]:
+    """MLflow's server; what may hold a password is in `environment`, since every user can read command lines."""
     places = Places.from_environment()
-    store = ["--backend-store-uri", places.tracking_uri]
+    store = []
     if places.artifacts is not None:
         (places.home / "mlflow").mkdir(exist_ok=True)
         store += ["--artifacts-destination", places.artifacts]
@@ -62,14 +64,16 @@ def _prefect() -> list[str]:
     return [sys.executable, "-m", "prefect", "server", "start", *address, "--log-level", "ERROR"]
 
 
-def _environment() -> dict[str, str]:
-    # Without this MLflow starts a dozen job processes that nothing here uses.
-    quiet = {
+def environment() -> dict[str, str]:
+    """What both servers are started with."""
+    settings = {
+        "MLFLOW_BACKEND_STORE_URI": Places.from_environment().tracking_uri,
+        # Without this MLflow starts a dozen job processes that nothing here uses.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "PREFECT_UI_URL": PREFECT,
         "PREFECT_API_URL": f"{PREFECT}/api",
     }
-    return {**os.environ, **quiet}
+    return {**os.environ, **settings}
 
 
 def _wait(name: str, address: str, process: subprocess.Popen[bytes], seconds: int = 120) -> None:

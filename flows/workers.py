@@ -6,15 +6,15 @@ import itertools
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from typing import Any
 
-import torch
-
 from distillery.store import Missing, Store
 from distillery.training import torchrun
+from flows import share
+from flows.shown import tell_warnings
 
 OnEpoch = Callable[..., None]
 
@@ -27,13 +27,11 @@ class Workers:
     Use as a context manager: leaving it ends the processes, by an interruption at once, else after what they work on.
 
     Args:
-        count: Number of processes.
-        gpus: What each of them may see of the GPUs (``0``, or several: ``0,1``), dealt out in turn; none: what this
-            process sees.
+        count: Number of processes. Each has GPUs of its own (flows/share.py) and its part of the cores.
     """
 
-    def __init__(self, count: int, gpus: Sequence[str] = ()) -> None:
-        self.count, self._gpus = count, gpus
+    def __init__(self, count: int) -> None:
+        self.count = count
         self._numbers = itertools.count()
         self._listeners: dict[int, OnEpoch] = {}
         self._turn = threading.Lock()
@@ -51,11 +49,9 @@ class Workers:
                 return
             # A fork would copy the locks of this process's threads.
             context = multiprocessing.get_context("spawn")
-            self._queue, shares = context.Queue(), context.Queue()
-            for number in range(self.count):
-                shares.put(self._gpus[number % len(self._gpus)] if self._gpus else None)
+            self._queue = context.Queue()
             threads = max(1, len(os.sched_getaffinity(0)) // self.count)
-            pool = ProcessPoolExecutor(self.count, context, _begin, (self._queue, threads, shares))
+            pool = ProcessPoolExecutor(self.count, context, _begin, (self._queue, threads))
             self._reader = threading.Thread(target=self._listen, daemon=True)
             self._reader.start()
             self._pool = pool
@@ -106,13 +102,12 @@ class Workers:
                 self._listeners[number](*report)
 
 
-def _begin(events: Any, threads: int, gpus: Any) -> None:
+def _begin(events: Any, threads: int) -> None:
     global _events
     _events = events
+    tell_warnings()
     threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
-    if (gpu := gpus.get()) is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # before this process first asks for one
-    torch.set_num_threads(threads)
+    share.take(threads)
 
 
 def _end_with(parent: Any) -> None:

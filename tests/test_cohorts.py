@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from bisect import bisect_left
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -13,7 +14,8 @@ from distillery.cohorts import in_one_go, stack_size, within_memory
 from distillery.config import Capacity, Recipe, Teachers
 from distillery.models import InputSpec
 from distillery.space import Setting
-from distillery.teachers import build_network
+from distillery.store import Store
+from distillery.teachers import build_network, train_teachers
 from distillery.trials import Job, train_trials
 
 SPEC = InputSpec("table", (20,), 2)
@@ -58,12 +60,27 @@ def test_a_cohort_that_does_not_fit_is_split(
     job = Job(config, chain.data, chain.ensemble, tuple(chain.taught), capacity, settings, "cpu")
     whole = train_trials(job)
     spec, recipe = chain.dataset.spec, config.student.recipe
-    each = next(limit for limit in range(1 << 30) if cohorts._room(build_network(capacity, spec, 0), recipe, limit) > 1)
+    network = build_network(capacity, spec, 0)
+    each = bisect_left(range(1 << 30), 2, key=lambda limit: cohorts._room(network, recipe, limit))  # what two need
     monkeypatch.setattr(cohorts, "_free_bytes", lambda device: 2 * each)
     with caplog.at_level(logging.WARNING):
         split = train_trials(replace(job))
     assert [r["nll"] for r in split] == pytest.approx([r["nll"] for r in whole], rel=1e-4)
     assert "5 networks do not fit at once, they train in groups of 2" in caplog.text
+
+
+def test_teachers_that_do_not_fit_are_split(
+    chain: SimpleNamespace, store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """reference: copies of a member have the figures that they have in one go."""
+    (member,) = chain.config.teachers.members
+    recipe, names = chain.config.teachers.recipe_of(member), [handle.name for handle in chain.members]
+    monkeypatch.setattr(cohorts, "_free_bytes", lambda device: 0)
+    with caplog.at_level(logging.WARNING):
+        split = train_teachers(names, member, recipe, chain.config.seed, chain.data, store)
+    assert "3 networks do not fit at once, they train in groups of 1" in caplog.text
+    for mine, theirs in zip(split, chain.members, strict=True):
+        assert mine.fingerprint == theirs.fingerprint and mine.metrics == pytest.approx(theirs.metrics, rel=1e-3)
 
 
 def test_what_fits_stays_together(caplog: pytest.LogCaptureFixture) -> None:

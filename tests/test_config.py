@@ -135,7 +135,7 @@ MISTAKES: list[tuple[str, Any, list[str]]] = [
     (
         "teachers.members.0",
         {"name": "x", "family": "given", "path": "/no/where.npz"},
-        ["teachers.members.0: path", "expected an .npz or .parquet", "got '/no/where.npz'"],
+        ["teachers.members.0: path", "expected an .npz, .parquet or .csv", "got '/no/where.npz'"],
     ),
     ("teachers.members.0", {"name": "x", "family": "mlp"}, ["teachers.members.0", "needs the option 'hidden'"]),
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -95,23 +96,24 @@ def test_bounds_widen_with_the_number_of_candidates() -> None:
     """reference: with two candidates a gain's interval is a 95 % bootstrap, with seven one of 1 - 5 % / 6."""
     logits, labels = votes(2)
     none = np.empty(0)
-    a, b = (Judged(none, none, none, 1.0, z, z) for z in logits[:2])
+    a, b = (Judged(none, none, none, 1.0, *[metrics.row_scores(z, labels)] * 2) for z in logits[:2])
     losses = [metrics.row_nll(z, labels) for z in logits[:2]]
     for count, confidence in ((2, 0.95), (7, 1 - 0.05 / 6)):
         expected = metrics.paired_difference(*losses, resamples=2000, confidence=confidence)
-        assert gain(a, b, labels, count) == (expected.value, expected.low, expected.high)
+        assert gain(a, b, count) == (expected.value, expected.low, expected.high)
 
 
 def test_weights_are_compared_without_temperature_and_linear_maps_with_it() -> None:
     """reference: the gain of weights is one of plain logits, that of a linear map one of what would be used."""
     logits, labels = votes(2)
     plain, sharp = logits[0], logits[1]
-    before = Judged(np.ones(2) / 2, np.ones(2) / 2, np.ones(2) / 2, 0.5, plain, sharp)
+    scores = [metrics.row_scores(z, labels) for z in logits]
+    before = Judged(np.ones(2) / 2, np.ones(2) / 2, np.ones(2) / 2, 0.5, *scores[:2])
     for weights, pairs in ((np.ones(2) / 2, (plain, logits[2])), (np.ones((5, 2)), (sharp, logits[2]))):
-        after = Judged(np.arange(2), weights, weights, 1.0, logits[2], sharp)
+        after = Judged(np.arange(2), weights, weights, 1.0, scores[2], scores[1])
         losses = [metrics.row_nll(z, labels) for z in pairs]
         expected = metrics.paired_difference(*losses, resamples=2000, confidence=0.95)
-        assert gain(before, after, labels, 2)[0] == expected.value
+        assert gain(before, after, 2)[0] == expected.value
 
 
 def test_a_useless_member_is_weighed_down() -> None:
@@ -138,7 +140,7 @@ def test_learned_weights_beat_uniform_where_some_models_are_bad(mixed: tuple[np.
     plain = next(r for r in content["table"] if (r["weighting"], r["pool"]) == ("uniform", "probs"))
     on_test = [metrics.row_nll(pooling_of(r).apply(logits[:, 400:]), labels[400:]).mean() for r in (plain, used)]
     assert on_test[1] < on_test[0]
-    assert content["left_out"] == {"stacking": 500}
+    assert content["left_out"] == {"stacking": "expected at least 500 rows in val_ensemble, got 400"}
 
 
 def test_uniform_loses_nothing_where_models_are_alike() -> None:
@@ -208,7 +210,8 @@ def test_rows_that_do_not_suffice_are_told() -> None:
     assert names == [(w, p) for w in ("uniform", "convex") for p in ("probs", "logits")] + [("stacking", "logits")]
     found, left_out = candidates(Ensemble(), 12, 2, 100)
     assert {c.weighting.name for c in found} == {"uniform"}
-    assert left_out == {"convex": 120, "greedy": 120, "stacking": 240}
+    least = {"convex": 120, "greedy": 120, "stacking": 240}
+    assert left_out == {name: f"expected at least {n} rows in val_ensemble, got 100" for name, n in least.items()}
 
 
 def test_every_candidate_is_judged_on_rows_it_was_not_fitted_on(chain: SimpleNamespace) -> None:
@@ -282,6 +285,77 @@ def test_candidates_are_the_configs(chain: SimpleNamespace, store: Store) -> Non
     assert label(optimize_weights(chain.members, on_val, chain.data, only_convex, store)) == "convex-logits"
     with pytest.raises(InputError, match="expected at least 90 rows in val_ensemble"):
         candidates(STACKING, 3, 3, 89)
+
+
+def test_what_takes_long_is_left_out_unless_it_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    """contract: by sizes alone; stacking of many classes, and greedy picks on the log pool of many more."""
+    found, left_out = candidates(Ensemble(), 5, 100, 6000)
+    assert "stacking" not in {c.weighting.name for c in found} and len(found) == 6
+    assert left_out == {
+        "stacking": "would take about 24 minutes; name it in ensemble.weightings to have it tried",
+    }
+    found, left_out = candidates(Ensemble(), 12, 1000, 30_000)
+    assert [c.name for c in found] == [
+        *(f"{name} weights, {pool} pool" for name in ("uniform", "convex") for pool in ("probs", "logits")),
+        "greedy weights, probs pool",
+    ]
+    assert left_out["greedy weights, logits pool"].startswith("would take about 72 minutes")
+    assert left_out["stacking"] == "expected at least 120000 rows in val_ensemble, got 30000"
+    named = Ensemble(weightings=(Weighting(name="stacking"), Weighting(name="greedy")))
+    found, left_out = candidates(named, 5, 100, 6000)
+    assert [c.weighting.name for c in found] == ["stacking", "greedy", "greedy"] and not left_out
+    usual, left_out = candidates(Ensemble(), 12, 10, 3000)
+    assert len(usual) == 7 and not left_out
+
+
+def test_long_work_that_is_asked_for_is_told(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """contract: with no time to spare pruning is left out with a word; what is asked for is done, after a warning."""
+    monkeypatch.setattr("distillery.candidates.MOST_SECONDS", 0)
+    logits, labels = votes(4, skill=(2.0, 2.0, 0.0))
+    content, _ = chosen_of(logits, labels, Ensemble())
+    assert [row["weighting"] for row in content["table"]] == ["uniform", "uniform"]
+    assert set(content["left_out"]) == {
+        "stacking",
+        *(f"{name} weights, {pool} pool" for name in ("convex", "greedy") for pool in ("probs", "logits")),
+    }
+    assert content["pruning"] is None
+    assert content["pruning_note"] == "would take about a minute; set ensemble.prune to have it tried"
+    assert not caplog.records
+    content, _ = chosen_of(logits, labels, QUICK.model_copy(update={"prune": True}))
+    assert content["pruning"]["applied"] and len(content["table"]) == 4
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 3 and "convex weights, probs pool are named" in told[0] and "ensemble.prune is set" in told[2]
+
+
+def test_choosing_goes_by_blocks_of_rows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """property: less than 20 MB, most of it a bootstrap's, where the probabilities alone would take 29 MB."""
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 2000, 150)
+    logits = 2 * generator.normal(size=(12, 150, 2000)).astype(np.float32)
+    logits[:, np.arange(150), labels] += 6
+    monkeypatch.setattr("distillery.log_probs.KEPT_BYTES", 1 << 20)
+    monkeypatch.setattr("distillery.candidates.MOST_SECONDS", 0)  # no pruning, which would take most of the time
+    tracemalloc.start()
+    choose(logits, labels, QUICK.model_copy(update={"pools": ("probs",)}), [f"m{i}" for i in range(12)], tmp_path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20e6
+
+
+def test_logits_beyond_memory_lie_on_disk(
+    chain: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """reference: the members' logits side by side, in memory or in a file without a name; the choice is the same."""
+    handles = chain.logits["val_ensemble"]
+    expected, labels = np.stack([read_logits(h) for h in handles]), chain.dataset.labels("val_ensemble")
+    held = stage.gathered(handles)
+    monkeypatch.setenv("DISTILLERY_MEMORY_MB", "0")
+    mapped = stage.gathered(handles, tmp_path)
+    assert isinstance(mapped, np.memmap) and not isinstance(held, np.memmap) and not list(tmp_path.iterdir())
+    assert np.array_equal(held, expected) and np.array_equal(mapped, expected)
+    found = choose(mapped, labels, QUICK, ["a", "b", "c"], tmp_path)
+    monkeypatch.delenv("DISTILLERY_MEMORY_MB")
+    assert found == choose(held, labels, QUICK, ["a", "b", "c"])
 
 
 def test_targets_beyond_memory_lie_on_disk(chain: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from scipy.special import softmax
 
 from distillery import config, dataset, export, preprocess
 from distillery.config import Capacity, Student
+from distillery.serving.answers import classes_of, reading_of
 from distillery.space import Setting
 from distillery.store import Handle, Store
 from distillery.students import Wanted, load_student, train_baselines
@@ -124,7 +125,7 @@ def test_all_rows_of_a_source_can_be_asked(served: SimpleNamespace) -> None:
 
 def test_the_file_says_what_it_takes_and_gives(served: SimpleNamespace) -> None:
     """golden: class names travel in the file; one input for images and for numbers alone, else one for each column."""
-    assert export.classes_of(served.session) == served.dataset.classes
+    assert classes_of(served.session) == served.dataset.classes
     inputs, outputs = served.session.get_inputs(), [o.name for o in served.session.get_outputs()]
     if served.kind == "image":
         assert [(i.name, i.type) for i in inputs] == [("image", "tensor(uint8)")]
@@ -132,10 +133,11 @@ def test_the_file_says_what_it_takes_and_gives(served: SimpleNamespace) -> None:
         feeds = raw(served, served.dataset.splits["test"][:4])
         probs, logits = served.session.run(["probabilities", "logits"], feeds)
         np.testing.assert_allclose(softmax(logits, axis=-1), probs, atol=1e-6)
-        assert export.columns_of(served.session) == {}
+        assert reading_of(served.session).columns == ()
         return
     named = list(served.rows.frame.columns)
-    assert export.columns_of(served.session) == {name: name != "colour" for name in named}
+    kinds = {column.name: column.kind for column in reading_of(served.session).columns}
+    assert kinds == {name: "category" if name == "colour" else "number" for name in named}
     assert outputs == ["label", "probability:b/ü", "probability:c", "probability:class a"]
     if served.kind == "numbers":
         assert [(i.name, i.type, i.shape[1]) for i in inputs] == [("numbers", "tensor(double)", 2)]

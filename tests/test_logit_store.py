@@ -11,6 +11,7 @@ import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
+from distillery import logit_store
 from distillery.logit_store import Reader, Writer, ahead
 
 SHAPE = (3, 50, 4)
@@ -112,3 +113,27 @@ def test_an_array_is_hardly_larger_than_its_numbers(tmp_path: Path, rows: int) -
     chunks = 2 * -(-rows // 1000)
     assert content.nbytes <= size <= content.nbytes + chunks * (4 + 20)
     assert each <= 1000
+
+
+def test_of_many_classes_fewer_rows_are_in_a_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """golden: 50 rows of 4 classes in chunks of at most 160 bytes as float32: five of ten rows, the same content."""
+    monkeypatch.setattr(logit_store, "CHUNK_BYTES", 160)
+    reader = Reader(kept(tmp_path, "float32", 64))
+    assert reader.chunk_rows == 10
+    assert np.array_equal(reader.all(), CONTENT.astype(np.float32))
+
+
+def test_rows_of_one_chunk_are_read_at_once(tmp_path: Path) -> None:
+    """property: without its file, rows of the chunk that was read last are still there, those of others are not."""
+    path = kept(tmp_path, "float32", 16)
+    reader = Reader(path)
+    first = reader.rows_of(1, 0, 3)
+    for chunk in (path / "c" / "1").glob("*/0"):
+        chunk.unlink()
+    assert np.array_equal(reader.rows_of(1, 0, 3), first)
+    assert np.array_equal(reader.rows_of(1, 2, 5), CONTENT[1, 2:5].astype(np.float32))
+    for _ in range(2):
+        with pytest.raises(ValueError, match="cannot read"):
+            reader.rows_of(1, 40, 41)
+    with pytest.raises(ValueError, match="cannot read"):
+        reader.rows_of(1, 0, 3)

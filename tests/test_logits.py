@@ -14,7 +14,7 @@ import pytest
 import zarr
 from safetensors.torch import load_file, save_file
 
-from distillery import config
+from distillery import config, memory
 from distillery import logits as stage
 from distillery.config import Logits, Recipe, Teacher, Views
 from distillery.dataset import prepare, read_source
@@ -141,6 +141,81 @@ def test_a_changed_member_is_found(chain: SimpleNamespace, labelled: Handle, tmp
         check_drift(labelled, copy, chain.data)
     with pytest.raises(RuntimeError, match="member 'mlp-01'"):
         check_drift(labelled, chain.members[1], chain.data)
+
+
+KEPT = {
+    "float16": Logits(),
+    "float32": Logits(dtype="float32"),
+    "int8": Logits(dtype="int8"),
+    "top": Logits(top=2),
+}
+
+
+@pytest.mark.parametrize("kept", KEPT)
+@pytest.mark.parametrize("size", [1.0, 60.0, 2000.0])
+def test_large_logits_do_not_drift_by_being_kept(
+    store: Store, tmp_path: Path, tree: dict[str, Any], kept: str, size: float
+) -> None:
+    """contract: a member that answers the same passes, however large its logits are and whatever keeping them costs."""
+    data = config.Data(**{**tree["data"], "classes": 8, "informative": 6})
+    handle = prepare(data, read_source(data), store)
+    array = size * np.random.default_rng(0).normal(size=(900, 8)).astype(np.float32)
+    member = given_member(array, tmp_path, SimpleNamespace(data=handle), store)
+    labelled = cache_logits(member, "transfer", handle, KEPT[kept], store)
+    drift = check_drift(labelled, member, handle)
+    assert drift == 0 if kept == "float32" else drift > 0
+
+
+def test_answers_that_differ_by_a_gpus_rounding_have_not_drifted(
+    chain: SimpleNamespace, store: Store, tmp_path: Path
+) -> None:
+    """property: a thousandth of large logits is allowed, a twentieth is not; the message says what would help."""
+    array = 60 * np.random.default_rng(0).normal(size=(900, 3)).astype(np.float32)
+    noise = np.random.default_rng(1).choice([-1, 1], array.shape).astype(np.float32)
+    handles = []
+    for share in (0.0, 1e-3, 0.05):
+        (folder := tmp_path / str(share)).mkdir()
+        handles.append(given_member(array * (1 + share * noise), folder, chain, store))
+    labelled = cache_logits(handles[0], "transfer", chain.data, Logits(), store)
+    assert check_drift(labelled, handles[1], chain.data) > stage.DRIFT
+    with pytest.raises(
+        RuntimeError, match=r"go back to those that labelled, or remove .* \(and its copy at the remote"
+    ):
+        check_drift(labelled, handles[2], chain.data)
+
+
+def test_logits_too_large_for_half_precision_are_told(chain: SimpleNamespace, store: Store, tmp_path: Path) -> None:
+    """contract: member, row and remedy are named; single precision keeps them."""
+    array = np.zeros((900, 3), np.float32)
+    row = int(chain.dataset.splits["test"][3])
+    array[row, 1] = 1e5
+    member = given_member(array, tmp_path, chain, store)
+    message = f"member 'given': expected logits of at most 65504 .* got 1e\\+05 in row {row}; set logits.dtype: float32"
+    with pytest.raises(InputError, match=message):
+        cache_logits(member, "test", chain.data, Logits(), store)
+    assert read_logits(cache_logits(member, "test", chain.data, CHUNKS, store)).max() == 1e5
+
+
+def test_members_are_shown_rows_by_the_block(
+    chain: SimpleNamespace, store: Store, labelled: Handle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """reference: the same logits where a block is seven rows; never more than these are asked for at once."""
+    expected, asked = read_logits(labelled), []
+    real = load_member(chain.members[0], chain.dataset.spec)
+
+    class Counted:
+        def logits(self, inputs: np.ndarray, rows: np.ndarray) -> np.ndarray:
+            asked.append(len(inputs))
+            return real.logits(inputs, rows)
+
+    monkeypatch.setattr(memory, "BLOCK_BYTES", 7 * chain.dataset.inputs[:1].nbytes)
+    monkeypatch.setattr(stage, "load_member", lambda *_: Counted())
+    elsewhere = Store(store.root / "elsewhere")
+    found = cache_logits(chain.members[0], "transfer", chain.data, CHUNKS, elsewhere, views=VIEWS)
+    np.testing.assert_allclose(read_logits(found), expected, atol=1e-5)
+    assert max(asked) == 7 and sum(asked) == 900
+    check_drift(found, chain.members[0], chain.data)
+    assert max(asked) == 7
 
 
 def test_a_shift_of_all_classes_is_no_drift(chain: SimpleNamespace, labelled: Handle, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 from scipy.optimize import minimize_scalar
-from scipy.special import softmax, xlogy
+from scipy.special import log_softmax, softmax, xlogy
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, recall_score
 
 from distillery import metrics
@@ -35,6 +35,26 @@ def test_quality_is_sklearns(seed: int, classes: int) -> None:
     by_loop = [sum((p - (c == y)) ** 2 for c, p in enumerate(row)) for row, y in zip(probs, labels, strict=True)]
     assert found["brier"] == pytest.approx(np.mean(by_loop))
     assert found["nll"] == pytest.approx(metrics.row_nll(logits, labels).mean())
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.3, 4.0])
+def test_nll_is_that_of_log_softmax(temperature: float) -> None:
+    """reference: scipy on all rows at once, which are more than a block."""
+    generator = np.random.default_rng(0)
+    logits, labels = 5 * generator.normal(size=(50, 4000)), generator.integers(0, 4000, 50)
+    assert len(list(metrics.row_blocks(50, 4000))) > 1
+    expected = -log_softmax(logits / temperature, axis=-1)[np.arange(50), labels]
+    np.testing.assert_allclose(metrics.row_nll(logits, labels, temperature), expected, rtol=1e-12)
+    np.testing.assert_allclose(metrics.row_scores(logits / temperature, labels).nll, expected, rtol=1e-12)
+
+
+def test_blocks_hold_every_row_once() -> None:
+    """property: in order, each as large as it may be, and a row alone where it is larger."""
+    for numbers, block_bytes in ((10, 8 * 30), (10, 8 * 39), (10, 7), (0, 8)):
+        parts = list(metrics.row_blocks(20, numbers, block_bytes))
+        assert np.concatenate([np.arange(p.start, p.stop) for p in parts]).tolist() == list(range(20))
+        sizes = {p.stop - p.start for p in parts[:-1]}
+        assert sizes <= {max(1, block_bytes // (8 * max(1, numbers)))}
 
 
 @given(SEEDS)

@@ -111,3 +111,38 @@ def test_named_columns_are_put_in_order(store: Store) -> None:
         handle = outside.ask("old", number, lambda _, value=value: value, rows, ["no", "yes"], store)  # type: ignore[misc]
         with np.load(handle.file("answers.npz")) as arrays:
             assert np.allclose(arrays["logits"], probs)
+
+
+def test_an_array_is_refused_where_its_order_is_not_certain(store: Store) -> None:
+    """contract: twelve numbers sorted as text; a frame whose columns have names is put in order, by the names."""
+    classes = sorted(str(number) for number in range(12))
+    rows = Rows("table", np.array(["0", "10", "2"]), "digest", frame=FRAME)
+    probs = np.random.default_rng(0).dirichlet(np.ones(12), 3)
+    for number, value in enumerate((probs, pd.DataFrame(probs), {"probabilities": probs})):
+        with pytest.raises(InputError, match=r"teacher 'old': .*sorted as text, 0, 1, 10, 11, 2, 3, ..., not 0, 1, 2"):
+            outside.ask("old", number, lambda _, value=value: value, rows, classes, store)  # type: ignore[misc]
+    for prefix in ("", "probability:"):
+        named = pd.DataFrame(probs, columns=[f"{prefix}{number}" for number in range(12)])
+        handle = outside.ask("old", prefix, lambda _, named=named: named, rows, classes, store)  # type: ignore[misc]
+        with np.load(handle.file("answers.npz")) as arrays:
+            assert np.allclose(arrays["logits"], probs[:, [int(name) for name in classes]])
+            assert arrays["classes"].tolist() == classes
+
+
+def test_another_home_gives_the_same_teacher(
+    chain: SimpleNamespace, pickled: tuple[Path, LogisticRegression], tmp_path: Path
+) -> None:
+    """property: where the store lies is no part of a fingerprint; another content of the answers is."""
+    prints = set()
+    for home in ("one", "two"):
+        store = Store(tmp_path / home)
+        identity, predict = outside.open_pickle(member(pickled[0]))
+        handle = outside.ask("old", identity, predict, chain.rows, chain.dataset.classes, store)
+        given = outside.as_given(member(pickled[0]), handle)
+        (trained,) = train_teachers(["old"], given, chain.config.teachers.recipe, 0, chain.data, store)
+        prints.add(trained.fingerprint)
+    assert len(prints) == 1
+    other = outside.ask("old", "v2", lambda raw: np.full((len(raw), 3), 1 / 3), chain.rows, ["0", "1", "2"], store)
+    given = outside.as_given(member(pickled[0]), other)
+    (trained,) = train_teachers(["old"], given, chain.config.teachers.recipe, 0, chain.data, store)
+    assert trained.fingerprint not in prints

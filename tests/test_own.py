@@ -17,12 +17,12 @@ from distillery.config import Experiment
 from distillery.errors import InputError
 from distillery.losses import LOSSES
 from distillery.losses.kd import kd
+from distillery.member_keys import content_key
 from distillery.models import MODELS
 from distillery.soft_losses import check_loss
 from distillery.space import Setting
 from distillery.store import Store
 from distillery.students import Wanted, load_student, train_students
-from distillery.teachers import content_key
 
 CODE = '''
 import torch

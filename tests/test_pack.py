@@ -14,8 +14,9 @@ import pytest
 from distillery import pack as stage
 from distillery.data import Rows
 from distillery.errors import InputError
-from distillery.pack import JOURNAL, NAME, pack
+from distillery.pack import JOURNAL
 
+NAME, NOTES = "inputs.npy", f"inputs{JOURNAL}"
 COUNT, BROKEN, CHUNK = 23, (4, 11), 5
 PIXELS = np.random.default_rng(0).integers(0, 256, (COUNT, 3, 4, 4), np.uint8)
 
@@ -29,6 +30,11 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 def images(on_error: Any = "stop") -> Rows:
     """A source whose rows are not read, as the encoder is given."""
     return Rows("image", np.zeros(COUNT), "d", read=PIXELS.__getitem__, on_error=on_error)
+
+
+def pack(folder: Path, rows: Rows, encode: Any, ids: np.ndarray | None = None) -> np.ndarray:
+    """All rows, or some of them, in that order."""
+    return stage.pack(folder / NAME, rows, np.arange(len(rows)) if ids is None else ids, encode)
 
 
 def encoder(asked: list[int], broken: tuple[int, ...] = (), killed_at: int = -1) -> Callable[[np.ndarray], np.ndarray]:
@@ -87,9 +93,9 @@ def cut_array(folder: Path) -> None:
 LEFT: dict[str, tuple[Callable[[Path], Any], list[int]]] = {
     "no array": (lambda f: (f / NAME).unlink(), list(range(COUNT))),
     "half an array": (cut_array, list(range(COUNT))),
-    "no journal": (lambda f: (f / JOURNAL).unlink(), list(range(COUNT))),
-    "an empty journal": (lambda f: (f / JOURNAL).write_text(""), list(range(COUNT))),
-    "half a line": (lambda f: (f / JOURNAL).write_text((f / JOURNAL).read_text()[:-9]), [20, 21, 22]),
+    "no journal": (lambda f: (f / NOTES).unlink(), list(range(COUNT))),
+    "an empty journal": (lambda f: (f / NOTES).write_text(""), list(range(COUNT))),
+    "half a line": (lambda f: (f / NOTES).write_text((f / NOTES).read_text()[:-9]), [20, 21, 22]),
 }
 
 
@@ -102,6 +108,19 @@ def test_nothing_half_written_is_trusted(tmp_path: Path, left: str) -> None:
     asked: list[int] = []
     pack(tmp_path, images(), encoder(asked))
     assert sorted(set(asked)) == again and np.array_equal(packed(tmp_path), PIXELS)
+
+
+def test_chunks_of_other_rows_are_not_taken(tmp_path: Path) -> None:
+    """resume: a killed run had begun the array with other rows; only chunks that hold the same ones are kept."""
+    ids = np.arange(COUNT)[::-1].copy()
+    pack(tmp_path, images(), encoder([]), ids)
+    ids[[5, 6]] = ids[[6, 5]]
+    asked: list[int] = []
+    usable = pack(tmp_path, images("skip"), encoder(asked, (int(ids[9]),)), ids)
+    assert asked == ids[5:10].tolist() and np.flatnonzero(~usable).tolist() == [9]
+    expected = PIXELS[ids]
+    expected[9] = 0
+    assert np.array_equal(packed(tmp_path), expected)
 
 
 def test_a_disk_without_room_is_told_before_anything_is_decoded(
@@ -126,10 +145,10 @@ def test_a_disk_that_fills_up_on_the_way_loses_no_chunk(tmp_path: Path, monkeypa
     """contract: where no room can be reserved the write tells the same; whole chunks are kept."""
     write = stage._Begun.write
 
-    def full(self: Any, start: int, content: np.ndarray, left_out: np.ndarray) -> None:
+    def full(self: Any, start: int, *rest: np.ndarray) -> None:
         if start == 10:
             raise OSError(errno.ENOSPC, "No space left on device")
-        write(self, start, content, left_out)
+        write(self, start, *rest)
 
     with monkeypatch.context() as patch:
         patch.setattr(stage._Begun, "write", full)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax, softmax
 
 from distillery.metrics import row_nll
-from distillery.pooling import Pooling, fit_temperature, influence, pool_logits
+from distillery.pooling import Pooling, fit_temperature, influence, pool_log_probs, pool_logits, pooled_blocks
 
 SEEDS = st.integers(0, 999)
 POOL = pytest.mark.parametrize("pool", ["probs", "logits"])
@@ -103,3 +105,33 @@ def test_the_temperature_that_made_the_logits_too_sharp_is_found(true: float) ->
     logits = generator.normal(0, 1.5, (20_000, 3))
     labels = (generator.random((20_000, 1)) > softmax(logits, axis=-1).cumsum(-1)).sum(-1)
     assert fit_temperature(true * logits, labels) == pytest.approx(true, rel=0.03)
+
+
+@POOL
+def test_blocks_are_the_rows_that_are_wanted(pool: str) -> None:
+    """property: rows in any order, more than a block of them, are those of all rows, to the last digit."""
+    logits, weights = np.random.default_rng(0).normal(0, 5, (3, 60, 4000)).astype(np.float32), np.array([0.2, 0, 0.8])
+    rows = np.random.default_rng(1).integers(0, 60, 50)
+    expected, found = pool_logits(logits, weights, pool), np.full((50, 4000), np.nan)
+    for part, block in pooled_blocks(logits, weights, pool, rows):
+        assert len(block) < 50
+        found[part] = block
+    assert np.array_equal(found, expected[rows])
+
+
+def test_a_member_without_weight_on_a_row_does_not_hide_the_others() -> None:
+    """reference: log(.5 exp(-900) + .5 exp(-901)), though a member of weight zero on this row gives exp(0)."""
+    logs = np.array([[[0.0]], [[-900.0]], [[-901.0]]])
+    found = pool_log_probs(logs, np.array([[0.0], [0.5], [0.5]]), "probs")
+    assert found[0, 0] == pytest.approx(-900 + np.log((1 + np.exp(-1)) / 2))
+
+
+@POOL
+def test_pooling_needs_little_more_memory_than_its_result(pool: str) -> None:
+    """property: beside the 6.4 MB that come out, less than 8 MB, where all log-probabilities would take 77 MB."""
+    logits = np.random.default_rng(0).normal(size=(12, 800, 1000)).astype(np.float32)
+    tracemalloc.start()
+    pool_logits(logits, np.full(12, 1 / 12), pool)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 6.4e6 + 8e6

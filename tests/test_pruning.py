@@ -7,7 +7,7 @@ import pytest
 from scipy.special import softmax
 
 from distillery.metrics import row_nll
-from distillery.pooling import pool_logits
+from distillery.pooling import fit_temperature, pool_logits
 from distillery.pruning import Fit, Judge, Part, Pruned, prune, upper
 from distillery.weightings import WEIGHTINGS, deal
 
@@ -122,3 +122,20 @@ def test_the_bound_is_where_the_bootstraps_lies() -> None:
     difference = generator.exponential(size=200) - 0.9
     means = difference[generator.integers(0, 200, (10_000, 200))].mean(1)
     assert upper(difference) == pytest.approx(np.quantile(means, 0.95), abs=0.1 * means.std())
+
+
+@POOL
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_losses_are_those_of_all_rows_at_once(pool: str, calibrated: bool) -> None:
+    """reference: pooling fold by fold and one temperature after it, on rows that are more than a block."""
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 3000, 60)
+    logits = (2 * generator.normal(size=(3, 60, 3000)) + 6 * np.eye(3000)[labels]).astype(np.float32)
+    folds, by_fold = deal(labels, 3), np.array([[0.5, 0.5], [1.0, 0.0], [0.1, 0.9]])
+    pooled = np.empty((60, 3000))
+    for fold, weights in enumerate(by_fold):
+        pooled[folds == fold] = pool_logits(logits[[0, 2]][:, folds == fold], weights, pool)
+    temperature = fit_temperature(pooled, labels) if calibrated else 1.0
+    part = Part(np.array([0, 2]), by_fold.mean(0), by_fold)
+    found = Judge(logits, labels, folds, pool, calibrated).losses(part)
+    np.testing.assert_allclose(found, row_nll(pooled / temperature, labels), rtol=1e-9)

@@ -14,6 +14,7 @@ from torch import nn
 from distillery import config, dataset, export, preprocess, quantized
 from distillery.config import Capacity, Student
 from distillery.metrics import quality
+from distillery.serving.answers import classes_of
 from distillery.space import Setting
 from distillery.store import Store
 from distillery.students import Wanted, train_baselines
@@ -75,7 +76,7 @@ def test_the_int8_file_is_served_like_the_other(served: SimpleNamespace) -> None
     for each in ("get_inputs", "get_outputs"):
         names = [[(i.name, i.type) for i in getattr(s, each)()] for s in (exact, small)]
         assert names[0] == names[1]
-    assert export.classes_of(small) == json.loads(json.dumps(served.dataset.classes))
+    assert classes_of(small) == json.loads(json.dumps(served.dataset.classes))
     assert {onnx.TensorProto.INT8} <= {i.data_type for i in graph.graph.initializer}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import pickle
 import sys
@@ -169,6 +170,53 @@ def test_a_damaged_remote_is_told_and_replaced(
     assert whole(again) and not again.cached and "part 'my result': damaged at" in caplog.text
     assert whole(machine(tmp_path, "third", remote).stage("part", "n", 1, never))
     assert not list(other.root.rglob("*.fetched"))
+
+
+NAMES = ["../../outside.txt", "/{root}/outside.txt", "deep/../../outside.txt"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_remote_writes_into_the_stage_directory_alone(
+    remote: Remote, name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """contract: a manifest there that names another place is damaged: nothing is written, the stage is computed."""
+    made = machine(tmp_path, "one", remote).stage("part", "n", 1, build)
+    name = name.replace("/{root}", str(tmp_path))
+    fs, root = opened(remote)
+    there = f"{root}/part/{made.fingerprint}"
+    tree = json.loads(fs.cat_file(f"{there}/{MANIFEST}"))
+    size, digest = tree["files"]["a.txt"]
+    place = f"{there}/{digest}/{name}"
+    fs.makedirs(place.rpartition("/")[0], exist_ok=True)
+    fs.pipe_file(place, b"content")
+    fs.pipe_file(f"{there}/{MANIFEST}", json.dumps({**tree, "files": {name: [size, digest]}}).encode())
+    before = {path for path in tmp_path.rglob("*") if path.is_file() and "remote" not in path.parts}
+
+    again = machine(tmp_path, "other", remote).stage("part", "n", 1, build)
+    assert whole(again) and not again.cached and "expected names of files in the stage directory" in caplog.text
+    arrived = {path for path in tmp_path.rglob("*") if path.is_file() and "remote" not in path.parts} - before
+    assert all(path.is_relative_to(tmp_path / "other" / "part") for path in arrived)
+
+
+def test_nothing_else_is_sent(remote: Remote, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """contract: a manifest here that names another file sends none of this machine's files."""
+    made = machine(tmp_path, "one", None).stage("part", "n", 1, build)
+    tree = made.json(MANIFEST)
+    (tmp_path / "secret").write_text("secret")
+    made.file(MANIFEST).write_text(json.dumps({**tree, "files": {"../../../secret": tree["files"]["a.txt"]}}))
+    with pytest.raises(ConnectionError):
+        remote.send("part", Path(made.path))
+    assert not remote.holds("part", made.fingerprint)
+
+
+def test_what_arrived_is_not_read_again(remote: Remote, tmp_path: Path) -> None:
+    """property: its checksums were compared when it came; changes are found as in a stage that was made here."""
+    machine(tmp_path, "one", remote).stage("part", "n", 1, build)
+    other = machine(tmp_path, "other", remote)
+    found = other.stage("part", "n", 1, never)
+    assert not any(path.suffix == ".fetched" for path in other.root.rglob("*"))
+    found.file("a.txt").write_text("contenT")
+    assert other.stage("part", "n", 1, never).file("a.txt").read_text() == "content"
 
 
 def test_a_damaged_stage_is_fetched_rather_than_computed(remote: Remote, tmp_path: Path) -> None:

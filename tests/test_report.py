@@ -65,7 +65,8 @@ def test_the_report_is_what_the_stages_say(finished: SimpleNamespace, assembled:
     pooled = finished.ensemble.json("ensemble.json")
     used = pooled["table"][pooled["chosen"]]
     assert assembled["weights"]["members"] == dict(zip(pooled["members"], used["weights"], strict=True))
-    assert assembled["weights"]["reason"] == pooled["reason"]
+    for key in ("reason", "notes", "left_out"):
+        assert assembled["weights"][key] == pooled[key]
     assert assembled["promotion"] == PROMOTION and assembled["export"] == EXPORT.metrics
     assert assembled["data"]["test_rows_digest"] == judged["test_rows_digest"]
     assert assembled["data"]["rows_test"] == 300 and assembled["data"]["skipped_rows"] == []

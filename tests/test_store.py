@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import pickle
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distillery.config import Recipe
+from distillery.manifest import damaged_file
 from distillery.store import Handle, Missing, Store, checksum, fingerprint, write_json
 
 JSON = st.recursive(
@@ -114,6 +116,65 @@ def test_a_damaged_stage_is_computed_again(
     assert str(path) in caplog.text and "my result" in caplog.text
     assert again.file("deep/file.txt").read_text() == "content"
     assert store.stage("part", "my result", 1, build).cached
+
+
+def test_a_stage_that_is_as_it_was_is_not_read_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """property: bytes that change behind the file system's back are found by a full check, and then by everybody."""
+    build, calls = builder()
+    handle = store.stage("part", "n", 1, build)
+    file = handle.file("deep/file.txt")
+    was = file.stat()
+    DAMAGE["flipped"](file)
+    os.utime(file, ns=(was.st_atime_ns, was.st_mtime_ns))
+    assert store.stage("part", "n", 1, build).cached and store.looking().stage("part", "n", 1, build).cached
+    assert damaged_file(Path(handle.path)) == str(file)
+    with pytest.raises(Missing):
+        store.looking().stage("part", "n", 1, build)
+    assert not store.stage("part", "n", 1, build).cached and file.read_text() == "content"
+    assert damaged_file(Path(handle.path)) is None and len(calls) == 2
+
+
+def test_what_is_finished_is_on_the_disk(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """contract: files and manifest are flushed before the stage has its name, the folder that holds the name after."""
+    flushed: list[tuple[str, bool]] = []
+    fsync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        named = not any(store.root.glob("part/*.part"))
+        flushed.append((path.name, named))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    work = Path(store.stage("part", "n", 1, builder()[0]).path).with_suffix(".part").name
+    assert flushed == [(name, False) for name in ("file.txt", "manifest.json.tmp", work)] + [("part", True)]
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"files": {}', "\0" * 64])
+def test_a_neighbour_that_cannot_be_read_stops_nobody(store: Store, content: str) -> None:
+    """resume: what a power cut left of one stage is made again when it is asked for; others are built meanwhile."""
+    build, calls = builder()
+    handle = store.stage("part", "n", [1, "a"], build)
+    handle.file("manifest.json").write_text(content)
+    (store.root / "part" / "versions.txt").write_bytes(b"\0\xff" * 20 + b"\nhalf a li")
+    assert not store.stage("part", "n", [2, "b"], build).cached
+    assert not store.stage("part", "n", [1, "a"], build).cached and len(calls) == 3
+
+
+OUTSIDE = ["../outside.txt", "/etc/hostname", "deep/../../outside.txt", "..", ".", "", "manifest.json", "a\0b", "a//b"]
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_a_manifest_names_files_of_its_folder_alone(store: Store, name: str) -> None:
+    """contract: one that names another file is damaged, whatever that file holds."""
+    build, calls = builder()
+    handle = store.stage("part", "n", 1, build)
+    (store.root / "part" / "outside.txt").write_text("content")
+    tree = handle.json("manifest.json")
+    write_json(handle.file("manifest.json"), {**tree, "files": {name: tree["files"]["deep/file.txt"]}})
+    with pytest.raises(Missing):
+        store.looking().stage("part", "n", 1, build)
+    assert not store.stage("part", "n", 1, build).cached and len(calls) == 2
 
 
 def test_looking_finds_and_never_builds(store: Store) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import sklearn
 import torch
 from safetensors.torch import load_file
 from scipy.special import softmax
@@ -182,6 +183,19 @@ def test_an_estimator_is_fitted_as_by_hand(
         "x", Teacher(name="x", family="sklearn", estimator=path, params=params), Recipe(), 0, chain.data, store
     )
     assert other_recipe.cached  # a recipe says nothing to an estimator
+
+
+def test_an_estimator_of_another_version_is_fitted_anew(
+    chain: SimpleNamespace, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """property: what another version of its library pickled is not opened; networks are kept, whatever its version."""
+    estimator = Teacher(name="x", family="sklearn", estimator="sklearn.linear_model.LogisticRegression")
+    (network,) = chain.config.teachers.members
+    before = [train("x", model, SHORT, 0, chain.data, store) for model in (estimator, network)]
+    monkeypatch.setattr(sklearn, "__version__", "0.1")
+    after = [train("x", model, SHORT, 0, chain.data, store) for model in (estimator, network)]
+    assert [handle.cached for handle in after] == [False, True]
+    assert before[0].path != after[0].path
 
 
 def given_teacher(path: Path, chain: SimpleNamespace, store: Store) -> Handle:

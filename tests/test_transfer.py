@@ -106,7 +106,7 @@ def test_items_are_the_views_one_after_the_other(
     kept = resident.load()
     assert kept is not None and np.array_equal(kept.numpy(), expected)
     assert shared.load(kept) is kept
-    monkeypatch.setattr(module, "resident_bytes", lambda: expected.nbytes - 1)
+    monkeypatch.setattr(module, "resident_bytes", lambda device: expected.nbytes - 1)
     assert streamed.load() is None
     for transfer in (resident, shared, streamed):
         batch = transfer.take(items)

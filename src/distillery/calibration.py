@@ -45,5 +45,5 @@ def temperature_of(logits_NC: np.ndarray, labels_N: np.ndarray) -> float:
 def calibrated(network: nn.Module, dataset: Dataset, device: str = "cpu") -> Calibrated:
     """The network with the temperature that fits the validation rows."""
     rows = calibration_rows(dataset)
-    logits = predict(network, dataset.inputs[rows], device=device)
+    logits = predict(network, dataset.inputs, rows, device=device)
     return Calibrated(network, temperature_of(logits, dataset.labels_of(rows)))

@@ -10,6 +10,8 @@ from torch import nn
 
 from distillery.config import Model, Recipe, Teacher, Teachers
 from distillery.dataset import Dataset
+from distillery.devices import is_cuda
+from distillery.memory import free_on_gpu
 from distillery.models import MODELS, InputSpec
 from distillery.store import Handle
 from distillery.training.plan import plan_of
@@ -74,4 +76,4 @@ def _room(network: nn.Module, recipe: Recipe, limit_bytes: int) -> int:
 
 
 def _free_bytes(device: str) -> int:
-    return torch.cuda.mem_get_info(device)[0] if device.startswith("cuda") else int(psutil.virtual_memory().available)
+    return free_on_gpu(device) if is_cuda(device) else int(psutil.virtual_memory().available)

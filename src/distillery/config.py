@@ -135,7 +135,8 @@ class Weighting(Choice):
 class Ensemble(Section):
     """Candidates for the ensemble; the choice among them is made on val_ensemble, cross-fitted.
 
-    Without `weightings` these are uniform, convex, greedy and stacking, as far as the rows of val_ensemble suffice.
+    Without `weightings` these are uniform, convex, greedy and stacking, as far as the rows of val_ensemble suffice and
+    none takes longer than minutes.
     """
 
     weightings: Annotated[tuple[Weighting, ...], Field(min_length=1)] | None = None

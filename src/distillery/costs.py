@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from distillery import estimators
 from distillery.dataset import Dataset
 from distillery.ensemble import chosen
 from distillery.ensemble_graph import ensemble_graph
@@ -29,7 +30,7 @@ from distillery.runtimes import (
 from distillery.search import GRAPH
 from distillery.store import Handle, Store, write_json
 from distillery.students import load_student
-from distillery.teachers import load_member
+from distillery.teachers import load_member, model_of
 
 VERSION = 1
 ROWS = 64  # encoded rows that are used in turn
@@ -134,7 +135,7 @@ class _Costs:
                 found.append({})
                 continue
             if isinstance(member, EstimatorMember):
-                size = self.handles[place].file("model.joblib").stat().st_size / 1e6
+                size = estimators.size_mb(Path(self.handles[place].path))
                 found.append({"size_mb": size, **self._timed(self._runner(place, graphs))})
                 continue
             assert isinstance(member, NetworkMember)
@@ -188,6 +189,6 @@ class _Costs:
 
 def _architecture(member: Handle) -> str:
     """What tells a member's network from one with other layers: its config without name, weights and recipe."""
-    model = member.json("member.json")["model"]
+    model = model_of(member)
     own = {k: v for k, v in model.items() if k not in ("name", "copies", "recipe", "checkpoint", "pretrained")}
     return json.dumps(own, sort_keys=True)

@@ -3,36 +3,58 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
-from scipy.special import softmax
 
 from distillery.config import Weighting
-from distillery.metrics import paired_difference, row_nll
-from distillery.pooling import fit_temperature, pool_logits
+from distillery.log_probs import LogProbs
+from distillery.memory import room
+from distillery.metrics import RowScores, paired_difference
+from distillery.pooling import fit_temperature, pooled_blocks
 from distillery.weightings import WEIGHTINGS, deal
 
 RESAMPLES = 2000
 ROUNDING = 1e-9  # nats; a gain below this is the arithmetic's
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Votes:
-    """What the members say on the rows of val_ensemble, and the fold of each row."""
+    """What some members say on the rows of val_ensemble, and the fold of each row.
+
+    Attributes:
+        logits_MNC: Of all members, perhaps a file's.
+        log_probs: Of the members that count.
+        members: Their positions.
+        labels_N: The labels.
+        folds_N: The folds.
+        folder: Where what does not fit into memory may lie; None for the system's folder of temporary files.
+    """
 
     logits_MNC: np.ndarray
-    probs_MNC: np.ndarray
+    log_probs: LogProbs
+    members: np.ndarray
     labels_N: np.ndarray
     folds_N: np.ndarray
+    folder: Path | None = None
 
     @classmethod
-    def dealt(cls, logits_MNC: np.ndarray, labels_N: np.ndarray, folds: int) -> Votes:
+    def dealt(cls, logits_MNC: np.ndarray, labels_N: np.ndarray, folds: int, folder: Path | None = None) -> Votes:
         """The votes with their rows dealt out to folds."""
-        return cls(logits_MNC, softmax(logits_MNC.astype(np.float64), axis=-1), labels_N, deal(labels_N, folds))
+        log_probs, members = LogProbs.of_logits(logits_MNC), np.arange(len(logits_MNC))
+        return cls(logits_MNC, log_probs, members, labels_N, deal(labels_N, folds), folder)
 
     def of(self, members: np.ndarray) -> Votes:
-        """The votes of some members."""
-        return replace(self, logits_MNC=self.logits_MNC[members], probs_MNC=self.probs_MNC[members])
+        """The votes of some members, out of all of them."""
+        return replace(self, log_probs=self.log_probs.of_members(members), members=members)
+
+    def spread(self, weights: np.ndarray) -> np.ndarray:
+        """Weights of these members as weights of all members; a linear map as it is."""
+        if weights.ndim == 2:
+            return weights
+        spread = np.zeros(len(self.logits_MNC))
+        spread[self.members] = weights
+        return spread
 
 
 @dataclass(frozen=True)
@@ -54,41 +76,45 @@ class Candidate:
 
     def fit(self, votes: Votes, rows: np.ndarray) -> np.ndarray:
         """Weights [M] or a linear map [M·C + 1, C] from the rows of a mask [N]."""
-        function = WEIGHTINGS[self.weighting.name]
-        found = function(votes.probs_MNC[:, rows], votes.labels_N[rows], self.pool, **self.weighting.options)
+        function, places = WEIGHTINGS[self.weighting.name], np.flatnonzero(rows)
+        found = function(votes.log_probs.at(places), votes.labels_N[places], self.pool, **self.weighting.options)
         return np.asarray(found)
+
+    def seconds(self, members: int, classes: int, rows: int, folds: int) -> float:
+        """About how long all fits take; see `distillery.weightings`."""
+        one = WEIGHTINGS.traits(self.weighting.name)["seconds"]
+        return float((folds + 1) * one(self.pool, members, classes, rows, **self.weighting.options))
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A candidate fitted on all rows, and its logits from fits that had not seen the row.
+    """A candidate fitted on all rows, and its scores on each row from fits that had not seen the row.
 
     Attributes:
         members: Positions of the members that took part.
         weights: Weights of these members, or their linear map.
         fold_weights: The same for each fold [K, ..].
         temperature: What divides the pooled logits; 1 unless it lowers the cross-fitted NLL beyond chance.
-        plain_NC: Cross-fitted logits without temperature.
-        calibrated_NC: The same after a temperature that had not seen the row either.
+        plain: Cross-fitted scores without temperature.
+        calibrated: The same after a temperature that had not seen the row either.
     """
 
     members: np.ndarray
     weights: np.ndarray
     fold_weights: np.ndarray
     temperature: float
-    plain_NC: np.ndarray
-    calibrated_NC: np.ndarray
+    plain: RowScores
+    calibrated: RowScores
 
     @property
-    def pooled_NC(self) -> np.ndarray:
-        """Cross-fitted logits [N, C] of the candidate as it would be used."""
-        return self.plain_NC if self.temperature == 1 else self.calibrated_NC
+    def used(self) -> RowScores:
+        """Cross-fitted scores of the candidate as it would be used."""
+        return self.plain if self.temperature == 1 else self.calibrated
 
 
-def judge(candidate: Candidate, votes: Votes, members: np.ndarray) -> Judged:
+def judge(candidate: Candidate, votes: Votes) -> Judged:
     """A candidate's weights and temperature, fitted in each fold on the other folds' rows, and on all rows."""
-    part = votes.of(members)
-    return assess(candidate.pool, part, members, *fits(candidate, part))
+    return assess(candidate.pool, votes, *fits(candidate, votes))
 
 
 def fits(candidate: Candidate, votes: Votes) -> tuple[np.ndarray, np.ndarray]:
@@ -97,23 +123,33 @@ def fits(candidate: Candidate, votes: Votes) -> tuple[np.ndarray, np.ndarray]:
     return candidate.fit(votes, votes.folds_N >= 0), np.stack(by_fold)
 
 
-def assess(pool: str, votes: Votes, members: np.ndarray, weights: np.ndarray, fold_weights: np.ndarray) -> Judged:
+def assess(pool: str, votes: Votes, weights: np.ndarray, fold_weights: np.ndarray) -> Judged:
     """What given weights of the members, whose votes these are, are worth."""
-    plain_NC = np.empty(votes.probs_MNC.shape[1:])
-    calibrated_NC = np.empty_like(plain_NC)
+    labels_N = votes.labels_N
+    plain, calibrated = RowScores.empty(len(labels_N)), RowScores.empty(len(labels_N))
     for fold, found in enumerate(fold_weights):
-        fit_on, judge_on = votes.folds_N != fold, votes.folds_N == fold
-        pooled_NC = pool_logits(votes.logits_MNC, found, pool)
-        plain_NC[judge_on] = pooled_NC[judge_on]
-        calibrated_NC[judge_on] = pooled_NC[judge_on] / fit_temperature(pooled_NC[fit_on], votes.labels_N[fit_on])
+        temperature = _temperature(pool, votes, found, np.flatnonzero(votes.folds_N != fold))
+        judge_on = np.flatnonzero(votes.folds_N == fold)
+        for part, pooled_BC in pooled_blocks(votes.logits_MNC, votes.spread(found), pool, judge_on):
+            places = judge_on[part]
+            plain.put(places, pooled_BC, labels_N[places])
+            calibrated.put(places, pooled_BC / temperature, labels_N[places])
     temperature = 1.0
     # gated: on few rows a temperature does harm as easily as good
-    if _gain(plain_NC, calibrated_NC, votes.labels_N, 0.95)[1] > ROUNDING:
-        temperature = fit_temperature(pool_logits(votes.logits_MNC, weights, pool), votes.labels_N)
-    return Judged(members, weights, fold_weights, temperature, plain_NC, calibrated_NC)
+    if _gain(plain, calibrated, 0.95)[1] > ROUNDING:
+        temperature = _temperature(pool, votes, weights, np.arange(len(labels_N)))
+    return Judged(votes.members, weights, fold_weights, temperature, plain, calibrated)
 
 
-def gain(reference: Judged, other: Judged, labels_N: np.ndarray, candidates: int) -> tuple[float, float, float]:
+def _temperature(pool: str, votes: Votes, weights: np.ndarray, rows: np.ndarray) -> float:
+    """The temperature that fits some rows best after pooling by these weights."""
+    pooled_NC = room((len(rows), votes.logits_MNC.shape[2]), np.float64, votes.folder)
+    for part, pooled_BC in pooled_blocks(votes.logits_MNC, votes.spread(weights), pool, rows):
+        pooled_NC[part] = pooled_BC
+    return fit_temperature(pooled_NC, votes.labels_N[rows])
+
+
+def gain(reference: Judged, other: Judged, candidates: int) -> tuple[float, float, float]:
     """(how much lower the other's cross-fitted NLL is, lower, upper bound), from a paired bootstrap over rows.
 
     Weights on the simplex are compared without any temperature: it hides on the rows at hand how much worse weak
@@ -123,13 +159,10 @@ def gain(reference: Judged, other: Judged, labels_N: np.ndarray, candidates: int
     """
     confidence = 1 - 0.05 / max(1, candidates - 1)
     if other.weights.ndim == 2:
-        return _gain(reference.pooled_NC, other.pooled_NC, labels_N, confidence)
-    return _gain(reference.plain_NC, other.plain_NC, labels_N, confidence)
+        return _gain(reference.used, other.used, confidence)
+    return _gain(reference.plain, other.plain, confidence)
 
 
-def _gain(
-    before_NC: np.ndarray, after_NC: np.ndarray, labels_N: np.ndarray, confidence: float
-) -> tuple[float, float, float]:
-    losses = row_nll(before_NC, labels_N), row_nll(after_NC, labels_N)
-    found = paired_difference(*losses, resamples=RESAMPLES, confidence=confidence)
+def _gain(before: RowScores, after: RowScores, confidence: float) -> tuple[float, float, float]:
+    found = paired_difference(before.nll, after.nll, resamples=RESAMPLES, confidence=confidence)
     return found.value or 0.0, found.low or 0.0, found.high or 0.0

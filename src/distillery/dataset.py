@@ -12,36 +12,53 @@ from typing import Any
 import numpy as np
 import onnx
 
-from distillery import preprocess
+from distillery import checksums, preprocess
 from distillery.config import Data
 from distillery.data import SOURCES, Rows
+from distillery.errors import InputError
+from distillery.image_pack import finish_images, pack_images
 from distillery.landmarks import landmarks
 from distillery.models import InputSpec
-from distillery.pack import finish, pack
+from distillery.pack import check_usable, finish, pack
+from distillery.packed import NAME, Encoded, open_inputs
+from distillery.repeats import repeated, unseen
+from distillery.serving.image_file import DECODING
 from distillery.splits import split_rows
 from distillery.store import Handle, Store, checksum, fingerprint, write_json
 from distillery.views import Pool
 
-VERSION = 5
+VERSION = 6
 LEARNED = ("train", "val_ensemble", "val_search")  # what a network, its calibration and its choice rest on
 LANDMARKS = 257  # of every number on train, among which networks place the edges of their bins
 
 
-def read_source(config: Data) -> Rows:
+def read_source(config: Data, store: Store | None = None) -> Rows:
     """All rows that the config names, lazily where reading is expensive.
+
+    Args:
+        config: The source.
+        store: Where to keep checksums of files, so that unchanged ones are not read again next time.
 
     Raises:
         InputError: The source cannot be read.
     """
-    rows: Rows = SOURCES[config.source](**config.options)
-    return rows
+    if store is None:
+        rows: Rows = SOURCES[config.source](**config.options)
+        return rows
+    with checksums.kept_in(_kept(config, store, "hashes")):
+        return read_source(config)
+
+
+def _kept(config: Data, store: Store, what: str) -> Path:
+    """Where it is kept what is known of the files of a source."""
+    return store.root / "checksums" / f"{fingerprint(VERSION, DECODING, what, config.source, config.options)}.json"
 
 
 def prepare(config: Data, rows: Rows, store: Store) -> Handle:
     """The stage directory with splits, preprocessing graph, encoded inputs and labels.
 
-    Files: ``inputs.npy`` (images: uint8 [N, channels, S, S]; tables: float32 [N, features]), ``labels.npy`` int64 [N],
-    ``splits.npz`` (row ids), ``preprocess.onnx``, ``dataset.json``.
+    Files: ``inputs.npy`` (tables: float32 [N, features]) or the folder ``inputs`` (images: uint8 [N, channels, S, S],
+    see `image_pack`), ``labels.npy`` int64 [N], ``splits.npz`` (row ids), ``preprocess.onnx``, ``dataset.json``.
 
     Raises:
         InputError: Rows cannot be split, or an image cannot be read and the config says to stop.
@@ -52,29 +69,33 @@ def prepare(config: Data, rows: Rows, store: Store) -> Handle:
         else {"scale": config.scale}
     )
     key = [VERSION, rows.digest, rows.on_error, shape, config.split]
-    return store.stage("data", config.source, key, lambda work: _build(work, config, rows))
+    return store.stage("data", config.source, key, lambda work: _build(work, config, rows, store))
 
 
-def _build(work: Path, config: Data, rows: Rows) -> dict[str, Any]:
+def _build(work: Path, config: Data, rows: Rows, store: Store) -> dict[str, Any]:
     known = np.ones(len(rows), bool) if rows.unlabeled is None else ~rows.unlabeled
     classes, found = np.unique(rows.labels[known], return_inverse=True)
     labels = np.full(len(rows), -1, np.int64)
     labels[known] = found
     np.save(work / "labels.npy", labels)
+    contents = rows.contents() if config.split.order == "hashed" else None
     if rows.kind == "image":
         # Fail on what the labels alone can tell before the long part, the decoding.
-        _split(config, rows, None)
+        _split(config, rows, None, contents)
         graph = preprocess.image_graph(rows.channels, config.image_size, config.image_fit)
-        usable = pack(work, rows, _encoder(graph, rows))
-        splits = _split(config, rows, usable)
+        encoded_by = fingerprint(DECODING, graph.SerializeToString(deterministic=True).hex())
+        usable = pack_images(work, rows, encoded_by, _encoder(graph, rows))
+        _check_readable(rows, usable, classes, labels)
+        splits = _split(config, rows, usable, contents)
     else:
         assert rows.frame is not None
-        splits = _split(config, rows, None)
-        graph = preprocess.table_graph(rows.frame.iloc[splits["train"]], config.scale)
-        usable = pack(work, rows, _encoder(graph, rows))
+        splits = _split(config, rows, None, contents)
+        graph = preprocess.table_graph(rows.frame.iloc[splits["train"]], config.scale, rows.reading)
+        usable = pack(work / NAME, rows, np.arange(len(rows)), _encoder(graph, rows))
+        check_usable(usable)
     onnx.save(graph, work / "preprocess.onnx")
     np.savez(work / "splits.npz", **splits)  # type: ignore[arg-type]
-    inputs = np.load(work / "inputs.npy", mmap_mode="r")
+    inputs = open_inputs(work)
     if rows.kind == "image":
         spec = InputSpec(rows.kind, inputs.shape[1:], len(classes), *_moments(inputs, splits["train"]))
     else:
@@ -83,25 +104,43 @@ def _build(work: Path, config: Data, rows: Rows) -> dict[str, Any]:
         spec = InputSpec(rows.kind, inputs.shape[1:], len(classes), numbers=numbers)
         write_json(work / "features.json", sources)
     skipped = [rows.names[i] if rows.names else str(i) for i in np.flatnonzero(~usable)]
-    notes = list(rows.notes)
+    notes = [*rows.notes, *repeated(rows, labels, splits)]
+    if rows.look is not None:
+        with checksums.kept_in(_kept(config, store, "notes")):
+            notes += rows.look()
+    if skipped:
+        notes.append(f"Images that cannot be read and are left out: {len(skipped)}, the first of them {skipped[0]!r}.")
     facts = {"classes": classes.tolist(), "spec": spec.to_json(), "skipped": skipped, "notes": notes}
     common = fingerprint(facts["classes"], facts["spec"], checksum(work / "preprocess.onnx"))
     digests = {name: _digest(inputs, labels, ids) for name, ids in splits.items()}
     write_json(work / "dataset.json", {**facts, "digests": {"common": common, **digests}})
-    finish(work)
+    if rows.kind == "image":
+        finish_images(work)
+    else:
+        finish(work / NAME)
     counts = {f"rows_{name}": len(ids) for name, ids in splits.items()}
     return {**counts, "classes": len(classes), "skipped": len(skipped)}
 
 
-def _digest(inputs: np.ndarray, labels: np.ndarray, ids: np.ndarray) -> str:
+def _check_readable(rows: Rows, usable: np.ndarray, classes: np.ndarray, labels: np.ndarray) -> None:
+    learned = usable if rows.given_test is None else usable & ~rows.given_test
+    lost = np.setdiff1d(np.arange(len(classes)), labels[learned])
+    if len(lost):
+        raise InputError(
+            f"data: expected images that can be read in every class, got none of class {str(classes[lost[0]])!r}; "
+            "mend them, or take the class out of the data"
+        )
+
+
+def _digest(inputs: Encoded, labels: np.ndarray, ids: np.ndarray) -> str:
     """Hex digest of the encoded rows `ids` and their labels, in their order."""
     state = hashlib.blake2b(labels[ids].tobytes(), digest_size=12)
     for start in range(0, len(ids), 1024):
-        state.update(inputs[ids[start : start + 1024]])
+        state.update(inputs[ids[start : start + 1024]].data)
     return state.hexdigest()
 
 
-def _split(config: Data, rows: Rows, usable: np.ndarray | None) -> dict[str, np.ndarray]:
+def _split(config: Data, rows: Rows, usable: np.ndarray | None, contents: np.ndarray | None) -> dict[str, np.ndarray]:
     settings = config.split.model_dump()
     order, seed = settings.pop("order"), settings.pop("seed")
     if rows.unlabeled is not None:
@@ -113,10 +152,10 @@ def _split(config: Data, rows: Rows, usable: np.ndarray | None) -> dict[str, np.
         seed=seed,
         given_test=rows.given_test,
         usable=usable,
-        contents=rows.contents() if order == "hashed" else None,
+        contents=contents,
     )
     if rows.unlabeled is not None:
-        parts["unlabeled"] = np.flatnonzero(rows.unlabeled)
+        parts["unlabeled"] = unseen(rows, parts)
     return parts
 
 
@@ -125,7 +164,7 @@ def _encoder(graph: onnx.ModelProto, rows: Rows) -> Callable[[np.ndarray], np.nd
     return lambda ids: preprocess.encode(running, rows.feed(ids))
 
 
-def _moments(inputs: np.ndarray, train: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _moments(inputs: Encoded, train: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of the training pixels per channel."""
     count, total, squares = 0, np.zeros(inputs.shape[1]), np.zeros(inputs.shape[1])
     for start in range(0, len(train), 1024):
@@ -159,9 +198,9 @@ class Dataset:
     handle: Handle
 
     @cached_property
-    def inputs(self) -> np.ndarray:
+    def inputs(self) -> Encoded:
         """Encoded rows, memory-mapped: uint8 [N, channels, S, S] or float32 [N, features]."""
-        return np.load(self.handle.file("inputs.npy"), mmap_mode="r")
+        return open_inputs(Path(self.handle.path))
 
     @cached_property
     def splits(self) -> dict[str, np.ndarray]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from scipy.special import logsumexp
 
-from distillery.metrics import row_correct, row_nll
-from distillery.pooling import pool_logits
+from distillery.log_probs import log_softmax_of
+from distillery.metrics import row_blocks, row_correct, row_nll
+from distillery.pooling import pooled_blocks
 
 
 def panel(logits_MNC: np.ndarray, labels_N: np.ndarray, weights_M: np.ndarray, pool: str) -> dict[str, Any]:
@@ -70,7 +72,8 @@ def ambiguity(logits_MNC: np.ndarray, labels_N: np.ndarray, weights_M: np.ndarra
     diversity that is itself a gain: the other ones merely go with it (Wood et al. 2023, arXiv 2301.03962).
     """
     member_nll = np.array([row_nll(z, labels_N).mean() for z in logits_MNC])
-    ensemble = row_nll(pool_logits(logits_MNC, weights_M, pool), labels_N).mean()
+    pooled = pooled_blocks(logits_MNC, weights_M, pool)
+    ensemble = np.concatenate([row_nll(pooled_BC, labels_N[part]) for part, pooled_BC in pooled]).mean()
     mean = member_nll[weights_M > 0] @ weights_M[weights_M > 0]
     return {
         "member_nll": member_nll.tolist(),
@@ -87,21 +90,40 @@ def leave_one_out(
 
     None for a member that has all the weight.
     """
-    whole = _figures(logits_MNC, labels_N, weights_M, pool)
-    changes: list[dict[str, float] | None] = []
-    for member in range(len(weights_M)):
-        rest = np.where(np.arange(len(weights_M)) == member, 0.0, weights_M)
-        if not rest.any():
-            changes.append(None)
-            continue
-        change = _figures(logits_MNC, labels_N, rest / rest.sum(), pool) - whole if weights_M[member] else np.zeros(2)
-        changes.append({"nll": float(change[0]), "accuracy": float(change[1])})
+    changes: list[dict[str, float] | None] = [{"nll": 0.0, "accuracy": 0.0} for _ in weights_M]
+    active = np.flatnonzero(weights_M > 0)
+    if len(active) == 1:
+        changes[active[0]] = None
+        return changes
+    pools = [weights_M[active]]
+    for place in range(len(active)):
+        rest = weights_M[active].copy()
+        rest[place] = 0
+        pools.append(rest / rest.sum())
+    figures_W2 = _figures(logits_MNC, labels_N, active, np.stack(pools), pool)
+    for member, (nll, accuracy) in zip(active, figures_W2[1:] - figures_W2[0], strict=True):
+        changes[member] = {"nll": float(nll), "accuracy": float(accuracy)}
     return changes
 
 
-def _figures(logits_MNC: np.ndarray, labels_N: np.ndarray, weights_M: np.ndarray, pool: str) -> np.ndarray:
-    pooled = pool_logits(logits_MNC, weights_M, pool)
-    return np.array([row_nll(pooled, labels_N).mean(), row_correct(pooled, labels_N).mean()])
+def _figures(
+    logits_MNC: np.ndarray, labels_N: np.ndarray, active: np.ndarray, pools_WM: np.ndarray, pool: str
+) -> np.ndarray:
+    """NLL and accuracy [W, 2] of several pools of the same members, given by their weights [W, members]."""
+    _, rows, classes = logits_MNC.shape
+    nll_WN, correct_WN = np.empty((2, len(pools_WM), rows))
+    for part in row_blocks(rows, (len(active) + len(pools_WM)) * classes):
+        logs_MBC = log_softmax_of(logits_MNC[active, part])
+        each, labels_B = np.arange(logs_MBC.shape[1]), labels_N[part]
+        at_label_MB = logs_MBC[:, each, labels_B]
+        values = np.exp(logs_MBC, out=logs_MBC) if pool == "probs" else logs_MBC
+        pooled_WBC = (pools_WM @ values.reshape(len(active), -1)).reshape(-1, len(each), classes)
+        correct_WN[:, part] = pooled_WBC.argmax(-1) == labels_B
+        if pool == "probs":  # in logarithms, in which no label's probability is zero
+            nll_WN[:, part] = -logsumexp(at_label_MB, b=pools_WM[:, :, None], axis=1)
+        else:
+            nll_WN[:, part] = logsumexp(pooled_WBC, axis=-1) - pooled_WBC[:, each, labels_B]
+    return np.stack([nll_WN.mean(1), correct_WN.mean(1)], axis=1)
 
 
 def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:

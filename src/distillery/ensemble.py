@@ -5,59 +5,33 @@ M members, N rows, C classes.
 
 from __future__ import annotations
 
-import math
-import tempfile
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from distillery import diversity, pruning
+from distillery.candidates import candidates, duration, takes_long, too_long
 from distillery.config import Ensemble, Weighting
 from distillery.crossfit import ROUNDING, Candidate, Judged, Votes, assess, fits, gain, judge
 from distillery.dataset import Dataset
-from distillery.errors import InputError
 from distillery.logit_store import ahead
-from distillery.logits import read_logits, reader_of
-from distillery.memory import resident_bytes
-from distillery.metrics import quality, row_nll
+from distillery.logits import reader_of
+from distillery.member_notes import member_notes
+from distillery.memory import room
 from distillery.pooling import Pooling, influence, pool_logits
 from distillery.store import Handle, Store, write_json
-from distillery.weightings import WEIGHTINGS
 
 __all__ = ["active", "candidates", "choose", "chosen", "label", "optimize_weights", "pool_logits", "teacher_logits"]
 
-VERSION = 3
+log = logging.getLogger(__name__)
+
+VERSION = 4
 BLOCK_BYTES = 32 << 20  # of members' log-probabilities that are pooled at once, so that memory knows no rows or views
 NEEDS_ALL = "stacking needs every member"
 SELECTED = "NLL of cross-fitted weights; the temperature and the members are chosen on the rows that judge them"
-DEFAULT = ("uniform", "convex", "greedy", "stacking")
-
-
-def candidates(config: Ensemble, members: int, classes: int, rows: int) -> tuple[list[Candidate], dict[str, int]]:
-    """(what is tried, rows that a weighting left out would have needed).
-
-    Raises:
-        InputError: A weighting that the config names needs more rows. One that is only tried by default is left out.
-    """
-    named = config.weightings is not None
-    found, left_out = [], {}
-    for place, weighting in enumerate(config.weightings or [Weighting(name=name) for name in DEFAULT]):
-        traits = WEIGHTINGS.traits(weighting.name)
-        least = traits["min_rows"](members, classes) if "min_rows" in traits else 0
-        if rows < least and named:
-            raise InputError(
-                f"ensemble.weightings.{place} ({weighting.name}): expected at least {least} rows in val_ensemble for "
-                f"{members} members and {classes} classes, got {rows}; a larger data.split.val_ensemble or another "
-                "weighting would do"
-            )
-        if rows < least:
-            left_out[weighting.name] = least
-        elif not traits.get("stacks"):
-            found += [Candidate(weighting, pool) for pool in config.pools]
-        elif named or "logits" in config.pools:  # a linear map is on log-probabilities, whatever the pools
-            found.append(Candidate(weighting, "logits"))
-    return found, left_out
 
 
 def optimize_weights(
@@ -77,29 +51,54 @@ def optimize_weights(
     key = [VERSION, config, [m.fingerprint for m in members], [h.fingerprint for h in val_logits], rows]
 
     def build(work: Path) -> dict[str, Any]:
-        logits_MNC = np.stack([read_logits(h) for h in val_logits])
-        content = choose(logits_MNC, Dataset(data).labels("val_ensemble"), config, [m.name for m in members])
+        dataset = Dataset(data)
+        logits_MNC = gathered(val_logits, work.parent)
+        labels_N = dataset.labels("val_ensemble")
+        content = choose(logits_MNC, labels_N, config, [m.name for m in members], work.parent)
+        content["notes"] = member_notes(members, dataset)
         write_json(work / "ensemble.json", content)
         return {k: content["table"][content["chosen"]][k] for k in ("nll", "accuracy")}
 
     return store.stage("ensemble", "ensemble", key, build)
 
 
-def choose(logits_MNC: np.ndarray, labels_N: np.ndarray, config: Ensemble, names: list[str]) -> dict[str, Any]:
-    """The content of ``ensemble.json``."""
-    votes = Votes.dealt(logits_MNC, labels_N, config.folds)
-    tried, left_out = candidates(config, len(logits_MNC), logits_MNC.shape[2], len(labels_N))
-    judged = [judge(c, votes, np.arange(len(names))) for c in tried]
-    used, reason = _pick(tried, judged, labels_N)
+def gathered(logits: Sequence[Handle], folder: Path | None = None) -> np.ndarray:
+    """Raw logits float32 [M, N, C] of members on one split; in a file where they are more than fits into memory."""
+    readers = [reader_of(handle) for handle in logits]
+    first = readers[0]
+    logits_MNC = room((len(readers), first.rows, first.classes), np.float32, folder)
+    for place, reader in enumerate(readers):
+        for start in range(0, first.rows, first.chunk_rows):
+            stop = min(start + first.chunk_rows, first.rows)
+            logits_MNC[place, start:stop] = reader.rows_of(0, start, stop)
+    return logits_MNC
+
+
+def choose(
+    logits_MNC: np.ndarray, labels_N: np.ndarray, config: Ensemble, names: list[str], folder: Path | None = None
+) -> dict[str, Any]:
+    """The content of ``ensemble.json``.
+
+    Args:
+        logits_MNC: The members' logits, perhaps a file's: they are read by blocks of rows.
+        labels_N: The labels.
+        config: What is tried.
+        names: Of the members.
+        folder: Where what does not fit into memory may lie; None for the system's folder of temporary files.
+    """
+    votes = Votes.dealt(logits_MNC, labels_N, config.folds, folder)
+    tried, left_out = candidates(config, *votes.log_probs.shape[::2], len(labels_N))
+    judged = [_judge(candidate, votes, config.folds) for candidate in tried]
+    used, reason = _pick(tried, judged)
     standing = judged[_reference(tried)]
-    pruned = None if tried[used].stacks else _prune(tried[used], judged[used], votes, config.prune_tolerance)
+    pruned, note = _prune(tried[used], judged[used], votes, config)
     if pruned is not None and config.prune and len(pruned.part.kept) < len(names):
         kept = pruned.part.kept
-        judged[used] = assess(tried[used].pool, votes.of(kept), kept, pruned.part.weights, pruned.part.fold_weights)
+        judged[used] = assess(tried[used].pool, votes.of(kept), pruned.part.weights, pruned.part.fold_weights)
         reason += f"; {len(kept)} of {len(names)} members kept"
     if judged[used].temperature != 1:
         reason += f"; temperature {judged[used].temperature:.2f} after pooling"
-    table = _table(tried, judged, standing, labels_N, len(names))
+    table = _table(tried, judged, standing, len(names))
     if tried[used].stacks:
         table[used]["coefficients"] = judged[used].weights.tolist()
     return {
@@ -110,8 +109,24 @@ def choose(logits_MNC: np.ndarray, labels_N: np.ndarray, config: Ensemble, names
         "left_out": left_out,
         "diversity": _diversity(votes, tried[used], table[used]),
         "pruning": None if pruned is None else _told(pruned, names, config.prune),
-        "pruning_note": NEEDS_ALL if pruned is None else SELECTED,
+        "pruning_note": note,
     }
+
+
+def _judge(candidate: Candidate, votes: Votes, folds: int) -> Judged:
+    members, rows, classes = votes.log_probs.shape
+    seconds = candidate.seconds(members, classes, rows, folds)
+    if takes_long(seconds):
+        log.warning(
+            "ensemble: %s are named in ensemble.weightings; with %d members, %d classes and %d rows of val_ensemble "
+            "they may take about %s",
+            candidate.name,
+            members,
+            classes,
+            rows,
+            duration(seconds),
+        )
+    return judge(candidate, votes)
 
 
 def _reference(tried: list[Candidate]) -> int:
@@ -119,11 +134,11 @@ def _reference(tried: list[Candidate]) -> int:
     return names.index(("uniform", "probs")) if ("uniform", "probs") in names else 0
 
 
-def _pick(tried: list[Candidate], judged: list[Judged], labels_N: np.ndarray) -> tuple[int, str]:
+def _pick(tried: list[Candidate], judged: list[Judged]) -> tuple[int, str]:
     """(position of the candidate to use, why): the lowest NLL among those that are better beyond chance."""
     reference = _reference(tried)
-    nll = [row_nll(j.pooled_NC, labels_N).mean() for j in judged]
-    gains = [gain(judged[reference], j, labels_N, len(tried)) for j in judged]
+    nll = [j.used.nll.mean() for j in judged]
+    gains = [gain(judged[reference], j, len(tried)) for j in judged]
     better = [i for i, (_, bound, _) in enumerate(gains) if bound > ROUNDING and nll[i] < nll[reference]]
     standing = tried[reference].name
     if better:
@@ -140,23 +155,21 @@ def _pick(tried: list[Candidate], judged: list[Judged], labels_N: np.ndarray) ->
     )
 
 
-def _table(
-    tried: list[Candidate], judged: list[Judged], standing: Judged, labels_N: np.ndarray, members: int
-) -> list[dict[str, Any]]:
+def _table(tried: list[Candidate], judged: list[Judged], standing: Judged, members: int) -> list[dict[str, Any]]:
     rows = []
     for candidate, result in zip(tried, judged, strict=True):
         weights = np.zeros(members)
         weights[result.members] = influence(result.weights) if candidate.stacks else result.weights
-        lower, low, high = gain(standing, result, labels_N, len(tried))
+        lower, low, high = gain(standing, result, len(tried))
         rows.append(
             {
                 "weighting": candidate.weighting.name,
                 "pool": candidate.pool,
                 "weights": weights.tolist(),
-                **quality(result.pooled_NC, labels_N),
+                **result.used.quality(),
                 "temperature": result.temperature,
-                "nll_plain": float(row_nll(result.plain_NC, labels_N).mean()),
-                "nll_calibrated": float(row_nll(result.calibrated_NC, labels_N).mean()),
+                "nll_plain": float(result.plain.nll.mean()),
+                "nll_calibrated": float(result.calibrated.nll.mean()),
                 "nll_gain": lower,
                 "nll_gain_low": low,
                 "nll_gain_high": high,
@@ -165,14 +178,24 @@ def _table(
     return rows
 
 
-def _prune(candidate: Candidate, judged: Judged, votes: Votes, tolerance: float) -> pruning.Pruned:
+def _prune(candidate: Candidate, judged: Judged, votes: Votes, config: Ensemble) -> tuple[pruning.Pruned | None, str]:
+    """(what pruning does or None, what to know about it): it is not tried where it takes long and is not wanted."""
+    if candidate.stacks:
+        return None, NEEDS_ALL
+    parts = (votes.logits_MNC, votes.labels_N, votes.folds_N, candidate.pool)
+    judge = pruning.Judge(*parts, calibrated=judged.temperature != 1, folder=votes.folder)
+    seconds = judge.seconds()
+    if takes_long(seconds) and not config.prune:
+        return None, too_long(seconds, "set ensemble.prune to have it tried")
+    if takes_long(seconds):
+        log.warning("ensemble: ensemble.prune is set; pruning may take about %s", duration(seconds))
+
     def fit(members: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if len(members) == len(votes.logits_MNC):
             return judged.weights, judged.fold_weights
         return fits(candidate, votes.of(members))
 
-    parts = (votes.logits_MNC, votes.labels_N, votes.folds_N, candidate.pool)
-    return pruning.prune(pruning.Judge(*parts, calibrated=judged.temperature != 1), fit, tolerance=tolerance)
+    return pruning.prune(judge, fit, tolerance=config.prune_tolerance), SELECTED
 
 
 def _told(pruned: pruning.Pruned, names: list[str], applied: bool) -> dict[str, Any]:
@@ -239,14 +262,7 @@ def teacher_logits(ensemble: Handle, member_logits: list[Handle]) -> np.ndarray:
     assert len(member_logits) == len(pooling.active), f"expected logits of {', '.join(active(ensemble))}"
     readers, narrowed = [reader_of(h) for h in member_logits], pooling.narrowed()
     first = readers[0]
-    pooled = _room((first.views, first.rows, first.classes), Path(ensemble.path).parent)
+    pooled = room((first.views, first.rows, first.classes), np.float32, Path(ensemble.path).parent)
     for view, start, block in ahead(readers, max(1, BLOCK_BYTES // (len(readers) * first.classes * 8))):
         pooled[view, start : start + block.shape[1]] = narrowed.apply(block)
     return pooled.reshape(-1, first.classes)
-
-
-def _room(shape: tuple[int, ...], folder: Path) -> np.ndarray:
-    if 4 * math.prod(shape) <= resident_bytes():
-        return np.empty(shape, np.float32)
-    with tempfile.TemporaryFile(dir=folder) as stream:
-        return np.memmap(stream, np.float32, shape=shape)

@@ -22,12 +22,14 @@ from scipy.special import softmax
 from torch import nn
 
 from distillery import preprocess
-from distillery.data import Feeds, Rows, table_feeds
+from distillery.data import Feeds, Rows
 from distillery.dataset import Dataset
 from distillery.models import InputSpec
 from distillery.profile import latency
 from distillery.runtimes import network_graph
 from distillery.sampling import PART_BYTES, covering_sample
+from distillery.serving.answers import probabilities, reading_of
+from distillery.serving.reading import table_feeds
 from distillery.store import Handle, Store
 from distillery.students import load_student
 from distillery.training.alone import predict
@@ -63,7 +65,7 @@ def export_student(student: Handle, data: Handle, rows: Rows, runs: int, store: 
 
 def assemble(graph: onnx.ModelProto, network: onnx.ModelProto, spec: InputSpec, classes: list[str]) -> onnx.ModelProto:
     """Preprocessing graph + network + softmax and class names, one model."""
-    columns = preprocess.columns_prop(graph)
+    reading = preprocess.reading_prop(graph)
     middle = compose.add_prefix(network, "network.")
     pairs = [(graph.graph.output[0].name, middle.graph.input[0].name)]
     middle.ir_version = graph.ir_version
@@ -74,7 +76,7 @@ def assemble(graph: onnx.ModelProto, network: onnx.ModelProto, spec: InputSpec, 
     del merged.opset_import[:]
     merged.opset_import.extend(helper.make_opsetid(*pair) for pair in versions.items())
     _add_outputs(merged, spec, classes)
-    helper.set_model_props(merged, {"classes": json.dumps(classes), "kind": spec.kind, **columns})
+    helper.set_model_props(merged, {"classes": json.dumps(classes), "kind": spec.kind, **reading})
     onnx.checker.check_model(merged)
     return merged
 
@@ -112,30 +114,6 @@ def _add_outputs(model: onnx.ModelProto, spec: InputSpec, classes: list[str]) ->
         graph.output.append(helper.make_tensor_value_info(f"probability:{name}", TensorProto.FLOAT, ["N"]))
 
 
-def probabilities(running: ort.InferenceSession, feeds: Feeds) -> np.ndarray:
-    """Probabilities float32 [N, C] of an exported model for raw rows."""
-    names = [o.name for o in running.get_outputs()]
-    if "probabilities" in names:
-        return np.asarray(running.run(["probabilities"], feeds)[0])
-    wanted = [n for n in names if n.startswith("probability:")]
-    return np.stack(running.run(wanted, feeds), axis=1)
-
-
-def classes_of(running: ort.InferenceSession) -> list[str]:
-    """Class names that an exported model carries, in the order of its probabilities."""
-    return list(json.loads(running.get_modelmeta().custom_metadata_map["classes"]))
-
-
-def columns_of(running: ort.InferenceSession) -> dict[str, bool]:
-    """The raw columns that an exported model takes, in its order, and whether each holds numbers; none for images."""
-    found, inputs = running.get_modelmeta().custom_metadata_map, running.get_inputs()
-    if found["kind"] == "image":
-        return {}
-    if preprocess.COLUMNS in found:
-        return dict.fromkeys(json.loads(found[preprocess.COLUMNS]), True)
-    return {i.name: i.type == "tensor(double)" for i in inputs}
-
-
 def predict_rows(running: ort.InferenceSession, rows: Rows, ids: np.ndarray) -> np.ndarray:
     """Probabilities [len(ids), C] of an exported model for raw rows of a source."""
     return np.concatenate([probabilities(running, feed_rows(running, rows, batch)) for batch in rows.batches(ids)])
@@ -145,7 +123,7 @@ def feed_rows(running: ort.InferenceSession, rows: Rows, batch: np.ndarray) -> F
     """Raw rows of a source as what an exported model takes, its columns in its order."""
     if rows.frame is None:
         return rows.feed(batch)
-    return table_feeds(rows.frame[list(columns_of(running))].iloc[batch])
+    return table_feeds(rows.frame[reading_of(running).names].iloc[batch])
 
 
 def request_latency(running: ort.InferenceSession, rows: Rows, ids: np.ndarray, runs: int) -> dict[str, float]:

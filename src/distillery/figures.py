@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import matplotlib
@@ -11,6 +12,8 @@ from matplotlib.figure import Figure
 from distillery.metrics import reliability
 
 matplotlib.use("Agg")
+# A class may be called by signs that the font does not have: a box stands for each, and nothing needs to be said.
+warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
 
 COLOURS = {
     "teacher": "#8a8a8a",
@@ -112,8 +115,9 @@ def confusion_figure(counts: np.ndarray, classes: list[str], title: str) -> Figu
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     if len(classes) <= 30:
-        axes.set_xticks(range(len(classes)), classes, rotation=90)
-        axes.set_yticks(range(len(classes)), classes)
+        names = [name.replace("$", r"\$") for name in classes]  # between two of these matplotlib expects a formula
+        axes.set_xticks(range(len(classes)), names, rotation=90)
+        axes.set_yticks(range(len(classes)), names)
     if len(classes) <= 12:
         for (row, column), count in np.ndenumerate(counts):
             if count:

@@ -21,16 +21,17 @@ from zarr.codecs import BytesCodec, Crc32cCodec
 from distillery.encodings import encoding_of
 
 CRC_BYTES = 4
+CHUNK_BYTES = 64 << 20  # of a chunk as float32, at most: of many thousand classes fewer rows go into one
 
 
 class Writer:
-    """An array to be filled, in equal chunks of at most `chunk_rows`; one that a killed run left is gone on with.
+    """An array to be filled, in equal chunks; one that a killed run left is gone on with.
 
     Args:
         path: Where.
         shape: V views, N rows, C classes.
         dtype: ``float16``, ``float32`` or ``int8``.
-        chunk_rows: Of a chunk, at most.
+        chunk_rows: Of a chunk, at most; fewer where they take more than `CHUNK_BYTES`.
         top: Keep so many classes of a row, and the mass of the others.
 
     Raises:
@@ -44,10 +45,11 @@ class Writer:
         self._encoding = encoding_of(dtype, top, classes)
         attributes: dict[str, Any] = {"classes": classes, "top": top} if self._encoding else {}
         shape = (views, rows, self._encoding.width) if self._encoding else shape
+        chunk_rows = max(1, min(chunk_rows, CHUNK_BYTES // (4 * classes)))
         self._array = _begun(path, shape, attributes) or zarr.create_array(
             path,
             shape=shape,
-            chunks=(1, max(1, -(-rows // max(1, -(-rows // chunk_rows)))), shape[2]),
+            chunks=(1, _even(rows, chunk_rows), shape[2]),
             dtype="uint8" if self._encoding else dtype,
             fill_value=0 if self._encoding else float("nan"),
             serializer=BytesCodec(),
@@ -61,6 +63,12 @@ class Writer:
         """Puts logits [rows, C] of a view in their place: whole chunks."""
         rows = logits.astype(self._array.dtype) if self._encoding is None else self._encoding.encode(logits)
         self._array[view, start : start + len(rows)] = rows
+
+
+def _even(rows: int, most: int) -> int:
+    """Rows of a chunk where all chunks are about equal and none has more than `most`."""
+    chunks = max(1, -(-rows // most))
+    return max(1, -(-rows // chunks))
 
 
 def _begun(path: Path, shape: tuple[int, int, int], attributes: dict[str, Any]) -> Any:
@@ -84,6 +92,7 @@ class Reader:
         self.encoding = encoding_of("int8", array.attrs["top"], self.classes) if "classes" in array.attrs else None
         self.chunk_rows = array.chunks[1]
         self._room = np.empty(self.chunk_rows * self._width * self.dtype.itemsize + CRC_BYTES, np.uint8)
+        self._held: tuple[int, int] | None = None  # view and number of the chunk that lies there, checked
 
     def rows_of(self, view: int, start: int, stop: int) -> np.ndarray:
         """Rows `start` ... `stop` - 1 of a view, float32 [rows, C].
@@ -120,6 +129,13 @@ class Reader:
             torch.from_numpy(out[low - start : high - start]).copy_(torch.from_numpy(decoded))
 
     def _chunk(self, view: int, number: int) -> np.ndarray:
+        if self._held != (view, number):
+            self._held = None
+            self._read(view, number)
+            self._held = (view, number)
+        return self._room[:-CRC_BYTES].view(self.dtype).reshape(self.chunk_rows, self._width)
+
+    def _read(self, view: int, number: int) -> None:
         file = self.path / "c" / str(view) / str(number) / "0"
         try:
             with file.open("rb", buffering=0) as stream:
@@ -132,7 +148,6 @@ class Reader:
         content, crc = self._room[:-CRC_BYTES], self._room[-CRC_BYTES:].tobytes()
         if google_crc32c.value(content) != int.from_bytes(crc, "little"):
             raise ValueError(f"logits: {file} is damaged: its CRC-32C is not that of its content")
-        return content.view(self.dtype).reshape(self.chunk_rows, self._width)
 
 
 def ahead(readers: list[Reader], block_rows: int) -> Iterator[tuple[int, int, np.ndarray]]:

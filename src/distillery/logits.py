@@ -15,9 +15,12 @@ from scipy.special import log_softmax
 
 from distillery.config import Logits, Views
 from distillery.dataset import Dataset
+from distillery.devices import resolved
 from distillery.encodings import kl_at
 from distillery.errors import InputError
 from distillery.logit_store import Reader, Writer
+from distillery.members import Member
+from distillery.memory import blocks
 from distillery.store import Handle, Store, write_json
 from distillery.teachers import load_member
 from distillery.transfer import show, transfer_rows
@@ -25,7 +28,10 @@ from distillery.transfer import show, transfer_rows
 VERSION = 5
 ARRAY = "logits.zarr"
 SAMPLE = 1024  # items on which the error of an encoding is measured
-DRIFT = 0.05  # in log-probability; rounding to float16 and another order of sums stay well below
+DRIFT = 0.05  # in log-probability; another order of sums stays well below
+# The same as a share of the largest logit: TF32, with which a GPU multiplies where a CPU uses float32, keeps ten bits
+# of a number, and what it loses adds up over layers. Where, and in which batches, logits were made is not in their key.
+RELATIVE_DRIFT = 2.0**-7
 
 
 def cache_logits(
@@ -47,13 +53,14 @@ def cache_logits(
         data: Stage `data`.
         config: How logits are kept.
         store: Where.
-        device: Where to compute.
+        device: Where to compute; `AUTO` for the process that does to decide.
         views: With ``transfer``: the views.
         temperatures: At which to say what an encoding loses.
 
     Metrics: of encoded logits `bytes_per_row` and `kl`, the mean KL in nats between the member's answers and what is
     kept, for each temperature, on `kl_rows` items drawn at random.
     """
+    device = resolved(device)
     shown, config = views or Views(), config if split == "transfer" else config.exact
     belongs = {"member": member.fingerprint, "data": _asked(split, data), "split": split, "views": shown.model_dump()}
     encoded = config != config.exact
@@ -71,10 +78,9 @@ def cache_logits(
                 if found.is_whole(number, start):
                     continue
                 source = source or load_member(member, dataset.spec, device)
-                inputs = show(dataset, shown, part, np.full(len(part), number))
-                logits = source.logits(inputs, part).astype(config.exact.dtype)
+                logits = _answers(source, dataset, shown, part, np.full(len(part), number))
                 _check_finite(logits, part, member.name)
-                array.write(number, start, logits)
+                array.write(number, start, _rounded(logits, config.exact.dtype, part, member.name))
                 computed += len(part)
         write_json(work / "belongs.json", belongs)
         lost = _lost(found, _Answers(member, data, shown, device), temperatures) if encoded else {}
@@ -88,25 +94,46 @@ def _asked(split: str, data: Handle) -> str:
     return Dataset(data).digest(*(("train", "unlabeled") if split == "transfer" else (split,)))
 
 
+def _answers(member: Member, dataset: Dataset, views: Views, rows: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """Logits [B, C] of views of rows, which are made and shown to the member by the block."""
+    found = []
+    for part in blocks(len(rows), dataset.inputs[:1].nbytes):
+        inputs = show(dataset, views, rows[part], numbers[part])
+        found.append(member.logits(inputs, rows[part]))
+    return np.concatenate(found)
+
+
 def check_drift(logits: Handle, member: Handle, data: Handle, *, device: str = "cpu", entries: int = 32) -> float:
     """Largest difference of a log-probability between entries of a transfer set's logits and the member's answer now.
 
     Raises:
-        RuntimeError: It is above `DRIFT`: the member, a library or the machine gives other answers than it did.
+        RuntimeError: It is above what a GPU, another size of batches and the rounding of what is kept can do: the
+            member, a library or the machine gives other answers than it did.
     """
+    device = resolved(device)
     views, array = Views(**logits.json("belongs.json")["views"]), reader_of(logits)
     drawn = _Answers(member, data, views, device).some(array, entries, int(logits.fingerprint[:8], 16))
-    drift, allowed = _apart(drawn.kept, drawn.now), np.full(len(drawn.now), DRIFT)
-    if array.encoding is not None:
-        allowed += _apart(array.encoding.decode(array.encoding.encode(drawn.now)), drawn.now)
+    drift = _apart(drawn.kept, drawn.now)
+    size = np.abs(drawn.now).max(-1)
+    # the answer of now, kept as the others are, may be as far off: labelling again could never do better
+    allowed = DRIFT + RELATIVE_DRIFT * size + _apart(_as_kept(drawn.now, array), drawn.now)
     worst = int((drift - allowed).argmax())
     if drift[worst] > allowed[worst]:
         raise RuntimeError(
             f"logits of member {member.name!r}: row {drawn.rows[worst]} in view {drawn.views[worst]} was labelled "
             f"{drift[worst]:.3g} away in log-probability from what the member answers now, expected at most "
-            f"{allowed[worst]:.3g}; remove {logits.path} to label again"
+            f"{allowed[worst]:.3g}: the member's files, a library or the machine gives other answers than it did; go "
+            f"back to those that labelled, or remove {logits.path} (and its copy at the remote, if there is one) to "
+            "label again"
         )
     return float(drift.max())
+
+
+def _as_kept(logits: np.ndarray, array: Reader) -> np.ndarray:
+    """What would be read again if these logits [B, C] were kept in the array."""
+    if array.encoding is None:
+        return logits.astype(array.dtype).astype(np.float32)
+    return array.encoding.decode(array.encoding.encode(logits.astype(np.float16)))
 
 
 @dataclass(frozen=True)
@@ -134,9 +161,11 @@ class _Answers:
         rows = transfer_rows(dataset)
         places = generator.integers(0, len(rows), min(entries, len(rows)))
         numbers = generator.integers(0, self.views.count, len(places))
+        in_order = np.lexsort((places, numbers))  # so that each chunk is read once
+        places, numbers = places[in_order], numbers[in_order]
         kept = np.concatenate([array.rows_of(v, p, p + 1) for v, p in zip(numbers, places, strict=True)])
-        inputs = show(dataset, self.views, rows[places], numbers)
-        now = load_member(self.member, dataset.spec, self.device).logits(inputs, rows[places])
+        member = load_member(self.member, dataset.spec, self.device)
+        now = _answers(member, dataset, self.views, rows[places], numbers)
         return _Drawn(rows[places], numbers, kept, now)
 
 
@@ -174,6 +203,24 @@ def _check_finite(logits: np.ndarray, rows: np.ndarray, name: str) -> None:
     bad = np.flatnonzero(~np.isfinite(logits).all(-1))
     if len(bad):
         raise FloatingPointError(f"member {name!r}: logits of row {rows[bad[0]]} are not finite")
+
+
+def _rounded(logits: np.ndarray, dtype: str, rows: np.ndarray, name: str) -> np.ndarray:
+    """Logits in another precision.
+
+    Raises:
+        InputError: Some are too large for it.
+    """
+    with np.errstate(over="ignore"):
+        rounded = logits.astype(dtype)
+    bad = np.flatnonzero(~np.isfinite(rounded).all(-1))
+    if len(bad):
+        largest = float(np.abs(logits[bad[0]]).max())
+        raise InputError(
+            f"member {name!r}: expected logits of at most {np.finfo(dtype).max:.0f} in size, as {dtype} can hold, got "
+            f"{largest:.4g} in row {rows[bad[0]]}; set logits.dtype: float32"
+        )
+    return rounded
 
 
 def read_logits(handle: Handle) -> np.ndarray:

@@ -8,7 +8,9 @@ from typing import Any, Protocol
 import numpy as np
 from torch import nn
 
+from distillery.memory import blocks
 from distillery.models import GivenLogits
+from distillery.packed import Encoded
 from distillery.training.alone import predict
 
 
@@ -17,6 +19,12 @@ class Member(Protocol):
 
     def logits(self, inputs: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Float32 [B, C] for encoded rows [B, ...], which are the rows [B] of the source."""
+
+
+def logits_of(member: Member, inputs: Encoded, rows: np.ndarray) -> np.ndarray:
+    """Logits float32 [N, C] of a member for some rows [N] of the encoded source, which is read by the block."""
+    parts = [rows[part] for part in blocks(len(rows), inputs[:1].nbytes)]
+    return np.concatenate([member.logits(inputs[part], part) for part in parts])
 
 
 @dataclass(frozen=True)

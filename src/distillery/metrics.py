@@ -10,13 +10,27 @@ import numpy as np
 from scipy import stats
 from scipy.special import log_softmax
 
+BLOCK_BYTES = 1 << 20  # of float64 numbers that are worked on at once: they stay in the processor's cache
 BLOCKS = 50_000  # that a bootstrap draws at most
 KEPT = 128 << 20  # draws of a bootstrap that are kept in memory for the next figure on the same rows, in bytes
 
 
-def row_nll(logits_NC: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
-    """Negative log-likelihood of each row [N], in nats."""
-    return -log_softmax(np.asarray(logits_NC, np.float64), axis=-1)[np.arange(len(labels_N)), labels_N]
+def row_blocks(rows: int, numbers: int, block_bytes: int = BLOCK_BYTES) -> Iterator[slice]:
+    """The slices that cut rows of so many float64 numbers each into blocks of some bytes, a row at the least."""
+    size = max(1, block_bytes // (8 * max(1, numbers)))
+    return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
+
+
+def row_nll(logits_NC: np.ndarray, labels_N: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    """Negative log-likelihood of each row [N], in nats, of logits that are divided by a temperature."""
+    nll_N = np.empty(len(labels_N))
+    for rows in row_blocks(*logits_NC.shape):
+        logits_BC = np.asarray(logits_NC[rows], np.float64) / temperature
+        logits_BC -= logits_BC.max(-1, keepdims=True)
+        at_label_B = logits_BC[np.arange(len(logits_BC)), labels_N[rows]]
+        np.exp(logits_BC, out=logits_BC)
+        nll_N[rows] = np.log(logits_BC.sum(-1)) - at_label_B
+    return nll_N
 
 
 def row_correct(logits_NC: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
@@ -24,38 +38,88 @@ def row_correct(logits_NC: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
     return (logits_NC.argmax(-1) == labels_N).astype(np.float64)
 
 
+@dataclass(frozen=True)
+class RowScores:
+    """What the figures of a model are means of, for each row [N].
+
+    Attributes:
+        nll: See `row_nll`.
+        correct: See `row_correct`.
+        squared: Squared distance between probabilities and the one-hot label.
+        confidence: Probability of the top class.
+    """
+
+    nll: np.ndarray
+    correct: np.ndarray
+    squared: np.ndarray
+    confidence: np.ndarray
+
+    @classmethod
+    def empty(cls, rows: int) -> RowScores:
+        """Scores that are still to be put in."""
+        return cls(*np.empty((4, rows)))
+
+    def put(self, places: np.ndarray | slice, logits_BC: np.ndarray, labels_B: np.ndarray) -> None:
+        """Fills in the rows at some places."""
+        log_probs = log_softmax(np.asarray(logits_BC, np.float64), axis=-1)
+        each = np.arange(len(labels_B))
+        self.nll[places] = -log_probs[each, labels_B]
+        self.correct[places] = row_correct(logits_BC, labels_B)
+        probs = np.exp(log_probs, out=log_probs)
+        self.confidence[places] = probs.max(-1)
+        probs[each, labels_B] -= 1
+        self.squared[places] = (probs**2).sum(-1)
+
+    def quality(self) -> dict[str, float]:
+        """accuracy, nll, brier and ece."""
+        return {
+            "accuracy": float(self.correct.mean()),
+            "nll": float(self.nll.mean()),
+            "brier": float(self.squared.mean()),
+            "ece": self.ece(),
+        }
+
+    def ece(self, bins: int = 15) -> float:
+        """See `ece`."""
+        confidence_B, correct_B, share_B = self.reliability(bins)
+        return float((share_B * np.abs(confidence_B - correct_B)).sum())
+
+    def reliability(self, bins: int = 15) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """See `reliability`."""
+        rows = len(self.confidence)
+        parts = np.array_split(np.argsort(self.confidence, kind="stable"), min(bins, rows))
+        means = [(self.confidence[p].mean(), self.correct[p].mean(), len(p) / rows) for p in parts]
+        return tuple(np.array(column) for column in zip(*means, strict=True))  # type: ignore[return-value]
+
+
+def row_scores(logits_NC: np.ndarray, labels_N: np.ndarray) -> RowScores:
+    """The scores of one model, row by row."""
+    found = RowScores.empty(len(labels_N))
+    for rows in row_blocks(*logits_NC.shape):
+        found.put(rows, logits_NC[rows], labels_N[rows])
+    return found
+
+
 def brier(logits_NC: np.ndarray, labels_N: np.ndarray) -> float:
     """Mean squared distance between probabilities and one-hot labels, summed over classes (Brier 1950): 0 to 2."""
-    probs = np.exp(log_softmax(np.asarray(logits_NC, np.float64), axis=-1))
-    probs[np.arange(len(labels_N)), labels_N] -= 1
-    return float((probs**2).sum(-1).mean())
+    return float(row_scores(logits_NC, labels_N).squared.mean())
 
 
 def ece(logits_NC: np.ndarray, labels_N: np.ndarray, bins: int = 15) -> float:
     """Expected calibration error of the top class, over bins of equal mass (Nguyen and O'Connor 2015): 0 to 1."""
-    confidence_B, correct_B, share_B = reliability(logits_NC, labels_N, bins)
-    return float((share_B * np.abs(confidence_B - correct_B)).sum())
+    return row_scores(logits_NC, labels_N).ece(bins)
 
 
 def reliability(
     logits_NC: np.ndarray, labels_N: np.ndarray, bins: int = 15
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean confidence [B], accuracy [B] and share of rows [B] of bins of equal mass, by rising confidence."""
-    confidence = np.exp(log_softmax(np.asarray(logits_NC, np.float64), axis=-1)).max(-1)
-    correct = row_correct(logits_NC, labels_N)
-    parts = np.array_split(np.argsort(confidence, kind="stable"), min(bins, len(confidence)))
-    means = [(confidence[p].mean(), correct[p].mean(), len(p) / len(confidence)) for p in parts]
-    return tuple(np.array(column) for column in zip(*means, strict=True))  # type: ignore[return-value]
+    return row_scores(logits_NC, labels_N).reliability(bins)
 
 
 def quality(logits_NC: np.ndarray, labels_N: np.ndarray) -> dict[str, float]:
     """accuracy, nll, brier and ece of one model."""
-    return {
-        "accuracy": float(row_correct(logits_NC, labels_N).mean()),
-        "nll": float(row_nll(logits_NC, labels_N).mean()),
-        "brier": brier(logits_NC, labels_N),
-        "ece": ece(logits_NC, labels_N),
-    }
+    return row_scores(logits_NC, labels_N).quality()
 
 
 def agreement(logits_NC: np.ndarray, reference_NC: np.ndarray) -> float:

@@ -14,9 +14,10 @@ from distillery.config import Teacher
 from distillery.data import Rows
 from distillery.errors import InputError
 from distillery.models import MODELS
+from distillery.models.given import PREFIX, check_unnamed, names_of, places_of
 from distillery.store import Handle, Store, checksum
 
-VERSION = 1
+VERSION = 2
 Predict = Callable[[Any], Any]
 """Raw rows -> a probability for each class: a table's frame, or ``{"image": uint8 [n, H, W, channels]}``."""
 
@@ -27,7 +28,7 @@ def is_outside(member: Teacher) -> bool:
 
 
 def ask(name: str, identity: Any, predict: Predict, rows: Rows, classes: list[str], store: Store) -> Handle:
-    """``answers.npz``: the probabilities float32 [N, C] of all rows.
+    """``answers.npz``: the probabilities float32 [N, C] of all rows, and the names of the classes.
 
     Args:
         name: Of the teacher.
@@ -44,7 +45,7 @@ def ask(name: str, identity: Any, predict: Predict, rows: Rows, classes: list[st
     def build(work: Path) -> dict[str, Any]:
         asked = rows.batches(np.arange(len(rows)), 65536)
         found = [_probabilities(predict(_raw(rows, ids)), len(ids), classes, name) for ids in asked]
-        np.savez(work / "answers.npz", logits=np.concatenate(found).astype(np.float32))
+        np.savez(work / "answers.npz", logits=np.concatenate(found).astype(np.float32), classes=np.array(classes))
         return {}
 
     return store.stage("answers", name, [VERSION, identity, rows.digest, classes], build)
@@ -75,28 +76,27 @@ def open_pickle(member: Teacher) -> tuple[Any, Predict]:
         raise InputError(f"teacher {member.name!r}: expected a fitted classifier with predict_proba, got a {got}")
 
     def predict(raw: Any) -> pd.DataFrame:
-        return pd.DataFrame(model.predict_proba(raw), columns=[f"probability:{c}" for c in model.classes_])
+        return pd.DataFrame(model.predict_proba(raw), columns=[f"{PREFIX}{c}" for c in model.classes_])
 
     return checksum(path), predict
 
 
 def _raw(rows: Rows, ids: np.ndarray) -> Any:
-    return rows.frame.iloc[ids] if rows.frame is not None else rows.feed(ids)
+    return rows.as_stored.iloc[ids] if rows.frame is not None else rows.feed(ids)
 
 
 def _probabilities(answer: Any, count: int, classes: Sequence[str], name: str) -> np.ndarray:
-    """Probabilities [n, C]: of columns ``probability:<class>``, of an entry ``probabilities``, or in sorted order."""
+    """Probabilities [n, C] of an answer, or its entry ``probabilities``: by the columns' names, or in sorted order."""
     if isinstance(answer, dict) and "probabilities" in answer:
         answer = answer["probabilities"]
-    named = [f"probability:{c}" for c in classes]
-    if isinstance(answer, pd.DataFrame) and any(str(c).startswith("probability:") for c in answer.columns):
-        missing = [c for c in named if c not in answer.columns]
-        if missing:
-            raise InputError(
-                f"teacher {name!r}: expected a probability of every class, got none for "
-                f"{', '.join(c.partition(':')[2] for c in missing)}"
-            )
-        answer = answer[named]
+    try:
+        places = places_of(classes, names_of(answer)) if isinstance(answer, pd.DataFrame) else None
+        if places is None:
+            check_unnamed(classes, f"answer with a DataFrame whose columns are {PREFIX}<class>")
+        else:
+            answer = answer.iloc[:, places]
+    except InputError as error:
+        raise InputError(f"teacher {name!r}: {error}") from error
     found = np.asarray(answer)
     if found.shape != (count, len(classes)) or found.dtype.kind not in "fiu":
         raise InputError(

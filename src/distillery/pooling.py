@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, logsumexp
 
-from distillery.metrics import row_nll
+from distillery.log_probs import FLOOR, LOG_FLOOR, log_softmax_of
+from distillery.metrics import BLOCK_BYTES, row_blocks, row_nll
 
-FLOOR = 1e-12  # smallest probability that weightings see; below it a single row would outweigh all others
+__all__ = ["FLOOR", "Pooling", "fit_temperature", "influence", "pool_logits", "pooled_blocks", "side_by_side"]
+
 TEMPERATURES = (0.2, 5.0)
 
 
@@ -29,15 +31,51 @@ def pool_logits(logits_MNC: np.ndarray, weights: np.ndarray, pool: str, temperat
         pool: ``probs`` or ``logits``; a linear map is always on log-probabilities.
         temperature: Divides the pooled logits.
     """
-    if weights.ndim == 2:
-        logs_MNC = np.maximum(log_softmax(logits_MNC.astype(np.float64), axis=-1), np.log(FLOOR))
-        return np.asarray(side_by_side(logs_MNC) @ weights[:-1] + weights[-1]) / temperature
-    active = np.flatnonzero(weights > 0)
-    logs_MNC = log_softmax(logits_MNC[active].astype(np.float64), axis=-1)
-    weights_M11 = weights[active][:, None, None]
-    if pool == "probs":
-        return np.asarray(logsumexp(logs_MNC, b=weights_M11, axis=0)) / temperature
-    return np.asarray((weights_M11 * logs_MNC).sum(0)) / temperature
+    pooled_NC = np.empty(logits_MNC.shape[1:])
+    for rows, pooled_BC in pooled_blocks(logits_MNC, weights, pool):
+        np.divide(pooled_BC, temperature, out=pooled_NC[rows])
+    return pooled_NC
+
+
+def pooled_blocks(
+    logits_MNC: np.ndarray, weights: np.ndarray, pool: str, rows_B: np.ndarray | None = None
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """What `pool_logits` gives, block by block: the places of some rows, and their logits [B, C].
+
+    Args:
+        logits_MNC: The members' logits.
+        weights: See `pool_logits`.
+        pool: See `pool_logits`.
+        rows_B: The rows that are wanted, by their numbers; None for all.
+    """
+    members, rows, classes = logits_MNC.shape
+    count = rows if rows_B is None else len(rows_B)
+    active = np.arange(members) if weights.ndim == 2 else np.flatnonzero(weights > 0)
+    # a linear map is read once for each block, so that a block should not be much smaller than the map
+    size = max(BLOCK_BYTES, weights.nbytes)
+    for part in row_blocks(count, len(active) * classes, size):
+        ids = np.arange(part.start, part.stop) if rows_B is None else rows_B[part]
+        logs_MBC = log_softmax_of(logits_MNC[active[:, None], ids])
+        if weights.ndim == 2:
+            inputs = side_by_side(np.maximum(logs_MBC, LOG_FLOOR, out=logs_MBC))
+            yield part, inputs @ weights[:-1] + weights[-1]
+        else:
+            yield part, pool_log_probs(logs_MBC, weights[active][:, None], pool)
+
+
+def pool_log_probs(logs_MBC: np.ndarray, weights_MB: np.ndarray, pool: str) -> np.ndarray:
+    """Logits [B, C] of the ensemble from log-probabilities, which are overwritten, and weights [M, B] or [M, 1]."""
+    weights_MB1 = weights_MB[:, :, None]
+    if pool == "logits":
+        logs_MBC *= weights_MB1
+        return np.asarray(logs_MBC.sum(0))
+    if not weights_MB.all():
+        np.copyto(logs_MBC, -np.inf, where=weights_MB1 == 0)  # else it could be the largest, and the others vanish
+    peak_BC = logs_MBC.max(0)
+    logs_MBC -= peak_BC
+    np.exp(logs_MBC, out=logs_MBC)
+    logs_MBC *= weights_MB1
+    return np.asarray(np.log(logs_MBC.sum(0)) + peak_BC)
 
 
 def side_by_side(logs_MNC: np.ndarray) -> np.ndarray:
@@ -63,7 +101,7 @@ def fit_temperature(logits_NC: np.ndarray, labels_N: np.ndarray, spread: float |
     weight = 0.0 if spread is None else 1 / (2 * spread**2 * len(labels_N))
 
     def loss(log_temperature: float) -> float:
-        nll = row_nll(logits_NC / np.exp(log_temperature), labels_N).mean()
+        nll = row_nll(logits_NC, labels_N, np.exp(log_temperature)).mean()
         return float(nll + weight * log_temperature**2)
 
     low, high = np.log(TEMPERATURES)

@@ -13,16 +13,17 @@ import onnx
 import onnxruntime as ort
 import pandas as pd
 from onnx import TensorProto, helper, numpy_helper, parser
-from sklearn.impute import SimpleImputer
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from distillery.data import NUMBERS, Feeds, column_feeds, is_number
+from distillery.scaling import scaling
+from distillery.serving.cells import is_number
+from distillery.serving.reading import NUMBERS, Feeds, Reading, column_feeds
 
 OPSET = 20
 IR_VERSION = 10
 RARE = 10  # a category seen fewer times than this in training is treated like one never seen
 MAX_CATEGORIES = 100
-COLUMNS = "distillery.columns"  # names of the columns of a table of numbers alone, kept with the graph
+HUGE = 1e300
+READING = "distillery.reading"  # how raw cells become the graph's inputs, kept with the graph
 FEATURES = "distillery.features"  # what every feature was made from, kept with the graph
 
 
@@ -60,7 +61,7 @@ def image_graph(channels: int, size: int, fit: str) -> onnx.ModelProto:
     return parser.parse_model(text)
 
 
-def table_graph(train: pd.DataFrame, scale: str = "column") -> onnx.ModelProto:
+def table_graph(train: pd.DataFrame, scale: str = "column", reading: Reading | None = None) -> onnx.ModelProto:
     """One input per column (float64 or text [N]) -> float32 [N, features], fitted on the training rows.
 
     A table of numbers alone has one input for all, ``numbers`` float64 [N, columns]; the graph names its columns.
@@ -68,6 +69,12 @@ def table_graph(train: pd.DataFrame, scale: str = "column") -> onnx.ModelProto:
     Numbers: missing values become the median, then zero mean and unit variance; a column that has missing values gets
     a second feature that marks them. Text: one feature per category, all zero for one that training did not show.
     With the scale ``shared``, all numbers have one mean and one variance, for columns in the same unit such as pixels.
+    What is the same in every training row is zero for ever; see `scaling` for numbers far from all others.
+
+    Args:
+        train: The training rows, clean.
+        scale: ``column`` or ``shared``.
+        reading: How the rows became clean, for whoever asks with raw ones.
     """
     builder = _Builder()
     numbers = [str(c) for c in train.columns if is_number(train[c])]
@@ -90,15 +97,15 @@ def table_graph(train: pd.DataFrame, scale: str = "column") -> onnx.ModelProto:
     graph = helper.make_graph(builder.nodes, "preprocess", inputs, [output], builder.constants)
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("ai.onnx.ml", 4)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
-    columns = {} if texts else {COLUMNS: json.dumps(numbers)}
-    helper.set_model_props(model, {FEATURES: json.dumps(builder.sources), **columns})
+    kept = reading or Reading.of_frame(train)
+    helper.set_model_props(model, {FEATURES: json.dumps(builder.sources), READING: kept.to_json()})
     onnx.checker.check_model(model)
     return model
 
 
-def columns_prop(graph: onnx.ModelProto) -> dict[str, str]:
-    """What `COLUMNS` says, as a property for a model that begins with this graph; empty where it says nothing."""
-    return {p.key: p.value for p in graph.metadata_props if p.key == COLUMNS}
+def reading_prop(graph: onnx.ModelProto) -> dict[str, str]:
+    """What `READING` says, as a property for a model that begins with this graph; empty for images."""
+    return {p.key: p.value for p in graph.metadata_props if p.key == READING}
 
 
 def feature_sources(graph: onnx.ModelProto) -> list[tuple[str, str]]:
@@ -137,17 +144,20 @@ class _Builder:
 
 
 def _number_nodes(builder: _Builder, raw: str, names: list[str], values: np.ndarray, shared: bool) -> None:
-    imputer = SimpleImputer(strategy="median", keep_empty_features=True).fit(values)
-    complete = imputer.transform(values)
-    scaler = StandardScaler().fit(complete.reshape(-1, 1) if shared else complete)
-    mean, spread = (np.broadcast_to(v, len(names)).astype(np.float64) for v in (scaler.mean_, scaler.scale_))
+    found = scaling(values, shared)
     gone = builder.node("IsNaN", [raw], "distillery.missing")
-    median = builder.constant("distillery.median", imputer.statistics_.astype(np.float64))
+    median = builder.constant("distillery.median", found.median)
     filled = builder.node("Where", [gone, median, raw], "distillery.filled")
-    centred = builder.node("Sub", [filled, builder.constant("distillery.mean", mean)], "distillery.centred")
-    scaled = builder.node("Div", [centred, builder.constant("distillery.scale", spread)], "distillery.scaled")
-    builder.features(builder.node("Cast", [scaled], "distillery.scaled32", to=TensorProto.FLOAT), names, "number")
-    marked = np.flatnonzero(np.isnan(values).any(0))
+    centred = builder.node("Sub", [filled, builder.constant("distillery.center", found.center)], "distillery.centred")
+    scaled = builder.node("Div", [centred, builder.constant("distillery.scale", found.scale)], "distillery.scaled")
+    if np.isfinite(found.knee).any():
+        scaled = _compressed(builder, scaled, found.knee)
+    single = builder.node("Cast", [scaled], "distillery.scaled32", to=TensorProto.FLOAT)
+    low = builder.constant("distillery.low", np.array(-found.bound, np.float32))
+    high = builder.constant("distillery.high", np.array(found.bound, np.float32))
+    builder.features(builder.node("Clip", [single, low, high], "distillery.clipped"), names, "number")
+    missing = np.isnan(values)
+    marked = np.flatnonzero(missing.any(0) & ~missing.all(0))
     if len(marked):
         chosen = builder.node(
             "Gather", [gone, builder.constant("distillery.marked", marked)], "distillery.marks", axis=1
@@ -156,25 +166,50 @@ def _number_nodes(builder: _Builder, raw: str, names: list[str], values: np.ndar
         builder.features(marks, [names[i] for i in marked], "missing")
 
 
+def _compressed(builder: _Builder, scaled: str, knee: np.ndarray) -> str:
+    """``sign(z) (min(|z|, k) + k log(max(|z|, k) / k))``: z up to the knee k, and beyond it a logarithm."""
+    reached = np.where(np.isfinite(knee), knee, HUGE)
+    knees = builder.constant("distillery.knee", reached)
+    slope = builder.constant("distillery.slope", np.where(np.isfinite(knee), knee, 0.0))
+    least = builder.constant("distillery.least", np.array(-HUGE))
+    most = builder.constant("distillery.most", np.array(HUGE))
+    finite = builder.node("Clip", [scaled, least, most], "distillery.finite")
+    size = builder.node("Abs", [finite], "distillery.size")
+    near = builder.node("Min", [size, knees], "distillery.near")
+    beyond = builder.node("Max", [size, knees], "distillery.beyond")
+    ratio = builder.node("Div", [beyond, knees], "distillery.ratio")
+    logarithm = builder.node("Log", [ratio], "distillery.logarithm")
+    far = builder.node("Mul", [logarithm, slope], "distillery.far")
+    total = builder.node("Add", [near, far], "distillery.total")
+    sign = builder.node("Sign", [finite], "distillery.sign")
+    return builder.node("Mul", [sign, total], "distillery.compressed")
+
+
 def _text_nodes(builder: _Builder, index: int, name: str, values: np.ndarray) -> None:
+    # As in splits.py, imported only where data is prepared.
+    from sklearn.preprocessing import OneHotEncoder
+
     encoder = OneHotEncoder(min_frequency=RARE, max_categories=MAX_CATEGORIES, handle_unknown="ignore")
     encoder.fit(values[:, None])
     rare = set() if encoder.infrequent_categories_[0] is None else set(encoder.infrequent_categories_[0])
-    known = [str(c) for c in encoder.categories_[0] if c not in rare] or [""]
+    known = [str(c) for c in encoder.categories_[0] if c not in rare]
+    differs = len(known) > 1 or bool(known and rare)
     code = builder.node(
         "LabelEncoder",
         [name],
         f"distillery.code_{index}",
         domain="ai.onnx.ml",
-        keys_strings=known,
-        values_int64s=list(range(len(known))),
-        default_int64=len(known),
+        keys_strings=known or [""],
+        values_int64s=list(range(len(known) or 1)),
+        default_int64=len(known) or 1,
     )
-    table = np.eye(len(known) + 1, len(known), dtype=np.float32)
+    width = len(known) or 1
+    # What never differs in training says nothing, and must not speak when it differs later.
+    table = np.eye(width + 1, width, dtype=np.float32) * differs
     one_hot = builder.node(
         "Gather", [builder.constant(f"distillery.table_{index}", table), code], f"distillery.hot_{index}", axis=0
     )
-    builder.features(one_hot, [name] * len(known), "category")
+    builder.features(one_hot, [name] * width, "category")
 
 
 def session(model: onnx.ModelProto | str, threads: int | None = None) -> ort.InferenceSession:

@@ -5,14 +5,18 @@ The cost of labelling training rows grows with the number of members; the last o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 
 import numpy as np
-from scipy.special import log_softmax, logsumexp
+from scipy.special import logsumexp
 
-from distillery.metrics import row_nll
-from distillery.pooling import fit_temperature
+from distillery.log_probs import log_softmax_of
+from distillery.memory import room
+from distillery.metrics import row_blocks, row_nll
+from distillery.pooling import fit_temperature, pool_log_probs
 
 SMALLEST = 0.02  # a lower weight is dropped at once
 ONE_SIDED_95 = 1.645
@@ -52,12 +56,13 @@ class Judge:
     """The rows on which ensembles of fewer members are compared with the whole one.
 
     Attributes:
-        logits_MNC: The members' logits.
+        logits_MNC: The members' logits, perhaps a file's.
         labels_N: Labels of the rows.
         folds_N: Their folds.
         pool: ``probs`` or ``logits``.
         calibrated: Whether a temperature follows. Each ensemble is then taken with its own, or fewer members would
             pass for better ones where the mean of many is underconfident.
+        folder: Where what does not fit into memory may lie; None for the system's folder of temporary files.
     """
 
     logits_MNC: np.ndarray
@@ -65,14 +70,51 @@ class Judge:
     folds_N: np.ndarray
     pool: str
     calibrated: bool = False
+    folder: Path | None = None
 
     def losses(self, part: Part) -> np.ndarray:
         """NLL [N] of the rows, each under the weights that were fitted without it."""
-        logs_MNC = log_softmax(self.logits_MNC[part.kept].astype(np.float64), axis=-1)
-        weights = part.fold_weights[self.folds_N].T[:, :, None]
-        pooled_NC = logsumexp(logs_MNC, b=weights, axis=0) if self.pool == "probs" else (weights * logs_MNC).sum(0)
-        temperature = fit_temperature(pooled_NC, self.labels_N) if self.calibrated else 1.0
-        return row_nll(pooled_NC / temperature, self.labels_N)
+        weights_MN = part.fold_weights[self.folds_N].T
+        if self.pool == "probs" and not self.calibrated:
+            return np.asarray(-logsumexp(self._at_label_MN[part.kept], b=weights_MN, axis=0))
+        if self.calibrated:
+            return self._calibrated_losses(part, weights_MN)
+        nll_N = np.empty(len(self.labels_N))
+        for rows in self._blocks(part):
+            nll_N[rows] = row_nll(self._pooled(part, weights_MN, rows), self.labels_N[rows])
+        return nll_N
+
+    def seconds(self) -> float:
+        """About how long it takes to prune, on one core: every member is tried, again and again, for being left out."""
+        members, rows, classes = self.logits_MNC.shape
+        tries = members * (members + 1) / 2
+        if self.pool == "probs" and not self.calibrated:
+            return 1e-8 * tries * rows * members
+        each_cell = 8e-9 * members / 2 + (1.2e-7 if self.calibrated else 4e-9)
+        return tries * rows * classes * each_cell
+
+    @cached_property
+    def _at_label_MN(self) -> np.ndarray:
+        """Log-probability of each row's label: all that the mean of a linear pool needs, whose classes sum to one."""
+        members, rows, classes = self.logits_MNC.shape
+        at_label_MN = np.empty((members, rows))
+        for part in row_blocks(rows, members * classes):
+            logs_MBC = log_softmax_of(self.logits_MNC[:, part])
+            at_label_MN[:, part] = logs_MBC[:, np.arange(logs_MBC.shape[1]), self.labels_N[part]]
+        return at_label_MN
+
+    def _calibrated_losses(self, part: Part, weights_MN: np.ndarray) -> np.ndarray:
+        pooled_NC = room(self.logits_MNC.shape[1:], np.float64, self.folder)
+        for rows in self._blocks(part):
+            pooled_NC[rows] = self._pooled(part, weights_MN, rows)
+        temperature = fit_temperature(pooled_NC, self.labels_N)
+        return row_nll(pooled_NC, self.labels_N, temperature)
+
+    def _blocks(self, part: Part) -> Iterator[slice]:
+        return row_blocks(self.logits_MNC.shape[1], len(part.kept) * self.logits_MNC.shape[2])
+
+    def _pooled(self, part: Part, weights_MN: np.ndarray, rows: slice) -> np.ndarray:
+        return pool_log_probs(log_softmax_of(self.logits_MNC[part.kept, rows]), weights_MN[:, rows], self.pool)
 
 
 def prune(judge: Judge, fit: Fit, *, tolerance: float) -> Pruned:

@@ -86,6 +86,11 @@ class Registry:
             raise InputError(f"unknown {self.kind}: {closest(name, (n for n in self._entries if not is_own(n)))}")
         return self._entries[name]
 
+    def __contains__(self, name: str) -> bool:
+        """Whether `name` is registered by now; of a user's own file it is once a config has named it."""
+        self._discover()
+        return name in self._entries
+
     def traits(self, name: str) -> dict[str, Any]:
         """The facts given when `name` was registered."""
         _ = self[name]

@@ -8,8 +8,6 @@ one wins: their files are never mixed.
 from __future__ import annotations
 
 import errno
-import json
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -18,10 +16,12 @@ from typing import Any
 
 from fsspec.core import url_to_fs
 
+from distillery import manifest
+from distillery.address import mask_in, masked
 from distillery.errors import InputError
+from distillery.manifest import MANIFEST
 
 VARIABLE = "DISTILLERY_REMOTE"
-MANIFEST = "manifest.json"
 NEEDS = {"s3": "distillery[s3]"}  # what brings the package of a kind of address
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -47,7 +47,7 @@ class Remote:
     @property
     def shown(self) -> str:
         """The address as it may be printed, without a password."""
-        return re.sub(r"://([^:/@]*):[^@]*@", r"://\1:***@", self.address)
+        return masked(self.address)
 
     def check(self) -> None:
         """Reads, writes, looks and deletes there.
@@ -69,9 +69,13 @@ class Remote:
         except ImportError as error:
             kind = self.address.partition("://")[0]
             wanted = NEEDS.get(kind, f"the package that fsspec opens {kind}:// with")
-            raise InputError(f"{VARIABLE}: expected {wanted} to be installed, got: {error}") from error
+            raise InputError(f"{VARIABLE}: expected {wanted} to be installed, got: {self._told(error)}") from error
         except OSError as error:
-            raise InputError(f"{problem} {self.shown!r}: {error}") from error
+            raise InputError(f"{problem} {self.shown!r}: {self._told(error)}") from error
+
+    def _told(self, error: Exception) -> str:
+        """The reason of an error, which may repeat the address."""
+        return mask_in(_reason(error), self.address)
 
     def holds(self, stage: str, fingerprint: str) -> bool:
         """Whether a stage is there, as far as can be seen without reading it."""
@@ -82,32 +86,32 @@ class Remote:
         """Downloads a stage into a folder, its checksums not compared yet.
 
         Raises:
-            Damaged: A part of it is gone, or its manifest is none.
+            Damaged: A part of it is gone, or its manifest is none, or names files outside the folder.
         """
         with self._opened() as (fs, root):
             there = f"{root}/{stage}/{fingerprint}"
             try:
-                manifest = fs.cat_file(f"{there}/{MANIFEST}")
-                files = _files(there, folder, manifest)
+                content = fs.cat_file(f"{there}/{MANIFEST}")
+                files = _files(there, folder, content)
                 for path in (folder / MANIFEST, *files):
                     path.parent.mkdir(parents=True, exist_ok=True)
                 if files:
                     fs.get(list(files.values()), [str(path) for path in files])
-            except (FileNotFoundError, ValueError, KeyError) as error:
+            except (FileNotFoundError, ValueError) as error:
                 raise Damaged(_reason(error)) from error
-            (folder / MANIFEST).write_bytes(manifest)
+            (folder / MANIFEST).write_bytes(content)
 
     def send(self, stage: str, folder: Path) -> None:
         """Uploads a finished stage directory, its manifest last, unless that stage is there."""
         if self.holds(stage, folder.name):
             return
-        manifest = (folder / MANIFEST).read_bytes()
+        content = (folder / MANIFEST).read_bytes()
         with self._opened() as (fs, root):
             there = f"{root}/{stage}/{folder.name}"
-            files = _files(there, folder, manifest)
+            files = _files(there, folder, content)
             if files:
                 fs.put([str(path) for path in files], list(files.values()))
-            fs.pipe_file(f"{there}/{MANIFEST}", manifest)
+            fs.pipe_file(f"{there}/{MANIFEST}", content)
 
     def discard(self, stage: str, fingerprint: str) -> None:
         """Takes a stage out of everybody's sight."""
@@ -126,7 +130,7 @@ class Remote:
         except Exception as error:  # each kind of storage has errors of its own
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            raise Unreachable(_reason(error)) from error
+            raise Unreachable(self._told(error)) from error
 
 
 def _is_there(fs: Any, path: str) -> bool:
@@ -137,9 +141,9 @@ def _is_there(fs: Any, path: str) -> bool:
     return True
 
 
-def _files(there: str, folder: Path, manifest: bytes) -> dict[Path, str]:
-    """Where each file of a stage lies here, and there."""
-    named = json.loads(manifest)["files"]
+def _files(there: str, folder: Path, content: bytes) -> dict[Path, str]:
+    """Where each file of a stage lies here, and there; all of them in these two folders."""
+    named = manifest.parse(content).files
     return {folder / name: f"{there}/{digest}/{name}" for name, (_, digest) in named.items()}
 
 

@@ -83,6 +83,8 @@ def assemble(
             "candidates": pooled["table"],
             "diversity": pooled["diversity"],
             "pruning": pooled["pruning"],
+            "left_out": pooled["left_out"],
+            "notes": pooled["notes"],
         },
         "search": {
             **{k: found[k] for k in ("study", "objectives", "trials", "front", "ranked", "chosen")},

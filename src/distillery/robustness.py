@@ -10,10 +10,11 @@ import numpy as np
 import onnx
 
 from distillery import preprocess
-from distillery.data import Rows, column_feeds, side_by_side
+from distillery.data import Rows
 from distillery.dataset import Dataset
 from distillery.metrics import paired_difference, row_correct
 from distillery.sampling import in_parts
+from distillery.serving.reading import column_feeds, side_by_side
 
 SEED = 20260101
 Disturbance = Callable[[np.ndarray, np.random.Generator], np.ndarray]

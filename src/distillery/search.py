@@ -17,6 +17,7 @@ from distillery.calibration import Calibrated
 from distillery.config import Capacity, Experiment
 from distillery.dataset import LEARNED, Dataset
 from distillery.errors import InputError
+from distillery.member_keys import content_key
 from distillery.own import is_own, own_digest
 from distillery.pareto import front
 from distillery.profile import cost, latency
@@ -24,7 +25,7 @@ from distillery.runtimes import NotExportable, in_onnxruntime, network_graph
 from distillery.space import Knobs, Range, Search, Setting
 from distillery.store import Handle, Store, fingerprint, write_json
 from distillery.study import OnTrial, Plan, RunMany, cohort_of, objective, one_after_another, open_study, run_study
-from distillery.teachers import build_network, content_key
+from distillery.teachers import build_network
 
 VERSION = 4
 PROFILE_VERSION = 5
@@ -103,7 +104,7 @@ def run_search(
         logits: The active members' logits on the transfer set.
         profiles: `profile_capacity` of every capacity.
         store: Where the study's database and the result lie.
-        device: Where to train.
+        device: Where to train; `AUTO` for each process that trains to decide.
         run_many: Runs the trials of a round, perhaps at the same time; by default one after another.
         on_trial: Called with the record of each finished trial.
         database: Where the study is kept, if not in the store's journal.

@@ -19,11 +19,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from distillery import manifest
+from distillery.checksums import checksum as checksum
+from distillery.checksums import flush
 from distillery.errors import InputError
+from distillery.manifest import broken_file
 from distillery.memory import give_back
-from distillery.remote import MANIFEST, Damaged, Remote, Unreachable
+from distillery.remote import Damaged, Remote, Unreachable
 
 log = logging.getLogger(__name__)
 
@@ -61,12 +65,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     raise TypeError(f"cannot fingerprint a {type(value).__name__}")
-
-
-def checksum(path: Path) -> str:
-    """Hex digest (32 characters) of the bytes of a file."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -132,7 +130,7 @@ class Store:
         (self.root / stage).mkdir(parents=True, exist_ok=True)
         with ExitStack() as locks:
             for final in sorted(set(finals)):  # in one order everywhere, so that no two wait for each other
-                locks.enter_context(_locked(final.with_suffix(".lock")))
+                locks.enter_context(locked(final.with_suffix(".lock")))
             found = {f: self._open(f, stage, name) for f, (name, _) in zip(finals, wanted, strict=True)}
             missing = {finals.index(f): f for f, handle in found.items() if handle is None}
             if missing:
@@ -150,9 +148,9 @@ class Store:
         final = self.root / stage / fingerprint
         if not final.exists() and self._is_remote(final, stage, name):
             final.parent.mkdir(parents=True, exist_ok=True)
-            with _locked(final.with_suffix(".lock")):
+            with locked(final.with_suffix(".lock")):
                 _ = final.exists() or self._fetch(final, stage, name)
-        if not final.exists() or _broken_file(final) is not None:
+        if not final.exists() or broken_file(final) is not None:
             where = self.root if self.remote is None else f"{self.root} or {self.remote.shown}"
             raise Missing(f"{stage} {name!r}: expected it to be finished in {where}, got none that is whole")
         return _handle(final, stage, name)
@@ -177,33 +175,34 @@ class Store:
             if isinstance(result, Exception):
                 errors.append(result)
                 continue
-            _seal(works[place], result, seconds, _identity(key))
+            identity = _identity(key)
+            manifest.seal(works[place], result, seconds, identity)
             works[place].rename(final)
+            flush(final.parent)
+            manifest.note_version(final.parent, identity)
             found[final] = replace(_handle(final, stage, name), cached=False)
             self._send(final, stage, name)
         if errors:
             raise errors[0]
 
     def _tell_older(self, stage: str, missing: list[tuple[str, Any]]) -> None:
-        """Says which of the missing ones are there, but made by another version of the code."""
-        known = {}
-        for path in (self.root / stage).glob(f"*/{MANIFEST}"):
-            manifest = json.loads(path.read_text())
-            known[manifest.get("same")] = manifest.get("version")
+        """Says which of the missing ones were made before, by another version of the code."""
+        known = manifest.versions(self.root / stage)
         for name, key in missing:
             mine = _identity(key)
-            if mine["same"] is not None and known.get(mine["same"], mine["version"]) != mine["version"]:
-                was, now = known[mine["same"]], mine["version"]
+            was, now = known.get(mine["same"], mine["version"]), mine["version"]
+            if was != now:
                 log.info("%s '%s': found one of version %s, made anew by version %s", stage, name, was, now)
 
     def _open(self, final: Path, stage: str, name: str) -> Handle | None:
         if final.exists():
-            broken = _broken_file(final)
+            broken = broken_file(final)
             if broken is None:
                 self._send(final, stage, name)
                 return _handle(final, stage, name)
             log.warning("%s '%s': %s is damaged, computing it again", stage, name, broken)
             shutil.rmtree(final)
+            final.with_suffix(".verified").unlink(missing_ok=True)
         if self._is_remote(final, stage, name) and self._fetch(final, stage, name):
             return _handle(final, stage, name)
         return None
@@ -222,9 +221,11 @@ class Store:
         shutil.rmtree(arriving, ignore_errors=True)
         try:
             self.remote.fetch(stage, final.name, arriving)
-            if (broken := _broken_file(arriving)) is not None:
+            manifest.settle(arriving)
+            if (broken := broken_file(arriving)) is not None:
                 raise Damaged(Path(broken).name)
             arriving.rename(final)
+            flush(final.parent)
         except Unreachable as error:
             log.warning("%s '%s': not fetched, computing it: %s", stage, name, error)
             return False
@@ -255,39 +256,24 @@ def _identity(key: Any) -> dict[str, Any]:
 
 
 def _handle(final: Path, stage: str, name: str) -> Handle:
-    manifest = json.loads((final / MANIFEST).read_text())
-    return Handle(stage, name, str(final), final.name, manifest["metrics"], manifest["seconds"], cached=True)
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    return (p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != MANIFEST)
-
-
-def _seal(work: Path, metrics: dict[str, Any], seconds: float, identity: dict[str, Any]) -> None:
-    files = {str(p.relative_to(work)): [p.stat().st_size, checksum(p)] for p in _files(work)}
-    write_json(work / MANIFEST, {"metrics": metrics, "seconds": seconds, "files": files, **identity})
-    descriptor = os.open(work, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _broken_file(folder: Path) -> str | None:
-    try:
-        files = json.loads((folder / MANIFEST).read_text())["files"]
-    except (OSError, ValueError, KeyError):
-        return str(folder / MANIFEST)
-    for name, (size, digest) in files.items():
-        path = folder / name
-        if not path.is_file() or path.stat().st_size != size or checksum(path) != digest:
-            return str(path)
-    return None
+    found = manifest.read(final)
+    return Handle(stage, name, str(final), final.name, found.metrics, found.seconds, cached=True)
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    # The kernel drops the lock when its holder dies, so a killed run never blocks the next one.
-    with path.open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
+def locked(path: Path) -> Iterator[None]:
+    """Alone with what a lock file stands for. The kernel drops the lock when its holder dies: no killed run blocks."""
+    while True:
+        with path.open("w") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            if is_at(stream, path):
+                yield
+                return
+
+
+def is_at(stream: IO[Any], path: Path) -> bool:
+    """Whether an open file still lies at a path: somebody may have removed it meanwhile, see `sweep`."""
+    try:
+        return os.path.samestat(os.fstat(stream.fileno()), path.stat())
+    except FileNotFoundError:
+        return False

@@ -16,18 +16,20 @@ from distillery.calibration import Calibrated, calibrated
 from distillery.cohorts import stacks, within_memory
 from distillery.config import Capacity, Recipe, Student, Views
 from distillery.dataset import LEARNED, Dataset
+from distillery.devices import resolved
 from distillery.ensemble import teacher_logits
+from distillery.errors import InputError
 from distillery.logits import check_belongs
+from distillery.member_keys import content_key
 from distillery.memory import resident_bytes
 from distillery.metrics import quality
-from distillery.models import InputSpec
+from distillery.models import MODELS, InputSpec
 from distillery.soft_losses import together
 from distillery.space import Setting
 from distillery.store import Handle, Store, fingerprint, write_json
 from distillery.teachers import (
     OnEpochOf,
     build_network,
-    content_key,
     derive_seed,
     fit_classifiers,
     load_network,
@@ -80,7 +82,7 @@ class Targets:
     def _read(cls, data: Handle, views: Views, ensemble: Handle, logits: list[Handle], device: str) -> Targets:
         check_belongs(logits, data, views)
         pooled = torch.from_numpy(teacher_logits(ensemble, logits))
-        pooled = pooled.to(device) if pooled.nbytes <= resident_bytes() else pooled
+        pooled = pooled.to(device) if pooled.nbytes <= resident_bytes(device) else pooled
         return cls(pooled, Transfer(Dataset(data), views, device=device).load())
 
 
@@ -155,6 +157,7 @@ def train_students(
 
     Those that are not there yet train together where their networks and settings allow it.
     """
+    device = resolved(device)
     shared = [config.views, ensemble.fingerprint, [h.fingerprint for h in logits]]
     keys = [["distilled", w.setting, w.setting.chosen_loss(config.loss), *shared] for w in wanted]
 
@@ -182,6 +185,7 @@ def train_baselines(
     With the student's setting it is the plain baseline (its learning rate, weight decay and noise count); with a
     setting that was searched without a teacher, the tuned one.
     """
+    device = resolved(device)
     recipes = [applied(w.setting, config.recipe) for w in wanted]
 
     def train(networks: list[nn.Module], dataset: Dataset, mine: list[Wanted], **options: Any) -> list[Course]:
@@ -260,7 +264,7 @@ class _Making:
         }
         write_json(work / "student.json", content)
         rows = dataset.splits["val_search"]
-        figures = quality(predict(sure, dataset.inputs[rows], device=self.device), dataset.labels("val_search"))
+        figures = quality(predict(sure, dataset.inputs, rows, device=self.device), dataset.labels("val_search"))
         return figures | {"calibration_temperature": temperature}
 
 
@@ -270,12 +274,19 @@ def student_seed(seed: int, capacity: Capacity) -> int:
 
 
 def load_student(handle: Handle, spec: InputSpec) -> nn.Module:
-    """The network of a `students` stage directory with its calibration, in evaluation mode."""
+    """The network of a `students` stage directory with its calibration, in evaluation mode.
+
+    Raises:
+        InputError: It is of code of a user's own that no config of this process has named.
+    """
     content = handle.json("student.json")
+    if (family := content["model"]["family"]) not in MODELS:  # a file does not decide whose code is run
+        raise InputError(f"{handle.file('student.json')}: expected a family that the config names, got {family!r}")
     network = load_network(content["model"], spec, handle.file("model.safetensors"))
     return Calibrated(network, content["calibration_temperature"]).eval()
 
 
 def evaluate_on(handle: Handle, dataset: Dataset, split: str, batch_size: int = 1024) -> np.ndarray:
     """Logits float32 [N, C] of a student on a split."""
-    return predict(load_student(handle, dataset.spec), dataset.inputs[dataset.splits[split]], batch_size=batch_size)
+    network = load_student(handle, dataset.spec)
+    return predict(network, dataset.inputs, dataset.splits[split], batch_size=batch_size)

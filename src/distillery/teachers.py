@@ -3,33 +3,37 @@
 from __future__ import annotations
 
 import inspect
+import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from scipy.special import log_softmax
 from torch import nn
 
-from distillery.cohorts import stacks
+from distillery import estimators
+from distillery.cohorts import stacks, within_memory
 from distillery.config import Model, Recipe, Teacher
 from distillery.dataset import Dataset
+from distillery.devices import resolved
 from distillery.errors import InputError
-from distillery.members import EstimatorMember, GivenMember, Member, NetworkMember
+from distillery.member_keys import NOT_BUILT_FROM, made_from
+from distillery.members import EstimatorMember, GivenMember, Member, NetworkMember, logits_of
 from distillery.metrics import quality
 from distillery.models import MODELS, GivenLogits, InputSpec
-from distillery.store import Handle, Store, checksum, fingerprint, write_json
+from distillery.models.given import in_class_order
+from distillery.store import Handle, Store, fingerprint, write_json
 from distillery.training import torchrun
 from distillery.training.feed import Inputs
 from distillery.training.fit import Course, Learner, OnEpochs, Validation, fit
 from distillery.training.objectives import Answers, Labels
 from distillery.training.state import seeded
 
-VERSION = 4
+VERSION = 5
 
 OnEpochOf = Callable[[int, int, dict[str, float]], None]
 """(place of the network in what was asked for, epoch, record)."""
@@ -40,17 +44,6 @@ def derive_seed(*parts: Any) -> int:
     return int(fingerprint(*parts)[:8], 16) >> 1
 
 
-def content_key(model: Model) -> list[Any]:
-    """What determines a model before training: family and options, and the content of the files that they name."""
-    source = {k: v for k, v in model.model_dump().items() if k not in ("copies", "recipe", "name")}
-    return [source, *(checksum(Path(source[k]).expanduser()) for k in ("path", "checkpoint") if source.get(k))]
-
-
-def learned_from(teacher: Teacher, data: Handle) -> str:
-    """What a teacher rests on: the training rows; given logits are looked up by the row's number in the source."""
-    return data.fingerprint if teacher.family == "given" else Dataset(data).digest("train")
-
-
 def build_network(model: Model, spec: InputSpec, seed: int) -> nn.Module:
     """A fresh network with the initial weights of `seed`."""
     with seeded(seed):
@@ -58,21 +51,27 @@ def build_network(model: Model, spec: InputSpec, seed: int) -> nn.Module:
     return network
 
 
-def check_model(model: Model, spec: InputSpec, where: str, n_rows: int) -> None:
+def check_model(model: Model, spec: InputSpec, where: str, n_rows: int, classes: Sequence[str] | None = None) -> None:
     """Builds a model once, and runs a network on two blank rows, before anything trains.
 
     Raises:
-        InputError: It cannot be built, does not give [2, C], or holds given logits for another number of rows.
+        InputError: It cannot be built, does not give [2, C], is an estimator that cannot be kept, or holds given logits
+            for another number of rows or whose columns cannot be told apart.
     """
     if MODELS.traits(model.family).get("outside"):
         return
     try:
         built = MODELS[model.family](spec, **model.options)
+        if isinstance(built, GivenLogits) and classes is not None:
+            in_class_order(built, classes)
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
     if isinstance(built, GivenLogits) and len(built.logits) != n_rows:
         raise InputError(f"{where}: expected given logits for {n_rows} rows of the data, got {len(built.logits)}")
+    if isinstance(built, GivenLogits):
+        return
     if not isinstance(built, nn.Module):
+        _check_estimator(model, built, spec, where)
         return
     try:
         with torch.inference_mode():
@@ -82,6 +81,16 @@ def check_model(model: Model, spec: InputSpec, where: str, n_rows: int) -> None:
         raise InputError(f"{where}: does not take inputs of shape {list(spec.shape)}: {first}") from error
     if shape != (2, spec.classes):
         raise InputError(f"{where}: expected logits of shape [2, {spec.classes}], got {list(shape)}")
+
+
+def _check_estimator(model: Model, built: Any, spec: InputSpec, where: str) -> None:
+    if model.options.get("trusted"):
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            estimators.check_keeps(built, spec.classes, Path(folder))
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from error
 
 
 def train_teachers(
@@ -95,24 +104,24 @@ def train_teachers(
     device: str = "cpu",
     on_epoch: OnEpochOf | None = None,
 ) -> list[Handle]:
-    """Trained copies of one member: ``model.safetensors`` or ``model.joblib``, ``member.json``, ``history.json``.
+    """Trained copies of one member: ``model.safetensors`` or ``model.skops``, ``member.json``, ``history.json``.
 
     Those that are not there yet train together where their family allows it.
 
     Raises:
         FloatingPointError: Training diverged.
     """
+    device = resolved(device)
     trained = MODELS.traits(teacher.family)["network"]
     seeds = [derive_seed(seed, name) for name in names]
-    content = [VERSION, content_key(teacher), recipe if trained else None]
-    keys = [[*content, own, learned_from(teacher, data)] for own in seeds]
+    keys = [[VERSION, made_from(teacher, recipe if trained else None, own, data)] for own in seeds]
 
     def build(works: dict[int, Path], group: Sequence[int]) -> dict[int, dict[str, Any] | Exception]:
         dataset = Dataset(data)
         mine = [(names[place], seeds[place]) for place in group]
         for place, work in works.items():
-            name, own_seed = mine[place]
-            write_json(work / "member.json", {"name": name, "model": teacher.model_dump(), "seed": own_seed})
+            told = {"name": names[group[place]], "checkpoint": teacher.options.get("checkpoint")}
+            write_json(work / "member.json", {**told, "key": keys[group[place]]})
         if trained:
             report = None if on_epoch is None else partial(_report, on_epoch, {place: group[place] for place in works})
             members = _networks(works, mine, teacher, recipe, dataset, device, report)
@@ -120,12 +129,14 @@ def train_teachers(
             members = {place: _other(work, teacher, mine[place][1], dataset) for place, work in works.items()}
         rows, labels = dataset.splits["val_ensemble"], dataset.labels("val_ensemble")
         return {
-            place: m if isinstance(m, Exception) else quality(m.logits(dataset.inputs[rows], rows), labels)
+            place: m if isinstance(m, Exception) else quality(logits_of(m, dataset.inputs, rows), labels)
             for place, m in members.items()
         }
 
-    places = list(range(len(names)))
-    groups = [places] if stacks(teacher, Dataset(data).spec.kind) else [[place] for place in places]
+    places, spec = list(range(len(names))), Dataset(data).spec
+    groups = [[place] for place in places]
+    if stacks(teacher, spec.kind):
+        groups = within_memory([places], teacher, spec, recipe, device)
     made: list[Handle] = []
     for group in groups:
         wanted = [(names[i], keys[i]) for i in group]
@@ -185,13 +196,14 @@ def _other(work: Path, teacher: Teacher, seed: int, dataset: Dataset) -> Member:
     write_json(work / "history.json", [])
     built = MODELS[teacher.family](dataset.spec, **teacher.options)
     if isinstance(built, GivenLogits):
+        built = in_class_order(built, dataset.classes)
         np.savez(work / "given.npz", logits=built.logits)
         return GivenMember(built)
     if "random_state" in inspect.signature(type(built)).parameters and built.random_state is None:
         built.set_params(random_state=seed)
     rows = dataset.splits["train"]
     built.fit(dataset.inputs[rows].reshape(len(rows), -1), dataset.labels("train"))
-    joblib.dump(built, work / "model.joblib")
+    estimators.save(built, work, trusted=teacher.options.get("trusted", False))
     return EstimatorMember(built)
 
 
@@ -223,7 +235,7 @@ def validation_on(split: str, dataset: Dataset) -> Validation:
         nll = -log_probs[np.arange(len(labels)), labels].mean()
         return {f"{split}/accuracy": float((log_probs.argmax(-1) == labels).mean()), f"{split}/nll": float(nll)}
 
-    return Validation(dataset.inputs[dataset.splits[split]], measure)
+    return Validation(dataset.inputs, measure, rows=dataset.splits[split])
 
 
 def save_network(network: nn.Module, path: Path) -> None:
@@ -241,7 +253,7 @@ def load_network(model: dict[str, Any], spec: InputSpec, path: Path) -> nn.Modul
         spec: What it is fed.
         path: The weights.
     """
-    own = {k: v for k, v in model.items() if k not in ("family", "name", "copies", "recipe", "checkpoint", "code")}
+    own = {k: v for k, v in model.items() if k not in ("family", *NOT_BUILT_FROM)}
     network: nn.Module = MODELS[model["family"]](
         spec, **{**own, **({"pretrained": False} if "pretrained" in own else {})}
     )
@@ -254,7 +266,21 @@ def load_member(handle: Handle, spec: InputSpec, device: str = "cpu") -> Member:
     if handle.file("given.npz").exists():
         with np.load(handle.file("given.npz")) as arrays:
             return GivenMember(GivenLogits(arrays["logits"]))
-    if handle.file("model.joblib").exists():
-        return EstimatorMember(joblib.load(handle.file("model.joblib")))
-    model = handle.json("member.json")["model"]
-    return NetworkMember(load_network(model, spec, handle.file("model.safetensors")), device)
+    model = model_of(handle)
+    if MODELS.traits(model["family"])["network"]:
+        return NetworkMember(load_network(model, spec, handle.file("model.safetensors")), device)
+    unfitted = MODELS[model["family"]](spec, **{k: v for k, v in model.items() if k != "family"})
+    trusted = model.get("trusted", False)
+    return EstimatorMember(estimators.load(Path(handle.path), unfitted, trusted=trusted))
+
+
+def model_of(handle: Handle) -> dict[str, Any]:
+    """Family and options of a member: those that its stage is named by, whoever has written the files.
+
+    They say which file is opened, and whose code is run for it. The stage's name comes from this run's own config.
+    """
+    key = handle.json("member.json").get("key")
+    if fingerprint("teachers", key) != handle.fingerprint:
+        raise InputError(f"{handle.file('member.json')}: expected the member that the folder is named by, got another")
+    model: dict[str, Any] = key[1]["model"]
+    return model

@@ -12,7 +12,8 @@ import torch
 from distillery.config import Views
 from distillery.counter import Draws
 from distillery.dataset import Dataset
-from distillery.memory import resident_bytes
+from distillery.devices import is_cuda
+from distillery.memory import blocks, resident_bytes
 from distillery.views import VIEWS
 
 BLOCK_ROWS = 1 << 14
@@ -77,21 +78,25 @@ class Transfer:
     def load(self, resident: torch.Tensor | None = None) -> torch.Tensor | None:
         """All items [V · N, ...], kept in memory from now on if they fit; `resident` are those of an equal set."""
         size = self.config.count * len(self.rows) * self.dataset.inputs[:1].nbytes
-        if resident is None and size <= resident_bytes():
-            resident = self._shown().to(self.device)
+        if resident is None and size <= resident_bytes(self.device):
+            resident = self._shown()
         self._resident = resident
         return resident
 
     def _shown(self) -> torch.Tensor:
         """All items, made block by block: a view needs several times its own size while it is made."""
         pixels = self.dataset.inputs
-        shown = torch.from_numpy(np.empty((len(self.views), len(self.rows), *pixels.shape[1:]), pixels.dtype))
+        shape = (len(self.views), len(self.rows), *pixels.shape[1:])
+        if is_cuda(self.device):
+            dtype = torch.uint8 if pixels.dtype == np.uint8 else torch.float32
+            shown = torch.empty(shape, dtype=dtype, device=self.device)
+        else:
+            shown = torch.from_numpy(np.empty(shape, pixels.dtype))
         for view in self.views:
-            for start in range(0, len(self.rows), BLOCK_ROWS):
-                rows = self.rows[start : start + BLOCK_ROWS]
-                shown[view, start : start + len(rows)] = torch.from_numpy(
-                    show(self.dataset, self.config, rows, np.full(len(rows), view))
-                )
+            for part in blocks(len(self.rows), pixels[:1].nbytes, BLOCK_ROWS):
+                rows = self.rows[part]
+                block = show(self.dataset, self.config, rows, np.full(len(rows), view))
+                shown[view, part] = torch.from_numpy(block).to(self.device)
         return shown.flatten(0, 1)
 
     @property
@@ -123,12 +128,12 @@ class Transfer:
         return torch.from_numpy(numbers * len(self.rows) + places)
 
     def take(self, items: torch.Tensor) -> torch.Tensor:
-        """Batch [B, ...], uint8 pixels or float features."""
+        """Batch [B, ...], uint8 pixels or float features; where they are kept on the device, it is there."""
         if self._resident is not None:
             return self._resident.index_select(0, items.to(self._resident.device))
         chosen = items.cpu().numpy()
         shown = show(self.dataset, self.config, self.rows[chosen % len(self.rows)], chosen // len(self.rows))
-        return torch.from_numpy(shown).to(self.device)
+        return torch.from_numpy(shown)
 
     def lying(self, items: torch.Tensor) -> list[np.ndarray] | None:
         """See `Batches`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from distillery.calibration import calibration_rows, temperature_of
 from distillery.cohorts import stacks, within_memory
 from distillery.config import Capacity, Experiment
 from distillery.dataset import Dataset
+from distillery.devices import resolved
 from distillery.metrics import row_correct, row_nll
 from distillery.soft_losses import together
 from distillery.space import Setting
@@ -30,6 +31,7 @@ class Job:
         ensemble: Stage `ensemble`; None for trials without a teacher.
         logits: The members' logits on the transfer set.
         settings: One for each trial.
+        device: Where to train; `AUTO` for the process that does to decide.
         rungs: Epochs after which trials are compared, each with the NLLs that earlier trials had there.
     """
 
@@ -48,7 +50,7 @@ def train_trials(job: Job) -> list[dict[str, Any]]:
 
     Result: for each `state` (complete, stopped or fail), figures, and `curve`: the NLL at each rung that it came to.
     """
-    return _Trials(job).run()
+    return _Trials(replace(job, device=resolved(job.device))).run()
 
 
 @dataclass
@@ -88,7 +90,7 @@ class _Trials:
 
         judged = {*self.seen, self.recipe.epochs}
         rows = calibration_rows(self.dataset)
-        validation = Validation(self.dataset.inputs[rows], _Judge(self.dataset), judged)
+        validation = Validation(self.dataset.inputs, _Judge(self.dataset), judged, rows)
         options: dict[str, Any] = {"device": job.device, "validation": validation, "on_epochs": on_epochs}
         if job.ensemble is None:
             recipes = [applied(setting, self.recipe) for setting in settings]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import timm.data
 from PIL import Image
 from sklearn import datasets
 
@@ -128,11 +130,11 @@ def test_a_test_file_is_the_test_split(tmp_path: Path) -> None:
 TABLE_MISTAKES: list[tuple[str, dict[str, Any], str]] = [
     ("", {}, r"cannot read '.*x\.csv' as a table"),
     ("size,kind\n", {}, r"expected rows in '.*x\.csv', got an empty table"),
-    ("size,colour\n1,a\n", {}, "expected a column 'kind' in .*, got size, colour"),
+    ("size,colour\n1,a\n", {}, "expected a column 'kind' in .*, got 'size', 'colour'"),
     ("size,kind\n1,a\n", {"drop": ["no"]}, "expected a column 'no'"),
     ("size,kind\n1,a\n2,\n3,b\n", {}, "got 1 missing, the first in data row 2 of"),
     ("size,kind\n1,a\n", {"test_path": "gone.csv"}, r"'gone\.csv', which does not exist"),
-    ("size,kind\n1,2,3,4\n1\n1,2\n1,2,3,4,5\n", {}, "cannot read"),
+    ("size,kind\n1,2,3,4\n1\n1,2\n1,2,3,4,5\n", {}, r"expected 2 fields as in the first line, got 4 in data row 1"),
 ]
 
 
@@ -196,7 +198,7 @@ def prepared(rows: Rows, store: Store) -> Dataset:
 
 def test_a_damaged_image_stops_or_is_left_out(tmp_path: Path, store: Store, caplog: pytest.LogCaptureFixture) -> None:
     """contract: the file is named either way; left out, it is in no split and everything else is."""
-    root = write_images(tmp_path, parts=("",))
+    root = write_images(tmp_path / "x", parts=("",))
     damaged = root / "dog" / "01.png"
     damaged.write_bytes(damaged.read_bytes()[:40])
     with pytest.raises(InputError, match=r"dog/01\.png.*on_error"):
@@ -216,6 +218,45 @@ def test_timm_reads_the_same_folder(tmp_path: Path) -> None:
     assert [("cat", "dog")[int(i)] for i in timms.labels] == ours.labels.tolist()
     with pytest.raises(InputError, match="timm cannot open 'torch/nothing', split 'train'"):
         SOURCES["timm"](name="torch/nothing", root=str(root))
+
+
+def test_timm_reads_files_as_the_folder_does(tmp_path: Path) -> None:
+    """reference: orientation, transparency and 16 bits give the folder's pixels by timm's and torchvision's readers."""
+    root = write_images(tmp_path / "x")
+    pixels = np.random.default_rng(1).integers(0, 256, (4, 6, 4), np.uint8)
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(pixels).save(root / "train" / "cat" / "00.png", exif=exif)
+    Image.fromarray(pixels[..., 0].astype(np.uint16) * 250).save(root / "train" / "cat" / "01.png")
+    (root / "train" / "dog" / "02.png").write_bytes((root / "test" / "dog" / "02.png").read_bytes())
+    ours = SOURCES["folder"](path=str(root))
+    for name in ("", "torch/folder"):
+        timms = SOURCES["timm"](name=name, root=str(root), test_split="test")
+        assert all(np.array_equal(ours.read(i), timms.read(i)) for i in range(len(ours)))
+        assert np.array_equal(ours.hashes, timms.hashes)
+        assert timms.notes[-1].endswith("in the test split: 1, the first of them 'train/8' and 'test/8'.")
+
+
+def test_a_damaged_image_of_timm_is_named(tmp_path: Path, store: Store) -> None:
+    """contract: it stops or is left out as in a folder; timm alone would give the next image in its place."""
+    root = write_images(tmp_path / "x")
+    (root / "train" / "dog" / "01.png").write_bytes(b"no image")
+    options = {"name": "", "root": str(root), "train_split": "train"}
+    with pytest.raises(InputError, match=r"cannot read the image 'train/7' of '': it is empty, damaged.*on_error"):
+        prepared(SOURCES["timm"](**options), store)
+    assert prepared(SOURCES["timm"](**options, on_error="skip"), store).skipped == ["train/7"]
+
+
+def test_timm_datasets_that_cannot_be_used_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """contract: splits of which each numbers its own classes, and streams, which have no row numbers."""
+    root = write_images(tmp_path / "x")
+    shutil.rmtree(root / "test" / "cat")
+    with pytest.raises(InputError, match="expected the same classes in the splits train and test"):
+        SOURCES["timm"](name="", root=str(root), test_split="test")
+    stream = timm.data.IterableImageDataset("", reader=["a", "b"])
+    monkeypatch.setattr(timm.data, "create_dataset", lambda *_, **__: stream)
+    with pytest.raises(InputError, match="expected a dataset whose rows can be read by number, got the stream 'wds/x'"):
+        SOURCES["timm"](name="wds/x", root=str(root))
 
 
 def test_equal_rows_have_equal_hashes_wherever_they_stand() -> None:

@@ -7,6 +7,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
+from distillery.devices import resolved
 from distillery.store import Handle, Store
 
 
@@ -16,6 +19,14 @@ def add(a: int, b: int, on_epoch: Callable[..., None] | None = None) -> int:
         if on_epoch is not None:
             on_epoch(0, epoch, {"loss": a / epoch})
     return a + b
+
+
+def share(folder: Path, others: int, device: str) -> tuple[str, str, int]:
+    """(GPUs, device, threads) of this process, once so many have come here."""
+    (folder / str(os.getpid())).touch()
+    while len(list(folder.iterdir())) < others:
+        time.sleep(0.01)
+    return os.environ["CUDA_VISIBLE_DEVICES"], resolved(device), torch.get_num_threads()
 
 
 def fail(text: str) -> None:

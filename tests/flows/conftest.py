@@ -1,12 +1,14 @@
 """A real Prefect server and a real sqlite MLflow for all tests of the flows."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +42,12 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         port = str(probe.getsockname()[1])
     address = f"http://127.0.0.1:{port}/api"
     folder = tmp_path_factory.mktemp("prefect")
-    settings = {"PREFECT_HOME": str(folder), "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2"}
+    settings = {
+        "PREFECT_HOME": str(folder),
+        "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2",
+        "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",  # none is used
+        "PREFECT_UI_ENABLED": "false",
+    }
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", port]
     with (folder / "server.log").open("w") as log:
         server = subprocess.Popen(command, env={**os.environ, **settings}, stdout=log, stderr=log)
@@ -51,7 +58,9 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,
             PREFECT_SERVER_ALLOW_EPHEMERAL_MODE: False,
         }
-        with temporary_settings(changed):
+        # A command that finds the address in the environment starts no server of its own.
+        with temporary_settings(changed), pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PREFECT_API_URL", address)
             yield address
     finally:
         server.terminate()
@@ -78,19 +87,52 @@ def postgres() -> Iterator[str]:
         yield f"postgresql://distillery:right@127.0.0.1:{server.port}/postgres"
 
 
+@contextmanager
+def at_home(folder: Path) -> Iterator[pytest.MonkeyPatch]:
+    """The environment of a home folder, with one worker so that trainings stay in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DISTILLERY_HOME", str(folder))
+        patch.setenv("DISTILLERY_WORKERS", "1")
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        yield patch
+
+
+@pytest.fixture(scope="session")
+def new_home(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
+    """A function that gives a folder an empty database of MLflow's: a copy, since MLflow takes seconds to make one."""
+    made = tmp_path_factory.mktemp("database")
+    with at_home(made):
+        connect(Places.from_environment())
+
+    def give(folder: Path) -> Path:
+        shutil.copytree(made, folder, dirs_exist_ok=True)
+        return folder
+
+    return give
+
+
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty home folder, with one worker so that trainings stay in this process."""
-    monkeypatch.setenv("DISTILLERY_HOME", str(tmp_path))
-    monkeypatch.setenv("DISTILLERY_WORKERS", "1")
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    return tmp_path
+def home(tmp_path: Path, new_home: Callable[[Path], Path]) -> Iterator[Path]:
+    """The home folder of this test, without runs and models."""
+    with at_home(new_home(tmp_path)):
+        yield tmp_path
 
 
 @pytest.fixture(scope="session")
 def tiny() -> Path:
     """The config of a chain that takes seconds."""
     return Path(__file__).with_name("tiny.yaml")
+
+
+@pytest.fixture(scope="session")
+def tiny_run(prefect_server: str, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """(home, report) of one run of the tiny experiment, which began with nothing; tests that look at it share it."""
+    from distillery.config_file import load
+    from flows.pipeline import pipeline
+
+    folder = tmp_path_factory.mktemp("tiny")
+    with at_home(folder):
+        return folder, pipeline(load(tiny))
 
 
 class Model:
@@ -142,11 +184,9 @@ class Model:
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def client(new_home: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Of one store for the tests of a file; each has its own registered model."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DISTILLERY_HOME", str(tmp_path_factory.mktemp("home")))
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with at_home(new_home(tmp_path_factory.mktemp("home"))):
         yield connect(Places.from_environment())
 
 

@@ -3,9 +3,11 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +16,8 @@ import yaml
 from PIL import Image
 
 from distillery.data import table_feeds
-from flows.cli import _explain, main
+from flows.cli import main
+from flows.failures import explain
 
 
 def _fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -55,6 +58,21 @@ def test_wrong_settings_are_named(
     """Contract of error messages: one line with the field, what was expected and what was got; exit code 2."""
     error = _fails(["run", str(tiny), override], capsys)
     assert all(word in error for word in words), error
+
+
+def test_text_of_the_user_is_shown_as_it_is(
+    home: Path, tiny: Path, prefect_server: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Contract of the output: a path that rich would take for markup, a column that a terminal would obey, a secret."""
+    pd.DataFrame({"x": np.arange(9.0), "a\n\x1b[2Jb": "x"}).to_csv(home / "rows.csv", index=False)
+    config = _config(home, tiny, source="table", path=str(home / "rows.csv"), label="no hunter2")
+    Path(config).rename(home / "[b]x.yaml")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "hunter2")
+    with pytest.raises(SystemExit):
+        main(["run", str(home / "[b]x.yaml")])
+    shown = capsys.readouterr()
+    assert "[b]x.yaml: importing and starting" in "".join(shown.out.splitlines())
+    assert "'no ***'" in shown.err and "\x1b" not in shown.err and shown.err.count("\n") == 1
 
 
 def test_wrong_tables_are_named(
@@ -175,15 +193,19 @@ def _wrapped() -> Exception:
 @pytest.mark.parametrize("error", [_wrapped(), ValueError("I/O error: No space left on device (os error 28)")])
 def test_a_full_disk_is_said_in_one_line(error: Exception) -> None:
     """Contract of error messages: the system's error is recognised through what libraries make of it."""
-    problem, code = _explain(error)
+    problem, code = explain(error)
     assert "disk is full" in problem and code == 2
-    assert _explain(ValueError("something else")) == ("ValueError: something else (--debug shows where)", 1)
+    assert explain(ValueError("something else")) == ("ValueError: something else (--debug shows where)", 1)
 
 
 def test_run_report_predict_promote_rollback(
-    home: Path, tiny: Path, prefect_server: str, capsys: pytest.CaptureFixture[str]
+    home: Path, tiny: Path, tiny_run: tuple[Path, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Contract of the command: a run in two parts, its report, predictions from raw rows, a champion by hand."""
+    """Contract of the command: a run in two parts, its report, predictions from raw rows, a champion by hand.
+
+    The stages of the run are finished; test_kill.py has the command compute them.
+    """
+    shutil.copytree(tiny_run[0], home, dirs_exist_ok=True)
     run = ["run", str(tiny)]
     printed = []
     for arguments in ([*run, "--part", "search"], [*run, "--part", "release"], ["report", "tiny"], ["doctor"]):
@@ -213,15 +235,13 @@ def test_run_report_predict_promote_rollback(
     assert json.loads(capsys.readouterr().out)["name"] == "tiny"
 
 
-def test_mlflow_answers_for_raw_rows(home: Path, tiny: Path, prefect_server: str) -> None:
+def test_mlflow_answers_for_raw_rows(home: Path, tiny_run: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Reference: `mlflow models predict` on the registered version gives what onnxruntime gives."""
-    from distillery.config_file import load
-    from flows.pipeline import pipeline
     from flows.places import Places
     from flows.registry import open_model
     from flows.tracking import connect
 
-    pipeline(load(tiny))
+    monkeypatch.setenv("DISTILLERY_HOME", str(tiny_run[0]))
     rows = pd.DataFrame(np.random.default_rng(1).normal(size=(5, 20)), columns=[f"x{i:02d}" for i in range(20)])
     rows.to_csv(home / "rows.csv", index=False)
     uri = Places.from_environment().tracking_uri

@@ -10,13 +10,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from distillery.devices import AUTO
 from distillery.errors import InputError
 from distillery.remote import Remote
 from distillery.search import run_search
@@ -47,9 +48,14 @@ def calls() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def work(calls: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskWork]:
-    """Two workers of a scheduler of their own."""
-    with DaskWork(LOCAL, 2, Store(tmp_path_factory.mktemp("store"))) as opened:
-        yield opened
+    """Two workers of a scheduler of their own, on a machine of two GPUs; here there is none."""
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as opened:
+        patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("locks")))
+        patch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+        patch.setenv("DISTILLERY_DEVICE", "cuda")
+        work = opened.enter_context(DaskWork(LOCAL, 2, Store(tmp_path_factory.mktemp("store"))))
+        patch.undo()
+        yield work
 
 
 def test_calls_are_answered_by_dask(work: DaskWork, calls: Any) -> None:
@@ -69,6 +75,12 @@ def test_calls_are_answered_by_dask(work: DaskWork, calls: Any) -> None:
     assert work.call(calls.add, 2, b=5, on_epoch=on_epoch) == 7
     with pytest.raises(ValueError, match="no such thing"):
         work.call(calls.fail, "no such thing")
+
+
+def test_each_worker_has_its_share_of_the_machine(work: DaskWork, calls: Any, tmp_path: Path) -> None:
+    """contract: a GPU of its own and one thread; it computes on its own device, not on that of who asks."""
+    met = work.map(calls.share, [(tmp_path, 2, AUTO)] * 2)
+    assert sorted(met) == [("4", "cuda", 1), ("6", "cuda", 1)]
 
 
 def test_the_job_of_a_killed_worker_is_run_by_another(work: DaskWork, calls: Any, tmp_path: Path) -> None:

@@ -46,9 +46,9 @@ def drawn(place: Path, numbers: range) -> None:
 
 
 @pytest.fixture(scope="module")
-def grown(prefect_server: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def grown(prefect_server: str, new_home: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A function: (stages of which something was made, the report) of a run after an image was added to a split."""
-    root = tmp_path_factory.mktemp("growing")
+    root = new_home(tmp_path_factory.mktemp("growing"))
     photos, left = root / "photos", iter(range(150, 500))
     drawn(photos, range(150))
     data = {"source": "folder", "path": str(photos), "image_size": 8, "split": {"order": "hashed"}}

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from distillery.devices import AUTO
 from distillery.search import run_search
 from distillery.store import Store
 from flows import jobs
@@ -54,10 +55,20 @@ def until(seen: Callable[[], Any]) -> Any:
     return found
 
 
-def test_calls_are_answered_by_other_processes(tmp_path: Path, calls: Any) -> None:
-    """contract: results in order, reports on the way, errors as they were raised; nothing is left behind."""
+def test_calls_are_answered_by_other_processes(tmp_path: Path, calls: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """contract: results in order, reports on the way, errors as they were raised; nothing is left behind. Each worker
+    has a GPU of its own, and computes on the device of its own environment, not on that of who asks."""
     reports: list[Any] = []
+    (tmp_path / "seen").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "seen"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    monkeypatch.setenv("DISTILLERY_DEVICE", "cuda")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     with workers(tmp_path, 2), SharedWork(0, tmp_path) as shared:
+        monkeypatch.setenv("DISTILLERY_DEVICE", "cpu")
+        (tmp_path / "met").mkdir()
+        met = shared.map(calls.share, [(tmp_path / "met", 2, AUTO)] * 2)
+        assert sorted(met) == [("4", "cuda", 1), ("6", "cuda", 1)]
         assert shared.map(calls.add, [(n, 1) for n in range(6)]) == [1, 2, 3, 4, 5, 6]
         assert shared.call(calls.add, 2, b=5, on_epoch=lambda *report: reports.append(report)) == 7
         with pytest.raises(ValueError, match="no such thing"):
@@ -108,6 +119,23 @@ def test_work_ends_with_its_owner(tmp_path: Path) -> None:
         assert shared.folder.exists() and not folder.exists()
         assert jobs.is_open(shared.folder)
     assert not jobs.is_open(shared.folder)
+
+
+def test_all_runs_are_served_in_turn(tmp_path: Path, calls: Any) -> None:
+    """property: an open run without a job keeps nobody waiting, and one with many does not keep the others waiting."""
+    root = tmp_path / "work"
+    idle, many, few, ended = (root / name for name in ("a", "b", "c", "d"))
+    with jobs.owned(ended):
+        left = jobs.put(ended, 0, (calls.add, (0, 0), {}))
+    with jobs.owned(idle), jobs.owned(many), jobs.owned(few):
+        of_many = [jobs.put(many, number, (calls.add, (number, 1), {})) for number in range(3)]
+        of_few = jobs.put(few, 0, (calls.add, (5, 5), {}))
+        assert jobs.turn(root) == 2
+        assert jobs.result_of(of_few) == (10, None) and jobs.result_of(of_many[0]) == (1, None)
+        assert jobs.result_of(of_many[1]) is None
+        assert [jobs.turn(root) for _ in range(3)] == [1, 1, 0]
+        assert [jobs.result_of(job) for job in of_many] == [(1, None), (2, None), (3, None)]
+    assert jobs.turn(root) == 0 and jobs.result_of(left) is None
 
 
 def test_a_search_survives_its_workers(chain: SimpleNamespace, search_with: Any, tmp_path: Path) -> None:

@@ -20,11 +20,13 @@ FORKS = """
 import importlib, json, os, sys, threading
 for name in "flows.pipeline torch._dynamo onnxscript sklearn.ensemble matplotlib.pyplot alembic.command".split():
     importlib.import_module(name)
+import torch
 from flows.cli import main
 
 def run(home, config):
     os.environ["DISTILLERY_HOME"] = home
     os.chdir(home)
+    torch.set_num_threads(1)  # as in the process of the tests, whose run has to give the same figures
     log = os.open("log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1), os.dup2(log, 2)
     code = 1
@@ -69,7 +71,7 @@ class Commands:
         process = self.start(home)
         while not reached():
             assert Path(f"/proc/{process}/cmdline").read_bytes(), f"it ended before the point was reached: {log(home)}"
-            time.sleep(0.002)
+            time.sleep(0.02)
         os.kill(process, signal.SIGKILL)
         assert self._told() == -signal.SIGKILL
 
@@ -122,9 +124,15 @@ def _is_registered(home: Path) -> bool:
         return False
 
 
-def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path, tiny: Path, prefect_server: str) -> None:
+def test_a_killed_run_goes_on_where_it_stopped(
+    tmp_path: Path,
+    tiny: Path,
+    tiny_run: tuple[Path, dict[str, Any]],
+    new_home: Callable[[Path], Path],
+    prefect_server: str,
+) -> None:
     """Resume: nothing finished is computed twice, and the report equals an undisturbed run's, latencies aside."""
-    killed = tmp_path / "killed"
+    killed, (_, undisturbed) = new_home(tmp_path / "killed"), tiny_run
     finished: dict[str, int] = {}
     points: list[Callable[[], bool]] = [
         lambda: len(_finished_parts(killed, "teachers")) >= 1,
@@ -133,7 +141,6 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path, tiny: Path, prefe
         lambda: _is_registered(killed),
     ]
     with commands(tiny, prefect_server) as runs:
-        undisturbed = runs.finish(tmp_path / "undisturbed")
         for reached in points:
             runs.kill_when(reached, killed)
             for stage in ("data", "teachers", "logits", "ensemble", "search", "students", "evaluation", "export"):

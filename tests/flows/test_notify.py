@@ -6,10 +6,14 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
+from prefect.client.schemas.objects import FlowRun
+from prefect.states import Failed
 
 from distillery.errors import InputError
+from flows.notify import message
 from flows.pipeline import scheduled
 
 
@@ -59,14 +63,23 @@ def test_a_message_that_cannot_be_sent_is_logged_and_changes_nothing(
     state = scheduled("nowhere.yaml", return_state=True)
     assert state.is_failed() and "nowhere.yaml" in (state.message or "")
     (said,) = [record.getMessage() for record in caplog.records if "DISTILLERY_NOTIFY_URL" in record.getMessage()]
-    assert "nobody was told" in said and "refused" in said and "secret" not in caplog.text
+    assert "nobody was told" in said and "URLError" in said and "secret" not in caplog.text
 
 
 def test_a_wrong_address_is_named_before_anything_runs(
     home: Path, tiny: Path, prefect_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Contract of error messages: the setting, and not its value, which may be a secret."""
-    monkeypatch.setenv("DISTILLERY_NOTIFY_URL", "hooks.example.com/secret")
-    with pytest.raises(InputError, match=r"^DISTILLERY_NOTIFY_URL: expected an address") as stopped:
-        scheduled(str(tiny))
-    assert "secret" not in str(stopped.value) and not (home / ".distillery").exists()
+    for wrong in ("hooks.example.com/secret", "http://hooks.example.com/T0 00/secret"):
+        monkeypatch.setenv("DISTILLERY_NOTIFY_URL", wrong)
+        with pytest.raises(InputError, match=r"^DISTILLERY_NOTIFY_URL: expected an address") as stopped:
+            scheduled(str(tiny))
+        assert "secret" not in str(stopped.value) and not (home / ".distillery").exists()
+
+
+def test_the_message_holds_no_secret_and_calls_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """golden: a password of the environment is masked, and a chat's own signs are text."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hunter2@host")
+    run = FlowRun(flow_id=uuid4(), name="nightly")
+    told = message(run, Failed(message="class '<!channel>': http://me:hunter2@host did not answer"))
+    assert told.startswith("nightly: Failed. class '&lt;!channel&gt;': http://me:***@host did not answer")

@@ -26,14 +26,13 @@ COMPARED = {"val_search/accuracy", "val_search/nll", "params", "macs", "latency_
 
 
 @pytest.fixture(scope="module")
-def finished(prefect_server: str, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def finished(tiny_run: tuple[Path, dict[str, Any]]) -> Any:
     """(home, first report): one run of the tiny experiment."""
-    folder = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DISTILLERY_HOME", str(folder))
+        patch.setenv("DISTILLERY_HOME", str(tiny_run[0]))
         patch.setenv("DISTILLERY_WORKERS", "1")
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        yield folder, pipeline(load(tiny))
+        yield tiny_run
 
 
 def test_report_has_every_model_and_figure(finished: tuple[Path, dict[str, Any]]) -> None:

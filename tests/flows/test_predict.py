@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,13 @@ import torch
 from PIL import Image
 from torch import nn
 
-from distillery.data import Rows, table_feeds
+from distillery.data import SOURCES, Rows
 from distillery.errors import InputError
-from distillery.export import assemble, network_graph, probabilities
+from distillery.export import assemble, network_graph
 from distillery.models import InputSpec
 from distillery.preprocess import image_graph, session, table_graph
+from distillery.serving.answers import probabilities
+from distillery.serving.reading import Reading, table_feeds
 from flows import predict
 from flows.predict import predict_file, write
 from flows.registry import refuses
@@ -39,9 +42,10 @@ def assembled(graph: onnx.ModelProto, network: nn.Module, spec: InputSpec, class
     return assemble(graph, network_graph(network, spec), spec, classes)
 
 
-def table_model(frame: pd.DataFrame) -> ort.InferenceSession:
+def table_model(frame: pd.DataFrame, reading: Reading | None = None) -> ort.InferenceSession:
     """An untrained network behind the preprocessing of a table."""
-    graph = table_graph(frame.loc[frame.index.repeat(10)])  # often enough to be no rare category
+    often = frame.loc[frame.index.repeat(10)]  # often enough to be no rare category
+    graph = table_graph(often, reading=reading or Reading.of_frame(frame))
     width = session(graph).run(None, table_feeds(frame))[0].shape[1]
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(width, 5), nn.ReLU(), nn.Linear(5, 2))
@@ -105,12 +109,12 @@ def test_codes_that_are_numbers_are_one_text_in_every_format(tmp_path: Path) -> 
 
 
 TABLES: dict[str, tuple[str, str]] = {
-    "missing": ("x,flag\n1,True\n", "expected the columns x, code, flag, got none called code"),
+    "missing": ("x,flag\n1,True\n", "expected the columns x, code, flag in .*, got none called code"),
     "extra": ("x,code,flag,age,name\n1,a,True,3,b\n", "columns that the model does not take: age, name; hand them"),
     "text": ("x,code,flag\n1,a,True\nlarge,b,False\n", "column 'x': expected numbers, got 'large' in row 2"),
     "no rows": ("x,code,flag\n", "expected rows in .*, got none"),
     "nothing": ("", "cannot read .*rows.csv"),
-    "ragged": ("x,code,flag\n1,a,True\n1,a,True,7,8\n", "cannot read .*rows.csv"),
+    "ragged": ("x,code,flag\n1,a,True\n1,a,True,7,8\n", "expected 3 fields as in the first line, got 5 in data row 2"),
 }
 
 
@@ -133,33 +137,13 @@ def test_a_row_is_counted_from_the_start_of_the_file(
         list(predict_file(mixed, tmp_path / "rows.csv"))
 
 
-def test_images_are_answered_one_by_one(images: ort.InferenceSession, tmp_path: Path) -> None:
-    """reference: the model fed with the pixels; files below the folder in order, a colour image is made gray."""
-    pixels = {"b/1.png": (10, 12), "a.png": (9, 9), "c.jpg": (8, 8, 3)}
-    for name, shape in pixels.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        Image.fromarray(GENERATOR.integers(0, 256, shape, np.uint8)).save(tmp_path / name)
-    (tmp_path / "notes.txt").write_text("no image")
-    found = pd.concat(predict_file(images, tmp_path))
-    assert [Path(f).name for f in found["file"]] == ["a.png", "1.png", "c.jpg"]
-    for file, probs in zip(found["file"], found.iloc[:, 2:].to_numpy(), strict=True):
-        gray = np.asarray(Image.open(file).convert("L"))[None, ..., None]
-        np.testing.assert_allclose(probs, probabilities(images, {"image": gray})[0], atol=1e-6)
-    single = pd.concat(predict_file(images, tmp_path / "a.png"))
-    assert single.iloc[0].tolist() == found.iloc[0].tolist()
-
-
 def test_files_of_the_wrong_kind_are_named(
     mixed: ort.InferenceSession, images: ort.InferenceSession, tmp_path: Path
 ) -> None:
-    """contract: an image for a table's model, a table or an empty folder for images, nothing at all."""
+    """contract: an image for a table's model, nothing at all."""
     Image.new("L", (3, 3)).save(tmp_path / "a.png")
-    (tmp_path / "rows.csv").write_text("x\n1\n")
-    (tmp_path / "empty").mkdir()
     for model, file, message in (
-        (mixed, "a.png", "takes the rows of a .csv or .parquet file, got"),
-        (images, "rows.csv", "cannot read the image"),
-        (images, "empty", "expected images in"),
+        (mixed, "a.png", "takes the rows of a table, such as .csv or .parquet, got"),
         (images, "gone.png", "which does not exist"),
     ):
         with pytest.raises(InputError, match=message):
@@ -192,7 +176,67 @@ def test_a_champion_is_asked_only_what_it_can_answer(mixed: ort.InferenceSession
     assert refuses(mixed, rows(ROWS.assign(new=1)), classes) == ""
     assert refuses(mixed, rows(ROWS), ["no", "maybe"]) == "its classes are no, yes"
     assert refuses(mixed, rows(ROWS.drop(columns=["x", "flag"])), classes).endswith("the data lacks: x, flag")
-    assert refuses(mixed, rows(ROWS.assign(x="large", code=3)), classes).endswith("the other way round: x, code")
+    assert refuses(mixed, rows(ROWS.assign(x="large", code=3)), classes).endswith("spelt otherwise: x, code")
     assert refuses(mixed, rows(None), classes) == "it takes the rows of a table"
     assert refuses(images, rows(ROWS), ["cat", "dog"]) == "it takes images"
     assert refuses(images, rows(None), ["cat", "dog"]) == ""
+
+
+def test_what_training_left_out_may_be_there(tmp_path: Path) -> None:
+    """contract: the label, dropped columns and a stored index may be in the file, and are handed through if asked."""
+    frame = NUMBERS.assign(y=["no", "yes"] * 12 + ["no"], note="n", label=range(25)).rename(columns={"y": "kind"})
+    frame = frame.drop(columns="label").assign(y=NUMBERS["y"])
+    frame.to_csv(tmp_path / "train.csv", index=False)
+    rows = SOURCES["table"](path=str(tmp_path / "train.csv"), label="kind", drop=["note"])
+    model = table_model(rows.frame, rows.reading)
+    asked = frame.set_index(pd.Index(range(100, 125), name="id"))
+    asked.to_parquet(tmp_path / "asked.parquet")
+    found = pd.concat(predict_file(model, tmp_path / "asked.parquet", ["id", "kind"]))
+    assert found["id"].tolist() == list(range(100, 125)) and found["kind"].tolist() == frame["kind"].tolist()
+    expected = probabilities(model, rows.feed(np.arange(25)))
+    np.testing.assert_allclose(found[["probability:no", "probability:yes"]], expected, atol=1e-6)
+
+
+def test_what_is_handed_through_overwrites_no_answer(tmp_path: Path) -> None:
+    """contract: kept columns that are called like an answer get another name; their cells stay as they are written."""
+    model = table_model(NUMBERS)
+    frame = NUMBERS.assign(label=[f"{n:03d}" for n in range(25)])
+    frame["probability:no"] = "mine"
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    found = pd.concat(predict_file(model, tmp_path / "rows.csv", ["label", "probability:no"]))
+    assert found["input:label"].tolist() == frame["label"].tolist() and set(found["label"]) <= {"no", "yes"}
+    assert set(found["input:probability:no"]) == {"mine"}
+    np.testing.assert_allclose(found["probability:no"], probabilities(model, table_feeds(NUMBERS))[:, 0], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["out.csv", "out.parquet"])
+def test_an_answer_file_is_complete_or_not_there(tmp_path: Path, name: str) -> None:
+    """contract: an error half-way leaves what was there before, and nothing else."""
+
+    def failing() -> Iterator[pd.DataFrame]:
+        yield pd.DataFrame({"label": ["a"], "p": [0.5]})
+        raise InputError("row 2")
+
+    for before in (None, b"earlier"):
+        if before is not None:
+            (tmp_path / name).write_bytes(before)
+        with pytest.raises(InputError, match="row 2"):
+            write(failing(), tmp_path / name, print)
+        assert [p.name for p in tmp_path.iterdir()] == ([] if before is None else [name])
+    assert (tmp_path / name).read_bytes() == b"earlier"
+    with pytest.raises(InputError, match="a file in a folder that exists"):
+        write(iter([]), tmp_path / "gone" / name, print)
+
+
+def test_a_first_batch_without_values_says_nothing_of_the_next(tmp_path: Path) -> None:
+    """reference: pandas reads the whole back: kept cells that begin with gaps."""
+    batches = [pd.DataFrame({"id": pd.Series(ids, dtype=object), "p": 0.5}) for ids in ([None], ["b"])]
+    write(iter(batches), tmp_path / "out.parquet", print)
+    assert pd.read_parquet(tmp_path / "out.parquet")["id"].tolist() == [None, "b"]
+
+
+def test_infinity_is_refused(tmp_path: Path) -> None:
+    """contract: no answer is made of it."""
+    (tmp_path / "rows.csv").write_text("x,y\n1,2\n1,inf\n")
+    with pytest.raises(InputError, match=r"column 'y': expected finite numbers, got infinity in row 2 of"):
+        list(predict_file(table_model(NUMBERS), tmp_path / "rows.csv"))

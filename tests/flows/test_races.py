@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +53,13 @@ class Store:
 
 @pytest.fixture(scope="module", params=STORES)
 def store(
-    request: pytest.FixtureRequest, forks: subprocess.Popen[str], tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    forks: subprocess.Popen[str],
+    new_home: Callable[[Path], Path],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Store]:
     """On sqlite one machine; on PostgreSQL each process is a machine of its own: no two have the same home."""
-    home = str(tmp_path_factory.mktemp("home"))
+    home = str(new_home(tmp_path_factory.mktemp("home")))
     environment = {"DISTILLERY_HOME": home}
     if request.param == POSTGRES:
         address = request.getfixturevalue("postgres")
@@ -72,7 +75,7 @@ def store(
 def test_twenty_processes_and_one_champion(store: Store) -> None:
     """Never a worse champion: after each round the best so far, `previous` right, no decision lost or doubled."""
     store.client.create_registered_model("racing")
-    rounds = 10 if store.kind == SQLITE else 4
+    rounds = 5 if store.kind == SQLITE else 4
     states = store.told("race", "racing", PROCESSES, rounds)
     assert len(states) == rounds
     champions = []

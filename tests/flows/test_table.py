@@ -13,8 +13,9 @@ from rich.console import Console
 
 from distillery import report
 from distillery.store import Handle
+from flows.history import Entry
 from flows.summary import summary
-from flows.table import show
+from flows.table import history_table, show
 
 SERVED = {"parity": 1e-7, "onnx_mb": 0.5, "request_ms_p50": 0.1, "request_ms_p95": 0.2}
 PROMOTION = {"promoted": False, "version": 3, "reasons": ["FAILED recovery: expected at least 0.8, got 0.5"]}
@@ -107,6 +108,30 @@ def test_candidate_ensembles_are_printed_with_their_gains(tree: dict[str, Any]) 
         assert f"{name} │ {row['pool']} │ {row['accuracy']:.4f} │ {row['nll']:.4f} │ {gain} │" in text
 
 
+def test_names_are_printed_as_they_are(tree: dict[str, Any]) -> None:
+    """reference: what rich would take for markup, and a sequence that clears a terminal, from classes and columns."""
+    names = ("[/b]", "[bold]x", "a\x1b[2Jb")
+    tree["name"] = "[link=x]y"
+    tree["promotion"] = {**PROMOTION, "reasons": [f"accuracy of class {name!s}" for name in names]}
+    tree["weights"]["reason"], tree["advice"]["choice"] = names[0], names[1]
+    tree["rows"][0] |= {"name": names[0], "role": names[1]}
+    text = printed(tree)
+    for reason in ("accuracy of class [/b]", "accuracy of class [bold]x", r"accuracy of class a\x1b[2Jb"):
+        assert f"- {reason}" in text
+    assert "ensemble: [/b]" in text and "to use: [bold]x. " in text and "│ [bold]x │ [/b] │" in text
+    assert "[link=x]y: 300 test rows" in text and "[link=x]y version 3" in text and "\x1b" not in text
+
+
+def test_a_history_is_printed_as_it_is() -> None:
+    """reference: a reason that a person gave, and a user's name."""
+    decided = ("2026-05-01T10:00:00", "[me]@host", None, "promoted by hand")
+    entry = Entry(1, *decided, 2, None, ["[/b] x"], None, None, None)
+    stream = io.StringIO()
+    Console(file=stream, width=200).print(history_table("[n]", [entry], {"champion": 2}))
+    assert "│ [/b] x │" in stream.getvalue() and "│ [me]@host │" in stream.getvalue()
+    assert "[n]: champion version 2; times in UTC" in stream.getvalue()
+
+
 def test_the_markdown_holds_verdict_tables_and_groups(tree: dict[str, Any]) -> None:
     """golden: decision and advice first, gates as stored, a line per choice, model, disturbance and group."""
     tree["groups"] = {"table": [{"column": "sex", "value": "f", "rows": 7, "student": 0.5, "ensemble": 0.75}]}
@@ -123,5 +148,8 @@ def test_the_markdown_holds_verdict_tables_and_groups(tree: dict[str, Any]) -> N
     assert all(f"\n| {name} | " in text for name in tree["advice"]["options"])
     assert "| sex = f | 7 | 0.5 | 0.75 |" in text
     assert tree["robustness"]
+    tree["groups"]["table"][0]["value"] = "a|<img src=x>"
+    text = summary({**tree, "promotion": {**PROMOTION, "reasons": ["<b>"]}})
+    assert r"| sex = a\|&lt;img src=x&gt; | 7 | 0.5 | 0.75 |" in text and "\n- &lt;b&gt;\n" in text
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert all(line.count("|") >= 4 for line in lines)

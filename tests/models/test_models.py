@@ -17,6 +17,7 @@ from torch import nn
 
 from distillery.errors import InputError
 from distillery.models import MODELS, GivenLogits, InputSpec
+from distillery.models.given import in_class_order
 
 IMAGE = InputSpec("image", (1, 16, 16), 4, (100.0,), (50.0,))
 TABLE = InputSpec("table", (6,), 3)
@@ -141,6 +142,64 @@ def test_given_logits_are_the_files(tmp_path: Path, suffix: str, values: str) ->
         assert np.array_equal(found, array)
     else:
         np.testing.assert_allclose(np.exp(log_softmax(found, axis=1)), array, atol=1e-6)
+
+
+NUMBERS = sorted(str(number) for number in range(1, 13))  # "1", "10", "11", "12", "2", ...
+TWELVE = InputSpec("table", (6,), 12)
+
+
+def test_columns_are_put_in_the_order_of_the_classes(tmp_path: Path) -> None:
+    """reference: columns in the order of the numbers, named in every way that a file can name them.
+
+    A whole number is called the same in an array of text, of integers and of floats.
+    """
+    array = np.random.default_rng(0).normal(size=(5, 12)).astype(np.float32)
+    names = [str(number) for number in range(1, 13)]
+    expected = array[:, [int(name) - 1 for name in NUMBERS]]
+    frame = pd.DataFrame(array, columns=names)
+    frame.to_parquet(tmp_path / "a.parquet")
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    frame.add_prefix("probability:").to_csv(tmp_path / "prefixed.csv", index=False)
+    for kind in (str, int, float):
+        np.savez(tmp_path / f"{kind.__name__}.npz", classes=np.array(names).astype(kind), logits=array)
+    files = sorted(tmp_path.iterdir())
+    assert len(files) == 6
+    for file in files:
+        found = in_class_order(MODELS["given"](TWELVE, path=str(file)), NUMBERS)
+        np.testing.assert_allclose(found.logits, expected, rtol=1e-6)
+        assert found.columns == tuple(NUMBERS)
+
+
+@pytest.mark.parametrize("kind", ["npz", "numbered", "parquet"])
+def test_columns_without_names_are_refused_where_their_order_is_not_certain(tmp_path: Path, kind: str) -> None:
+    """contract: numbers sorted as text; both orders and the remedy are told. Nine numbers, or words, are taken."""
+    array = np.zeros((5, 12), np.float32)
+    path = str(tmp_path / f"a.{'npz' if kind == 'npz' else 'parquet'}")
+    if kind == "npz":
+        np.savez(path, logits=array)
+    else:
+        columns = range(12) if kind == "numbered" else list("abcdefghijkl")
+        pd.DataFrame(array, columns=columns).to_parquet(path)
+    found = MODELS["given"](TWELVE, path=path)
+    with pytest.raises(InputError) as caught:
+        in_class_order(found, NUMBERS)
+    told = str(caught.value)
+    assert "expected names for 12 columns" in told and "1, 10, 11, 12, 2, 3, ..., not 1, 2, 3, 4, 5, 6, ..." in told
+    assert "put their names into an .npz as `classes`" in told and "\n" not in told
+    for certain in ([f"c{name}" for name in NUMBERS], [str(number) for number in range(10, 22)]):
+        assert in_class_order(found, certain) is found
+
+
+def test_a_class_without_a_column_is_told(tmp_path: Path) -> None:
+    """contract: columns some of which are named by classes; as many names as columns are expected in an .npz."""
+    array = np.zeros((5, 3), np.float32)
+    pd.DataFrame(array, columns=["no", "yes", "other"]).to_csv(tmp_path / "a.csv", index=False)
+    found = MODELS["given"](TABLE, path=str(tmp_path / "a.csv"))
+    with pytest.raises(InputError, match="expected a column for every class, got none for maybe"):
+        in_class_order(found, ["maybe", "no", "yes"])
+    np.savez(tmp_path / "a.npz", logits=array, classes=np.array(["no", "yes"]))
+    with pytest.raises(InputError, match="expected 3 names in classes, got 2"):
+        MODELS["given"](TABLE, path=str(tmp_path / "a.npz"))
 
 
 BAD_LOGITS = {

@@ -119,6 +119,17 @@ def test_what_members_classes_disturbances_and_costs_are_is_told(tree: dict[str,
     assert "money" not in costs.text
 
 
+def test_what_to_know_about_members_and_weightings_is_told(tree: dict[str, Any], read_page: Any) -> None:
+    """contract: every note, and every weighting that was not tried with the reason; nothing where there is neither."""
+    tree["weights"] |= {"notes": [], "left_out": {}}
+    ensemble = read_page(page(tree)).by_id("ensemble")
+    assert "Notes on the members" not in ensemble.text and "Not tried" not in ensemble.text
+    tree["weights"] |= {"notes": ["a first note", "another"], "left_out": {"stacking": "would take about 3 days"}}
+    ensemble = read_page(page(tree)).by_id("ensemble")
+    assert [note.text for note in ensemble.all("details")[0].all("li")] == ["a first note", "another"]
+    assert "Not tried: stacking; would take about 3 days." in ensemble.text
+
+
 def test_money_is_shown_where_there_is_a_price(tree: dict[str, Any], read_page: Any) -> None:
     """golden: 12.5 s of one stage at 7,200 an hour are 25."""
     tree["price_per_hour"] = 7200.0
@@ -153,6 +164,7 @@ def test_what_users_write_is_only_text(tree: dict[str, Any], read_page: Any, tex
     tree["data"]["skipped_rows"], tree["store"]["data"] = [text], text
     name = next(iter(tree["weights"]["members"]))
     tree["weights"]["members"][text] = tree["weights"]["members"].pop(name)
+    tree["weights"] |= {"notes": [text], "left_out": {text: text}}
     tree["search"]["trials"][0] |= {"capacity": text, "state": "fail", "reason": text}
     tree["robustness"][0]["disturbance"] = text
     tree["mlflow_run"] = {"id": text, "url": f"http://host/{text}"}

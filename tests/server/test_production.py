@@ -184,6 +184,14 @@ def test_the_champion_answers_over_http_as_it_was_evaluated(served: str, shell: 
     assert np.abs(np.array(probabilities) - expected).max() < 1e-5
 
 
+def test_cleaning_leaves_what_the_report_rests_on(served: str, shell: Shell) -> None:
+    """Contract: a line for each kind of stage, and nothing is damaged; the last report's stages are there."""
+    printed = shell.section("Disk space")
+    assert "teachers" in printed and printed.count("in all") == 2 and "damaged" not in printed
+    report = json.loads((shell.state / "runs" / "quick" / "report.json").read_text())
+    assert all(Path(path).is_dir() for path in report["store"].values())
+
+
 def test_a_backup_brings_everything_back(served: str, shell: Shell, postgres: Postgres) -> None:
     """Reference: what both databases held before, and the champion's file."""
     queries = {
@@ -194,7 +202,7 @@ def test_a_backup_brings_everything_back(served: str, shell: Shell, postgres: Po
     assert "champion" in before["mlflow"] and before["prefect"] == "nightly"
     shell.section("Backup and restore")
     assert {name: postgres.ask(name, query) for name, query in queries.items()} == before
-    assert list((shell.state / "artifacts").rglob("model.onnx"))
+    assert list((shell.state / "artifacts").rglob("student.onnx"))
     assert shell.done == list(sections())
 
 

@@ -35,27 +35,38 @@ class Narrow(nn.Module):
         return self.layer(rows)
 
 
-def trained(most: int) -> tuple[Narrow, list[float]]:
-    """The network after two epochs in batches of 24, and its losses."""
-    network, generator = Narrow(most), np.random.default_rng(1)
+def trained(most: int, network: nn.Module | None = None) -> tuple[nn.Module, list[dict[str, float]]]:
+    """The network after two epochs in batches of 24, and its history."""
+    network, generator = network or Narrow(most), np.random.default_rng(1)
     targets = torch.from_numpy(generator.normal(size=(64, 3)).astype(np.float32))
     answers = Answers(torch.from_numpy(generator.integers(0, 3, 64)), None, 3)
     objective = Taught(targets, answers, "kd", [{}], [2.0], [0.7], [0.0])
     recipe = Recipe(epochs=2, batch_size=24, lr=0.01, clip_norm=1.0)
     (course,) = fit([Learner(network, recipe, 0, Inputs(ROWS, np.arange(64), "cpu"))], objective)
-    return network, [record["train_loss"] for record in course.history]
+    return network, course.history
 
 
 def test_a_batch_that_does_not_fit_goes_in_parts(caplog: pytest.LogCaptureFixture) -> None:
-    """reference: the same weights and losses as from whole batches; said once for each size that was tried."""
-    whole, losses = trained(1000)
+    """reference: the same weights and losses as from whole batches; said once for each size that was tried, and in the
+    history."""
+    whole, before = trained(1000)
     with caplog.at_level(logging.WARNING):
-        parted, found = trained(7)
+        parted, history = trained(7)
     assert torch.allclose(parted.layer.weight, whole.layer.weight, atol=1e-6)
-    assert found == pytest.approx(losses, rel=1e-5)
+    assert [r["train_loss"] for r in history] == pytest.approx([r["train_loss"] for r in before], rel=1e-5)
+    assert [r["rows_at_once"] for r in history] == [6, 6] and "rows_at_once" not in before[0]
     said = [record.getMessage() for record in caplog.records]
     assert [message.split(" network ")[1] for message in said] == ["12 rows at a time", "6 rows at a time"]
     assert parted.seen <= 7
+
+
+def test_parts_with_statistics_of_their_own_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    """contract: batch normalisation in parts makes another network; the warning says so."""
+    network = nn.Sequential(nn.BatchNorm1d(6), Narrow(12))
+    with caplog.at_level(logging.WARNING):
+        _, history = trained(12, network)
+    assert [record["rows_at_once"] for record in history] == [12, 12]
+    assert caplog.messages[0].endswith("12 rows at a time; its batch statistics are those of so many rows")
 
 
 def test_a_network_that_cannot_hold_one_row_fails() -> None:
@@ -84,7 +95,7 @@ def test_answers_that_are_kept_hold_no_memory_of_their_batches() -> None:
     peaks = [process.memory_info().rss]
     network.register_forward_hook(lambda *_: peaks.append(process.memory_info().rss))
     found = predict(network, rows)
-    assert found.shape == (51200, 2) and len(peaks) == 51
+    assert found.shape == (51200, 2) and len(peaks) == 52  # one for the rows that are tried
     assert max(peaks) - peaks[0] < 30e6
 
 

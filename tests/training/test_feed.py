@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 import torch
+from pretended_cuda import pretended_cuda
 from torch import nn
 
 from distillery.config import Augment
@@ -40,7 +43,7 @@ def test_every_way_shows_the_same(config: Augment, limits: tuple[int, int], monk
     changes = augment.drawn(23, 12, config, generator)
     expected = changes.lit(changes.of(before).float())
     for room in (1 << 30, 0):
-        monkeypatch.setattr(feed, "resident_bytes", lambda room=room: room)
+        monkeypatch.setattr(feed, "resident_bytes", lambda device, room=room: room)
         assert torch.equal(fed(config, SCALED, items), SCALED(expected))
         assert torch.equal(fed(config, nn.Identity(), items), expected)
 
@@ -62,10 +65,37 @@ def test_rows_of_a_table_are_as_they_were() -> None:
     assert np.array_equal(made(torch.arange(7)).numpy(), rows[:7])
 
 
+def test_what_a_gpu_does_not_keep_is_read_one_batch_ahead() -> None:
+    """contract: by a thread, of what comes next; the batches are those that are asked for, and their copies pinned."""
+    read: list[tuple[int, list[int]]] = []
+
+    class Noting(Inputs):
+        """Inputs that note who takes what."""
+
+        def take(self, items: torch.Tensor) -> torch.Tensor:
+            """A batch."""
+            read.append((threading.get_ident(), items.tolist()))
+            return super().take(items)
+
+    with pretended_cuda() as seen:
+        inputs = Noting(IMAGES, np.arange(60), "cuda", keep=False)
+        made = Feed(inputs, Augment(), torch.Generator(), nn.Identity(), "cuda")
+        read.clear()
+        first, second, third = torch.arange(3), torch.arange(7, 9), torch.arange(5)
+        shown = [made(first, after=second), made(second, after=third), made(third)]
+        assert not made.kept and all(batch.is_cuda for batch in shown)
+        found = [batch.cpu().numpy() for batch in shown]
+    for batch, items in zip(found, (first, second, third), strict=True):
+        assert np.array_equal(batch, IMAGES[items])
+    assert [items for _, items in read] == [[0, 1, 2], [7, 8], [0, 1, 2, 3, 4]]
+    assert [who == threading.get_ident() for who, _ in read] == [True, False, False]
+    assert sum(seen.pinned.values()) == 3 and not seen.pageable
+
+
 @pytest.mark.parametrize("limit", [0, 2 << 30])
 def test_inputs_are_the_rows_of_a_split(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """reference: numpy's own indexing, in memory or by the batch; every epoch is a shuffle of all places."""
-    monkeypatch.setattr(feed, "resident_bytes", lambda: limit)
+    monkeypatch.setattr(feed, "resident_bytes", lambda device: limit)
     rows, places = np.array([7, 3, 40, 11]), torch.tensor([2, 0, 2])
     for source in (np.random.default_rng(0).normal(size=(50, 6)).astype(np.float32), IMAGES):
         inputs = Inputs(source, rows, "cpu")

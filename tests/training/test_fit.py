@@ -13,8 +13,7 @@ import torch
 from torch import nn
 
 from distillery.config import Augment, Recipe
-from distillery.training import feed
-from distillery.training import fit as loop
+from distillery.training import feed, streams
 from distillery.training.feed import Inputs
 from distillery.training.fit import Batches, Course, Learner, Validation, fit
 from distillery.training.objectives import Answers, Given, Labels, Objective
@@ -95,7 +94,7 @@ def test_the_seed_decides_every_bit(name: str, stacked: bool, monkeypatch: pytes
     second, _ = trained(recipe, 0, rows, stacked)
     assert torch.equal(first, second) and len(history) == 2
     assert not torch.equal(first, trained(recipe, 1, rows, stacked)[0])
-    monkeypatch.setattr(feed, "resident_bytes", lambda: 0)
+    monkeypatch.setattr(feed, "resident_bytes", lambda device: 0)
     assert torch.equal(first, trained(recipe, 0, rows, stacked)[0])
 
 
@@ -117,6 +116,17 @@ def test_denormals_are_zero_while_it_trains_and_only_then() -> None:
             one(nn.Linear(6, 2), Plain(objective), Recipe(epochs=2, batch_size=12))
         assert tiny() > 0
     assert inside == [0.0, 0.0, 0.0]
+
+
+def test_a_training_on_a_cpu_opens_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """contract: on a machine that has some, their generators are not asked; each of them would get a context."""
+
+    def opened(*_: object) -> torch.Tensor:
+        raise AssertionError("a GPU was opened")
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", opened)
+    trained(RECIPES["plain"][0])
 
 
 def test_global_randomness_is_left_alone() -> None:
@@ -195,7 +205,7 @@ def test_how_many_batches_are_prepared_together_is_a_matter_of_speed(
     """property: without augmentation the bits are the same, however many steps are prepared at once."""
     recipe = Recipe(epochs=2, batch_size=8)
     expected, _ = trained(recipe, stacked=stacked)
-    monkeypatch.setattr(loop, "BLOCK_NUMBERS", numbers)
+    monkeypatch.setattr(streams, "BLOCK_NUMBERS", numbers)
     assert torch.equal(trained(recipe, stacked=stacked)[0], expected)
 
 

@@ -27,12 +27,16 @@ from distillery.training.torchrun import VARIABLE, wanted
 
 CODE = '''
 import os
+import time
 import torch
 from torch import nn
 
 
 class Net(nn.Module):
-    """A network that cannot be stacked; where the environment says so, the second process has memory for seven rows."""
+    """A network that cannot be stacked; where the environment says so, the second process has memory for seven rows.
+
+    Or else it takes its time, to be killed meanwhile.
+    """
 
     def __init__(self, spec, *, batch_statistics: bool = False):
         super().__init__()
@@ -43,6 +47,8 @@ class Net(nn.Module):
         if self.training and os.environ.get("RANK") == "1":
             if os.environ.get("FAILS") == "memory" and len(rows) > 7:
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            if os.environ.get("FAILS") == "late":
+                time.sleep(0.1)
         return self.last(torch.relu(self.norm(self.first(rows))))
 '''
 
@@ -106,40 +112,43 @@ def same(together: Handle, alone: Handle) -> None:
     assert files[0] == files[1]
 
 
-def test_rows_that_do_not_fit_one_process_go_in_parts_there(
-    chain: SimpleNamespace, store: Store, code: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """reference: as one process, with noise, clipping and unequal halves, the second of them short of memory."""
-    job = (["a"], Teacher(name="x", family=code), TABLE, 3, chain.data)
-    (alone,) = train_teachers(*job, store)
-    monkeypatch.setenv(VARIABLE, "2")
-    monkeypatch.setenv("FAILS", "memory")
-    seen: list[Any] = []
-    (together,) = train_teachers(*job, Store(store.root / "2"), on_epoch=lambda *report: seen.append(report))
-    same(together, alone)
-    assert seen == [(0, number, record) for number, record in enumerate(together.json("history.json"), 1)]
-
-
 def test_a_killed_process_ends_the_others_and_the_training_can_be_repeated(
-    digits: Handle, store: Store, monkeypatch: pytest.MonkeyPatch
+    chain: SimpleNamespace, store: Store, code: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """resume: teacher, process and signal are named, nothing runs on, and the same call gives one process's weights.
 
-    Also reference: batch statistics are of the whole batch, with timm's normalisation that has its activation inside,
-    running statistics too; images are augmented alike.
+    Also reference: with noise, clipping and unequal halves, the second of them short of memory, so that it goes in
+    parts there.
     """
 
     def kill(*_: object) -> None:
         next(p for p in children() if p.environ().get("RANK") == "1").kill()
 
-    job = (["a"], Teacher(name="x", family="timm", arch="resnet10t", kwargs=NARROW), IMAGE, 3, digits)
+    job = (["a"], Teacher(name="x", family=code), TABLE, 3, chain.data)
     (alone,), before = train_teachers(*job, store), children()
     monkeypatch.setenv(VARIABLE, "2")
+    monkeypatch.setenv("FAILS", "late")
     other = Store(store.root / "2")
     with pytest.raises(ChildProcessError, match=r"^teacher 'a': rank 1 of 2 failed: Signal 9 \(SIGKILL\)"):
         train_teachers(*job, other, on_epoch=kill)
     assert children() == before
-    (together,) = train_teachers(*job, other)
+    monkeypatch.setenv("FAILS", "memory")
+    seen: list[Any] = []
+    (together,) = train_teachers(*job, other, on_epoch=lambda *report: seen.append(report))
+    same(together, alone)
+    assert seen == [(0, number, record) for number, record in enumerate(together.json("history.json"), 1)]
+
+
+def test_images_are_augmented_and_normalised_as_in_one_process(
+    digits: Handle, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """reference: batch statistics are of the whole batch, with timm's normalisation that has its activation inside,
+    running statistics too; images are augmented alike.
+    """
+    job = (["a"], Teacher(name="x", family="timm", arch="resnet10t", kwargs=NARROW), IMAGE, 3, digits)
+    (alone,) = train_teachers(*job, store)
+    monkeypatch.setenv(VARIABLE, "2")
+    (together,) = train_teachers(*job, Store(store.root / "2"))
     same(together, alone)
 
 

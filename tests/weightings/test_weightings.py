@@ -82,6 +82,17 @@ def test_the_rows_it_needs_grow_with_what_it_fits(name: str) -> None:
     assert (least(12, 2) == 0) == (name == "uniform")
 
 
+@EACH
+def test_the_estimate_of_its_time_grows_with_what_it_reads(name: str, pool: str) -> None:
+    """contract: the trait seconds is a number that never falls with more members, classes or rows."""
+    options = Weighting(name=name).options
+    seconds = WEIGHTINGS.traits(name)["seconds"]
+    sizes = [(members, classes, rows) for members in (2, 8) for classes in (3, 90) for rows in (50, 5000)]
+    table = np.array([seconds(pool, *size, **options) for size in sizes]).reshape(2, 2, 2)
+    assert all((np.diff(table, axis=axis) >= 0).all() for axis in range(3)) and (table >= 0).all()
+    assert table[0, 0, 0] < 1
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -55,6 +55,7 @@ def _frozen(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class GivenLogits:
-    """Logits [rows of the source, C] that came from outside."""
+    """Logits [rows of the source, C] that came from outside, and the names of their columns, where these are known."""
 
     logits: np.ndarray
+    columns: tuple[str, ...] = ()

@@ -28,6 +28,7 @@ def estimator(
     *,
     estimator: str,
     params: dict[str, Any] = {},  # noqa: B006 - read only, and its type is the option's type
+    trusted: bool = False,
 ) -> Any:
     """An unfitted classifier, trained on the encoded rows [N, features].
 
@@ -35,6 +36,7 @@ def estimator(
         spec: Shape of the inputs.
         estimator: Import path of the class, for instance ``sklearn.ensemble.HistGradientBoostingClassifier``.
         params: Its constructor's arguments; ``random_state`` is added where the class has one.
+        trusted: Whether it may be pickled where skops cannot keep it, and its pickle opened, which can run any code.
 
     Raises:
         InputError: The class does not take these arguments, or gives no probabilities.

@@ -39,11 +39,13 @@ def _address(options: dict[str, Any]) -> None:
 
 
 @MODELS.register("mlflow", kinds=("table", "image"), network=False, outside=True, check=_address)
-def tracked(spec: InputSpec, *, model: str) -> GivenLogits:
-    """A model that MLflow keeps, of any flavour, that takes raw rows and answers with a probability for each class.
+def tracked(spec: InputSpec, *, model: str, trusted: bool = False) -> GivenLogits:
+    """A model that MLflow keeps, that takes raw rows and answers with a probability for each class.
 
     Args:
         spec: Of the data.
         model: Its address, for instance ``models:/name@champion`` or ``models:/name/3``.
+        trusted: Whether the user vouches for whoever may write there: the model may be of any flavour then. Otherwise
+            it must hold one ONNX file, as distillery's own do, and nothing but that is opened.
     """
     raise AssertionError("asked for its answers before it is used")

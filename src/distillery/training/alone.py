@@ -12,7 +12,11 @@ import torch
 from torch import nn
 
 from distillery.config import Recipe
+from distillery.devices import is_cuda
+from distillery.packed import Encoded
 from distillery.training import ranks
+from distillery.training.answers import MOST_ROWS, in_batches
+from distillery.training.feed import Inputs
 from distillery.training.objectives import Given, Objective
 from distillery.training.stacked import Draw
 
@@ -33,11 +37,15 @@ class Alone:
         self.network, self._trained, self._recipe, self._batch = network, trained, recipe, batch
         self._most = 1 << 30  # rows that go through the network at once
         self._cast: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
-        if next(network.parameters()).device.type == "cuda":
-            network.to(memory_format=torch.channels_last)
+        self._channels_last = False
+        if is_cuda(next(network.parameters()).device):
+            self._channels_last = all(p.ndim != 5 for p in network.parameters())  # torch knows no such format for these
+            if self._channels_last:
+                network.to(memory_format=torch.channels_last)
             self._cast = torch.autocast("cuda", torch.bfloat16)
         self._spread: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
-        if ranks.size() > 1 and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in network.modules()):
+        self._has_batch_statistics = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in network.modules())
+        if ranks.size() > 1 and self._has_batch_statistics:
             self._spread = ranks.WholeBatch()
         parameters = [p for p in self.network.parameters() if p.requires_grad]
         groups: list[dict[str, Any]] = [
@@ -49,7 +57,9 @@ class Alone:
     rows_dim = 1
 
     def laid_out(self, rows: torch.Tensor, last: float = 1.0) -> torch.Tensor:
-        """Inputs [1, n, ...] as they are."""
+        """Inputs [1, n, ...] as they are; images as the layers of a network on a GPU want them in memory."""
+        if self._channels_last and rows.ndim == 5:
+            return rows[0].to(memory_format=torch.channels_last)[None]
         return rows
 
     def step(
@@ -81,9 +91,10 @@ class Alone:
                     raise
             self._most = -(-min(self._most, len(rows)) // 2)
             log.warning(
-                "memory: the device cannot hold a batch of %d, it goes through the network %d rows at a time",
+                "memory: the device cannot hold a batch of %d, it goes through the network %d rows at a time%s",
                 len(rows),
                 self._most,
+                "; its batch statistics are those of so many rows" if self._has_batch_statistics else "",
             )
 
     def _part(self, rows: torch.Tensor, objective: Objective, given: Given, start: int) -> torch.Tensor:
@@ -96,10 +107,15 @@ class Alone:
         share.sum().backward()
         return share.detach()
 
-    def predict(self, inputs: np.ndarray) -> np.ndarray:
-        """Logits float32 [1, N, C] of encoded rows [N, ...]."""
+    def predict(self, inputs: Inputs) -> np.ndarray:
+        """Logits float32 [1, N, C] of the encoded rows of all processes, of which `inputs` are this one's."""
         device = str(next(self.network.parameters()).device)
-        return ranks.joined(predict(self.network, inputs[ranks.own(len(inputs))], device=device))[None]
+        return ranks.joined(_predicted(self.network, inputs, device, MOST_ROWS))[None]
+
+    @property
+    def record(self) -> dict[str, float]:
+        """What to say of an epoch in the history: that batches went in parts, since the device's memory was short."""
+        return {"rows_at_once": float(self._most)} if self._most < self._batch else {}
 
     def keep(self, places: Sequence[int]) -> None:
         """The one network stays."""
@@ -108,14 +124,29 @@ class Alone:
         """Nothing: the network is trained in place."""
 
 
-@torch.inference_mode()
-def predict(network: nn.Module, inputs: np.ndarray, *, device: str = "cpu", batch_size: int = 1024) -> np.ndarray:
-    """Logits float32 [N, C] of encoded rows [N, ...], the network in evaluation mode."""
+def predict(
+    network: nn.Module,
+    inputs: Encoded,
+    rows: np.ndarray | None = None,
+    *,
+    device: str = "cpu",
+    batch_size: int = MOST_ROWS,
+) -> np.ndarray:
+    """Logits float32 [N, C] of encoded rows [N, ...], the network in evaluation mode.
+
+    Args:
+        network: Float inputs [B, ...] -> logits [B, C]. It stays on the device.
+        inputs: Encoded rows, in memory or mapped into it.
+        rows: Which of them, and in which order; they are read by the batch. None for all.
+        device: Where to compute.
+        batch_size: Rows at a time; fewer where they need too much memory.
+    """
+    chosen = np.arange(len(inputs)) if rows is None else rows
+    return _predicted(network, Inputs(inputs, chosen, device, keep=False), device, batch_size)
+
+
+def _predicted(network: nn.Module, inputs: Inputs, device: str, most: int) -> np.ndarray:
+    # It is moved before the inference mode begins: parameters that are made inside could not be trained any more.
     network.to(device).eval()
-    logits = np.empty((len(inputs), 0), np.float32)
-    for start in range(0, len(inputs), batch_size):
-        part = network(torch.from_numpy(inputs[start : start + batch_size]).to(device).float())
-        # One array for all: small parts that are kept between large tensors let no memory be used again.
-        logits = logits if start else np.empty((len(inputs), part.shape[1]), np.float32)
-        logits[start : start + len(part)] = part.float().cpu().numpy()
-    return logits
+    with torch.inference_mode():
+        return in_batches(network, inputs, device, most)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from distillery.config import Augment
+from distillery.devices import sent
 from distillery.pixels import mirrored_tensor, moved_tensor, place
 
 ALL = slice(None)
@@ -41,6 +42,11 @@ class Changes:
     def only(self, places: torch.Tensor) -> Changes:
         """What is done to some of the images."""
         kept = (None if v is None else v[..., places] for v in (self.offsets, self.mirrored, self.light))
+        return Changes(self.reach, *kept)
+
+    def on(self, device: torch.device) -> Changes:
+        """The same, to be done to images on a device."""
+        kept = (None if v is None else sent(v, device) for v in (self.offsets, self.mirrored, self.light))
         return Changes(self.reach, *kept)
 
     def lit(self, pixels: torch.Tensor, part: slice = ALL) -> torch.Tensor:

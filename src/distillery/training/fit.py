@@ -1,14 +1,14 @@
 """Training as one plain function. Teacher, baseline and student differ only in their objective.
 
 Networks of one shape may train together: then each has its own seed, learning rate, weight decay, noise and objective,
-and equals the same network trained alone, to rounding. K learners, S streams of batches, B rows, C classes.
+and equals the same network trained alone, to rounding. K learners, B rows, C classes.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Container, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,21 +16,21 @@ import torch
 from torch import nn
 
 from distillery.config import Recipe
+from distillery.devices import is_cuda
+from distillery.packed import Encoded
 from distillery.training import ranks
 from distillery.training.alone import Alone
-from distillery.training.feed import Batches, Feed
-from distillery.training.objectives import Given, Objective
+from distillery.training.feed import Batches, Inputs
+from distillery.training.objectives import Objective
 from distillery.training.plan import stackable
 from distillery.training.stacked import Stack
 from distillery.training.state import seeded, without_denormals
+from distillery.training.streams import Streams
 
 OnEpoch = Callable[[int, dict[str, float]], None]
 
 OnEpochs = Callable[[int, dict[int, dict[str, float]]], Collection[int]]
 """(epoch, record of each learner that trains) -> the learners that stop here."""
-
-BLOCK_NUMBERS = 1 << 20
-"""Batches are taken and augmented together up to this many numbers; the draws depend on it, so it is fixed."""
 
 LOOK = 4
 """The losses of every so many steps, and of an epoch's last, are looked at."""
@@ -60,14 +60,25 @@ class Validation:
     """Figures of every learner after some epochs.
 
     Attributes:
-        inputs: Encoded rows [N, ...].
-        measure: Of logits [N, C] on them.
+        inputs: Encoded rows, in memory or mapped into it.
+        measure: Of logits [N, C] on the rows.
         epochs: After which to do so; None for all.
+        rows: Which of the inputs, and in which order; None for all. A GPU keeps them where they fit.
     """
 
-    inputs: np.ndarray
+    inputs: Encoded
     measure: Callable[[np.ndarray], dict[str, float]]
     epochs: Container[int] | None = None
+    rows: np.ndarray | None = None
+
+    def after(self, epoch: int) -> bool:
+        """Whether to do so after an epoch."""
+        return self.epochs is None or epoch in self.epochs
+
+    def shown(self, device: str) -> Inputs:
+        """The rows of this process, to be predicted there again and again."""
+        rows = np.arange(len(self.inputs)) if self.rows is None else self.rows
+        return Inputs(self.inputs, rows[ranks.own(len(rows))], device, keep=is_cuda(device))
 
 
 @dataclass
@@ -96,6 +107,7 @@ def fit(
 
     AdamW with decoupled weight decay on matrices and kernels only, linear warm-up, cosine to zero. Batches are drawn
     without replacement; the rows that do not fill the last batch of an epoch wait for the next one.
+    A seed gives the same batches on all devices, but a GPU draws noise and dropout by itself, so that they are others.
 
     Args:
         learners: One, or several whose networks can be stacked (`stackable`).
@@ -116,36 +128,21 @@ class _Fit:
         networks = [each.network.to(device) for each in learners]
         self.courses = [Course() for _ in learners]
         self.left = list(range(len(learners)))
-        self.batches = learners[0].batches
-        self.batch = min(recipe.batch_size, len(self.batches))
-        self.steps = max(1, len(self.batches) // self.batch)
-        self.factor = _warm_cosine(recipe, self.steps)
-        self._streams()
-        self.feeds = [Feed(self.batches, recipe.augment, g, networks[0]) for g in self.changes]
-        self._shown = torch.empty(0)
-        self._spread_by: torch.Tensor | None = None
+        recipes = [each.recipe for each in learners]
+        seeds, batches = [each.seed for each in learners], [each.batches for each in learners]
+        self.streams = Streams(seeds, batches, recipes, networks[0], device)
+        self.factor = _warm_cosine(recipe, self.streams.steps)
         self.engine: Stack | Alone
         if stackable(networks):
-            self.engine = Stack(networks, [each.recipe for each in learners], device)
+            self.engine = Stack(networks, recipes, device)
         elif len(networks) == 1:
-            self.engine = Alone(networks[0], self.feeds[0].network, recipe, self.batch)
+            self.engine = Alone(networks[0], self.streams.network, recipe, self.streams.batch)
         else:
             raise ValueError("these networks cannot be stacked: expected one learner")
 
-    def _streams(self) -> None:
-        """Learners with the same seed and order of batches share one stream of them."""
-        keys = [(each.seed, id(each.batches)) for each in self.learners]
-        distinct = list(dict.fromkeys(keys))
-        self.orders = [self.learners[keys.index(key)].batches for key in distinct]
-        # One generator for each purpose: who draws no noise sees the same batches as who does.
-        self.shuffles, self.changes, self.dropouts = (
-            [_generator(seed, purpose) for seed, _ in distinct] for purpose in range(3)
-        )
-        self.stream_of = [distinct.index(key) for key in keys]
-        self.noises = torch.tensor([each.recipe.augment.noise for each in self.learners], device=self.device)
-
     def run(self, validation: Validation | None, on_epochs: OnEpochs | None) -> list[Course]:
         """The courses of all learners."""
+        shown: Inputs | None = None  # to validation, from its first time on
         with seeded(self.learners[0].seed + ranks.rank()), without_denormals():  # each process drops its own units
             for epoch in range(1, self.recipe.epochs + 1):
                 began = time.perf_counter()
@@ -155,9 +152,10 @@ class _Fit:
                     break
                 seconds = (time.perf_counter() - began) / len(self.left)
                 means = dict(zip(began_with, losses.mean(1).tolist(), strict=True))
-                records = {k: {"train_loss": means[k], "seconds": seconds} for k in self.left}
-                if validation is not None and (validation.epochs is None or epoch in validation.epochs):
-                    for k, logits in zip(self.left, self.engine.predict(validation.inputs), strict=True):
+                records = {k: {"train_loss": means[k], "seconds": seconds, **self.engine.record} for k in self.left}
+                if validation is not None and validation.after(epoch):
+                    shown = validation.shown(self.device) if shown is None else shown
+                    for k, logits in zip(self.left, self.engine.predict(shown), strict=True):
                         records[k] |= validation.measure(logits)
                 for k, record in records.items():
                     self.courses[k].history.append(record)
@@ -169,7 +167,8 @@ class _Fit:
         if self.left:
             self.engine.finish()
             for k in self.left:
-                if not all(torch.isfinite(p).all() for p in self.learners[k].network.parameters()):
+                finite = [torch.isfinite(p).all() for p in self.learners[k].network.parameters()]
+                if not torch.stack(finite).all():
                     self.courses[k].error = "weights became infinite in the last epoch; a lower lr may help"
         for each in self.learners:
             each.network.eval()
@@ -197,82 +196,17 @@ class _Fit:
 
     def _epoch(self, epoch: int) -> torch.Tensor:
         """Losses [K, steps] of the learners that are left, at the steps that were looked at."""
-        count = self.steps * self.batch
-        orders = [b.order(epoch, g)[:count] for b, g in zip(self.orders, self.shuffles, strict=True)]
-        items = torch.stack(orders).to(self.device)
-        which, streams = torch.tensor(self.left, device=self.device), [self.stream_of[k] for k in self.left]
-        each_its_own = streams == list(range(len(self.orders)))
-        self._spread_by = None if each_its_own else torch.tensor(streams, device=self.device)
-        objective, draw, first = self.objective.of(which), self._draws(), (epoch - 1) * self.steps
+        steps = self.streams.steps
+        first = (epoch - 1) * steps
+        objective = self.objective.of(torch.tensor(self.left, device=self.device))
         found = []
-        for start, stop in self._blocks():
-            for number, (shown, given) in enumerate(self._batches(items, start, stop, objective, which), start):
-                look = number % LOOK == 0 or number == self.steps - 1
-                losses = self.engine.step(shown, objective, given, self.factor(first + number), draw, look)
-                if losses is not None:
-                    found.append(losses)
+        for number, (shown, given) in enumerate(self.streams.epoch(epoch, self.left, objective, self.engine)):
+            look = number % LOOK == 0 or number == steps - 1
+            factor = self.factor(first + number)
+            losses = self.engine.step(shown, objective, given, factor, self.streams.draw, look)
+            if losses is not None:
+                found.append(losses)
         return torch.stack(found, dim=1).cpu()
-
-    def _batches(
-        self, items: torch.Tensor, start: int, stop: int, objective: Objective, which: torch.Tensor
-    ) -> Iterator[tuple[torch.Tensor, Given]]:
-        """(laid out inputs, what the objective needs) of steps `start` to `stop`, prepared together."""
-        items = items[:, start * self.batch : stop * self.batch]
-        count, places = items.shape[1], ranks.own_places(items.shape[1], self.batch)
-        parts = [feed(mine, places) for feed, mine in zip(self.feeds, items, strict=True)]
-        rows = parts[0][None] if len(parts) == 1 else torch.stack(parts)
-        eps = self._noise((count, *rows.shape[2:]))
-        if places is not None:
-            items, eps = items[:, places], None if eps is None else eps[:, places]
-        batch = items.shape[1] * self.batch // count
-        noises = self._noises(which).view(-1, *[1] * (rows.ndim - 1))
-        rows, eps = self.engine.laid_out(rows), None if eps is None else self.engine.laid_out(eps, 0.0)
-        given = objective.gather(items)
-        for place in range(0, items.shape[1], batch):
-            part = (self.engine.rows_dim, place, batch)
-            shown = self._spread(rows.narrow(*part))
-            if eps is not None:
-                shown = self._noisy(shown, self._spread(eps.narrow(*part)), noises)
-            yield shown, tuple(self._spread(g.narrow(1, place, batch)) for g in given)
-
-    def _noisy(self, rows: torch.Tensor, eps: torch.Tensor, noises: torch.Tensor) -> torch.Tensor:
-        """Rows and noise in memory that the next batch overwrites: to ask for new pages costs more than the sum."""
-        shape = (max(rows.shape[0], noises.shape[0]), *rows.shape[1:])
-        if self._shown.shape != shape:
-            self._shown = torch.empty(shape, device=rows.device)
-        return torch.addcmul(rows, eps, noises, out=self._shown)
-
-    def _blocks(self) -> Iterator[tuple[int, int]]:
-        """Steps that are prepared together."""
-        numbers = self.batch * self.batches.take(torch.zeros(1, dtype=torch.int64)).numel()
-        wide = max(1, BLOCK_NUMBERS // numbers)
-        return ((start, min(start + wide, self.steps)) for start in range(0, self.steps, wide))
-
-    def _noise(self, shape: tuple[int, ...]) -> torch.Tensor | None:
-        """Standard normal numbers [S, *shape], from each stream's own generator."""
-        if not self.noises.any():
-            return None
-        return torch.stack([torch.randn(shape, generator=g) for g in self.changes]).to(self.device)
-
-    def _spread(self, values: torch.Tensor) -> torch.Tensor:
-        """Values [S, ...] of the streams for each learner [K, ...], or [1, ...] where all have the same."""
-        return values if values.shape[0] == 1 or self._spread_by is None else values[self._spread_by]
-
-    def _noises(self, which: torch.Tensor) -> torch.Tensor:
-        """The learners' noise [K], or [1] where all that share a stream have the same."""
-        noises = self.noises[which]
-        return noises[:1] if len(self.orders) == 1 and bool((noises == noises[0]).all()) else noises
-
-    def _draws(self) -> Callable[[tuple[int, ...]], torch.Tensor]:
-        def draw(shape: tuple[int, ...]) -> torch.Tensor:
-            drawn = torch.stack([torch.rand(shape, generator=g) for g in self.dropouts])
-            return self._spread(drawn.to(self.device))
-
-        return draw
-
-
-def _generator(seed: int, purpose: int) -> torch.Generator:
-    return torch.Generator().manual_seed(int(np.random.SeedSequence((seed, purpose)).generate_state(1)[0]))
 
 
 def _warm_cosine(recipe: Recipe, steps: int) -> Callable[[int], float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any, Self
 import torch
 from torch.nn.functional import one_hot
 
+from distillery.devices import sent
 from distillery.losses import LOSSES, log_probs, probs
 
 Given = tuple[torch.Tensor, ...]
@@ -69,14 +71,16 @@ class Labels(Objective):
         smoothing: For each learner.
     """
 
-    def __init__(self, answers: Answers, smoothing: Sequence[float] | torch.Tensor) -> None:
+    def __init__(self, answers: Answers, smoothing: Sequence[float]) -> None:
         self.answers = answers
         self.smoothing = _column(smoothing, answers.labels.device)
-        self._smooth = bool(self.smoothing.any())
+        self._smooth = any(smoothing)  # of numbers here: to ask a GPU for one waits for all that it has to do
 
     def of(self, learners: torch.Tensor) -> Labels:
         """Of some learners."""
-        return Labels(self.answers, self.smoothing[learners])
+        some = copy.copy(self)
+        some.smoothing = self.smoothing[learners]
+        return some
 
     def gather(self, items: torch.Tensor) -> Given:
         """(probabilities of the labels [S, n, C],)."""
@@ -102,7 +106,7 @@ class Taught(Objective):
     The cross-entropy is with the item's label; where it has none, with the ensemble's probabilities.
 
     Args:
-        targets: The ensemble's logits [items, C].
+        targets: The ensemble's logits [items, C]; where a GPU has no room for them, each batch's are sent to it.
         answers: The hard targets.
         loss: Name of the soft loss.
         options: Its options, for each learner.
@@ -116,33 +120,32 @@ class Taught(Objective):
         targets: torch.Tensor,
         answers: Answers,
         loss: str,
-        options: Sequence[dict[str, Any]] | dict[str, torch.Tensor],
-        temperatures: Sequence[float] | torch.Tensor,
-        alphas: Sequence[float] | torch.Tensor,
-        smoothing: Sequence[float] | torch.Tensor,
+        options: Sequence[dict[str, Any]],
+        temperatures: Sequence[float],
+        alphas: Sequence[float],
+        smoothing: Sequence[float],
     ) -> None:
         self.answers, self.loss, device = answers, loss, answers.labels.device
         self.targets = targets
         self.temperatures, self.alphas, self.smoothing = (
             _column(values, device) for values in (temperatures, alphas, smoothing)
         )
-        self.options: dict[str, torch.Tensor] = (
-            options
-            if isinstance(options, dict)
-            else {name: _column([own[name] for own in options], device) for name in options[0]}
-        )
-        self._hard, self._smooth = bool((self.alphas < 1).any()), bool(self.smoothing.any())
+        self.options = {name: _column([own[name] for own in options], device) for name in options[0]}
+        self._hard, self._smooth = any(alpha < 1 for alpha in alphas), any(smoothing)
         self._soft, self._gradient = LOSSES[loss], LOSSES.traits(loss).get("gradient")
 
     def of(self, learners: torch.Tensor) -> Taught:
         """Of some learners."""
-        options = {name: values[learners] for name, values in self.options.items()}
-        own = (values[learners] for values in (self.temperatures, self.alphas, self.smoothing))
-        return Taught(self.targets, self.answers, self.loss, options, *own)
+        some = copy.copy(self)
+        some.options = {name: values[learners] for name, values in self.options.items()}
+        some.temperatures = self.temperatures[learners]
+        some.alphas = self.alphas[learners]
+        some.smoothing = self.smoothing[learners]
+        return some
 
     def gather(self, items: torch.Tensor) -> Given:
         """(the ensemble's logits [S, n, C], labels [S, n], hard targets [S, n, C], whether labels hold [S, n, 1])."""
-        taught = _batch_last(self.targets[items.to(self.targets.device)].to(items.device))
+        taught = _batch_last(sent(self.targets[items.to(self.targets.device)], items.device))
         found = (taught, self.answers.labels[items])
         if not self._hard:
             return found
@@ -179,9 +182,9 @@ class Taught(Objective):
         return _smoothed(hard, self.smoothing * holds[0] if holds else self.smoothing)
 
 
-def _column(values: Sequence[float] | torch.Tensor, device: str | torch.device) -> torch.Tensor:
+def _column(values: Sequence[float], device: str | torch.device) -> torch.Tensor:
     """Values of K learners [K, 1, 1]."""
-    return torch.as_tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1)
+    return torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1)
 
 
 def _batch_last(values: torch.Tensor) -> torch.Tensor:

@@ -18,6 +18,8 @@ import torch
 from torch import nn
 
 from distillery.config import Recipe
+from distillery.training.answers import in_batches
+from distillery.training.feed import Inputs
 from distillery.training.objectives import Given, Objective
 from distillery.training.plan import plan_of
 
@@ -40,7 +42,7 @@ class Stack:
         self._hidden = plans[0][2]
         self._networks = list(networks)
         self._linear = [plan[1] for plan in plans]
-        self._clip_norm = recipes[0].clip_norm
+        self._clip_norm, self._device = recipes[0].clip_norm, device
         layers = list(zip(*self._linear, strict=True))
         self._sizes = [(mine[0].out_features, mine[0].in_features) for mine in layers]
         count = len(networks) * sum(out * (wide + 1) for out, wide in self._sizes)
@@ -223,17 +225,20 @@ class Stack:
             for part in pair:
                 part.mul_(scale)
 
+    @property
+    def record(self) -> dict[str, float]:
+        """What to say of an epoch in the history besides its losses: nothing."""
+        return {}
+
     @torch.no_grad()
-    def predict(self, inputs: np.ndarray, batch_size: int = 1024) -> np.ndarray:
+    def predict(self, inputs: Inputs) -> np.ndarray:
         """Logits float32 [K, N, C] of encoded rows [N, features]."""
-        logits = np.empty((0, len(inputs), 0), np.float32)
-        for start in range(0, len(inputs), batch_size):
-            rows = torch.from_numpy(inputs[start : start + batch_size]).to(self._flat.device).float()
+
+        def forward(rows: torch.Tensor) -> torch.Tensor:
             passed, _ = self._forward(self._encoded(self.laid_out(rows[None])))
-            part = passed[-1].mT
-            logits = logits if start else np.empty((len(part), len(inputs), part.shape[2]), np.float32)
-            logits[:, start : start + part.shape[1]] = part.cpu().numpy()
-        return logits
+            return passed[-1].mT
+
+        return in_batches(forward, inputs, self._device)
 
 
 def _turned(out: int, wide: int) -> bool:

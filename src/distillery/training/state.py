@@ -10,8 +10,12 @@ import torch
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Runs a block with torch's global generators at `seed`, and puts them back afterwards."""
-    with torch.random.fork_rng():
+    """Runs a block with torch's global generators at `seed`, and puts them back afterwards.
+
+    Of the GPUs it puts back the current one, and none where this process has not used any: to look would open them.
+    """
+    gpus = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(gpus):
         torch.manual_seed(seed)
         yield
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -30,8 +30,10 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, record
 
 from distillery.training import ranks
-from distillery.training.fit import Course, OnEpochs
 from distillery.training.plan import stackable
+
+if TYPE_CHECKING:
+    from distillery.training.fit import Course, OnEpochs
 
 VARIABLE = "DISTILLERY_GPUS_PER_TRAINING"
 POLL_SECONDS = 0.05

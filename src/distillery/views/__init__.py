@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from distillery.packed import Encoded
 from distillery.registry import Registry
 
 VIEWS = Registry("view", "distillery.views")
@@ -30,7 +31,7 @@ class Pool:
         numeric: Tables: which features hold numbers, bool [features]; the others are 0 or 1.
     """
 
-    inputs: np.ndarray
+    inputs: Encoded
     rows: np.ndarray
     columns: np.ndarray
     numeric: np.ndarray

@@ -1,9 +1,15 @@
 """How ensemble weights are found. One file here = one weighting that a config can name.
 
-A weighting is a function ``(probs_MNC, labels_N, pool, **options)`` that gives weights [M] on the simplex or, with the
+A weighting is a function ``(probs, labels_N, pool, **options)`` that gives weights [M] on the simplex or, with the
 trait ``stacks=True``, a linear map [M·C + 1, C] from the members' log-probabilities, side by side and the bias last, to
-logits. Its trait `min_rows` is a function ``(members, classes) -> rows``: with fewer rows than that it is not tried.
-M members, N rows, C classes, S settings.
+logits. `probs` are probabilities [M, N, C], or `LogProbs`, which are read by blocks of rows: all of them at once may be
+more than memory holds. M members, N rows, C classes, S settings.
+
+Its trait `min_rows` is a function ``(members, classes) -> rows``: with fewer rows than that it is not tried. Its trait
+`seconds` is a function ``(pool, members, classes, rows, **options) -> seconds``: about how long one call takes on one
+core, as it was measured on one of 2.3 GHz with AVX-512 (`benchmarks/memory.py` runs the largest of them). What would
+take too long is tried only if the config names it. It is an estimate from sizes, not a clock, so that the same config
+on the same data tries the same weightings on every machine.
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression
 
 from distillery.errors import InputError
-from distillery.pooling import FLOOR, side_by_side
+from distillery.log_probs import LogProbs
+from distillery.pooling import side_by_side
 from distillery.weightings import WEIGHTINGS, deal, one_standard_error
 
 GRID = (1.0, 10.0, 100.0)
@@ -23,10 +24,24 @@ def _check(options: dict[str, Any]) -> None:
         raise InputError(f"strength: expected 'cv' or a number > 0, got {strength}")
 
 
+def _seconds(
+    pool: str, members: int, classes: int, rows: int, *, strength: float | Literal["cv"], **options: Any
+) -> float:
+    """A step of L-BFGS multiplies N·M·C inputs by C columns; there are some hundred steps in each fit."""
+    fits = 1 + FOLDS * len(GRID) if strength == "cv" else 1
+    return 5e-8 * fits * rows * members * classes**2
+
+
 # Ten rows for each of the M·C inputs of a class's logit; each of them is a coefficient that only the penalty holds.
-@WEIGHTINGS.register("stacking", stacks=True, min_rows=lambda members, classes: 10 * members * classes, check=_check)
+@WEIGHTINGS.register(
+    "stacking",
+    stacks=True,
+    min_rows=lambda members, classes: 10 * members * classes,
+    seconds=_seconds,
+    check=_check,
+)
 def stacking(
-    probs_MNC: np.ndarray,
+    probs: LogProbs | np.ndarray,
     labels_N: np.ndarray,
     pool: str,
     *,
@@ -43,11 +58,12 @@ def stacking(
             within one standard error of the best on held-out rows.
         max_steps: Largest number of L-BFGS steps.
     """
-    logs_MNC = np.log(np.maximum(probs_MNC, FLOOR))
+    logs_MNC = LogProbs.of(probs).all()
+    classes = logs_MNC.shape[2]
     inputs = side_by_side(logs_MNC - logs_MNC.mean(-1, keepdims=True))
     if strength == "cv":
-        strength = _by_cross_validation(inputs, labels_N, probs_MNC.shape[2], max_steps)
-    return centred(_path(inputs, labels_N, probs_MNC.shape[2], (strength,), max_steps)[0])
+        strength = _by_cross_validation(inputs, labels_N, classes, max_steps)
+    return centred(_path(inputs, labels_N, classes, (strength,), max_steps)[0])
 
 
 def _by_cross_validation(inputs: np.ndarray, labels_N: np.ndarray, classes: int, max_steps: int) -> float:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
+from distillery.log_probs import LogProbs
 from distillery.weightings import WEIGHTINGS
 
 
-@WEIGHTINGS.register("uniform", min_rows=lambda members, classes: 0)
-def uniform(probs_MNC: np.ndarray, labels_N: np.ndarray, pool: str) -> np.ndarray:
+def _seconds(pool: str, members: int, classes: int, rows: int, **options: Any) -> float:
+    return 0.0
+
+
+@WEIGHTINGS.register("uniform", min_rows=lambda members, classes: 0, seconds=_seconds)
+def uniform(probs: LogProbs | np.ndarray, labels_N: np.ndarray, pool: str) -> np.ndarray:
     """``w = 1 / M``."""
-    return np.full(len(probs_MNC), 1 / len(probs_MNC))
+    members = probs.shape[0]
+    return np.full(members, 1 / members)
