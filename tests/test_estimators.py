@@ -13,7 +13,8 @@ import joblib
 import numpy as np
 import pytest
 import skops.io
-from sklearn.ensemble import RandomForestClassifier
+from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier, VotingClassifier
+from threadpoolctl import threadpool_limits
 
 from distillery import estimators
 from distillery.config import Recipe, Teacher
@@ -153,5 +154,25 @@ def test_equal_estimators_give_equal_files(tmp_path: Path) -> None:
         estimators.save(model, folder, trusted=False)
         kept.append((folder / estimators.FILE).read_bytes())
         opened = estimators.load(folder, RandomForestClassifier(), trusted=False)
+        np.testing.assert_array_equal(opened.predict_proba(rows), model.predict_proba(rows))
+    assert kept[0] == kept[1]
+
+
+def test_files_do_not_depend_on_the_number_of_threads(tmp_path: Path) -> None:
+    """determinism: boosted trees fitted with one thread and with two give equal files, inside another model too."""
+    rows = np.random.default_rng(0).normal(size=(300, 3))
+    kept = []
+    for threads in (1, 2):
+        folder = tmp_path / str(threads)
+        folder.mkdir()
+        model = VotingClassifier(
+            [("boosted", HistGradientBoostingClassifier(max_iter=3, random_state=0))], voting="soft"
+        )
+        with threadpool_limits(threads):
+            model.fit(rows, np.arange(300) % 3)
+        assert model.estimators_[0]._bin_mapper.n_threads == threads
+        estimators.save(model, folder, trusted=False)
+        kept.append((folder / estimators.FILE).read_bytes())
+        opened = estimators.load(folder, VotingClassifier([]), trusted=False)
         np.testing.assert_array_equal(opened.predict_proba(rows), model.predict_proba(rows))
     assert kept[0] == kept[1]

@@ -21,6 +21,7 @@ from distillery.errors import InputError
 
 SCHEMA = "schema.json"
 FILE, PICKLE = "model.skops", "model.joblib"
+BINNING = "sklearn.ensemble._hist_gradient_boosting.binning", "_BinMapper"
 PACKAGES = ("sklearn", "numpy", "scipy")
 ROWS_PER_CLASS = 8  # of a trial fit; some estimators split their rows by class
 FEATURES = 4
@@ -97,7 +98,8 @@ def check_keeps(estimator: Any, classes: int, folder: Path) -> None:
 def _renumber(path: Path) -> None:
     """Packs a file of skops anew, so that equal estimators give equal files.
 
-    skops calls objects and arrays by their place in memory, which is another one in each run.
+    skops calls objects and arrays by their place in memory, which is another one in each run. The number of threads
+    that scikit-learn's binning was fitted with belongs to the machine as well; predictions do not depend on it.
     """
     with zipfile.ZipFile(path) as archive:
         content = {name: archive.read(name) for name in archive.namelist()}
@@ -116,6 +118,9 @@ def _with_numbers(tree: Any, numbers: dict[str, str]) -> Any:
         return [_with_numbers(part, numbers) for part in tree]
     if not isinstance(tree, dict):
         return tree
+    if (tree.get("__module__"), tree.get("__class__")) == BINNING:
+        # An id of its own: Python keeps one object for each small number, so that the old id names other nodes, too.
+        tree["content"]["content"]["n_threads"] |= {"content": "1", "__id__": "threads"}
     found: dict[str, Any] = {}
     for key, value in tree.items():
         if key == "__id__":
