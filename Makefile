@@ -40,7 +40,7 @@ lint: $(READY)
 	$(BIN)/lint-imports
 
 ui: $(READY)
-	@$(BIN)/python -m flows.ui
+	@$(BIN)/python -m distillery.flows.servers.ui
 
 # For maintainers: resolve the newest set of versions that pyproject.toml allows.
 lock:

@@ -17,28 +17,24 @@ from typing import Any
 
 import numpy as np
 
-from distillery import (
-    cohorts,
-    config_file,
-    dataset,
-    ensemble,
-    evaluate,
-    export,
-    logits,
-    quantized,
-    report,
-    search,
-    students,
-    teachers,
-)
-from distillery.config import Capacity, Experiment
-from distillery.data import Rows
-from distillery.finals import Promise, train_finals
-from distillery.metrics import row_correct, row_nll
-from distillery.page import page
-from distillery.promotion import Decision, Outcome, decide, gate_figures
+from distillery.config import config_file
+from distillery.config.experiment import Capacity, Experiment
+from distillery.ops.metrics import row_correct, row_nll
+from distillery.sources import Rows
+from distillery.stages.data import dataset
+from distillery.stages.ensemble import weight_selection
+from distillery.stages.evaluation import evaluation as evaluate
+from distillery.stages.export import onnx_model, quantized
+from distillery.stages.logits import logit_cache as logits
+from distillery.stages.promotion.decision import Decision, Outcome, decide, gate_figures
+from distillery.stages.report import assembly as report
+from distillery.stages.report.page import page
+from distillery.stages.search import student_search
+from distillery.stages.students import student_training
+from distillery.stages.students.final_models import Promise, train_finals
+from distillery.stages.students.student_training import Wanted
+from distillery.stages.teachers import groups, teacher_training
 from distillery.store import Handle, Store, write_json
-from distillery.students import Wanted
 
 
 class Chain:
@@ -53,24 +49,24 @@ class Chain:
         """Everything from teachers to the decision."""
         config, store, began = self.config, self.store, time.perf_counter()
         runs = config.evaluation.latency_runs
-        profiles = [search.profile_capacity(c, self.data, runs, store) for c in config.student.capacities]
+        profiles = [student_search.profile_capacity(c, self.data, runs, store) for c in config.student.capacities]
         members: list[Handle] = []
-        for names, member in cohorts.in_one_go(config.teachers, self.data):
+        for names, member in groups.in_one_go(config.teachers, self.data):
             recipe = config.teachers.recipe_of(member)
-            members += teachers.train_teachers(names, member, recipe, config.seed, self.data, store)
-        pooled = ensemble.optimize_weights(
+            members += teacher_training.train_teachers(names, member, recipe, config.seed, self.data, store)
+        pooled = weight_selection.optimize_weights(
             members, self.logits("val_ensemble", members), self.data, config.ensemble, store
         )
-        taught = self.logits("transfer", [m for m in members if m.name in ensemble.active(pooled)])
-        found = search.run_search(config, self.data, pooled, taught, profiles, store)
-        alone = search.run_baseline_search(config, self.data, found, profiles, store)
+        taught = self.logits("transfer", [m for m in members if m.name in weight_selection.active(pooled)])
+        found = student_search.run_search(config, self.data, pooled, taught, profiles, store)
+        alone = student_search.run_baseline_search(config, self.data, found, profiles, store)
 
         def students_of(capacity: Capacity, wanted: list[Wanted]) -> Promise:
             given = (capacity, wanted, config.student, self.data, pooled, taught, store)
-            return partial(students.train_students, *given)
+            return partial(student_training.train_students, *given)
 
         def baselines_of(role: str, capacity: Capacity, wanted: list[Wanted]) -> Promise:
-            return partial(students.train_baselines, capacity, wanted, config.student, self.data, store)
+            return partial(student_training.train_baselines, capacity, wanted, config.student, self.data, store)
 
         finals = train_finals(config, self.data, found, alone, students_of, baselines_of)
         on_val, on_test = self.logits("val_search", members), self.logits("test", members)
@@ -78,7 +74,7 @@ class Chain:
         judged = evaluate.Inputs(members, on_val, on_test, pooled, finals, chosen, self.data, profiles)
         evaluation = evaluate.evaluate(judged, self.rows, config.evaluation, store)
         student = next(f.students[0] for f in finals if f.capacity == chosen)
-        exported = export.export_student(student, self.data, self.rows, runs, store)
+        exported = onnx_model.export_student(student, self.data, self.rows, runs, store)
         quantized.measure_served(exported, self.data, self.rows, runs, store)
         decision = self.decision(evaluation, exported)
         self.report((self.data, pooled, found, alone, evaluation, exported), decision, members, began)

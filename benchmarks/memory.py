@@ -17,7 +17,7 @@ from pairs import Results
 from PIL import Image
 from sklearn.datasets import make_classification
 
-from distillery.config_file import load
+from distillery.config.config_file import load
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS, IMAGES = 1_000_000, 100_000
@@ -34,8 +34,8 @@ SHORT = [  # as long as it takes to come through every stage once; what is held 
 ]
 PACK = """
 import sys
-from distillery import dataset
-from distillery.config import Data
+from distillery.stages.data import dataset
+from distillery.config.experiment import Data
 from distillery.store import Store
 data = Data(source="folder", path=sys.argv[1], image_size=32)
 dataset.prepare(data, dataset.read_source(data), Store(sys.argv[2]))
@@ -43,8 +43,8 @@ dataset.prepare(data, dataset.read_source(data), Store(sys.argv[2]))
 ENSEMBLE = """
 import sys
 import numpy as np
-from distillery.config import Ensemble
-from distillery.ensemble import choose
+from distillery.config.experiment import Ensemble
+from distillery.stages.ensemble.weight_selection import choose
 from distillery.memory import room
 members, rows, classes = map(int, sys.argv[1:])
 generator = np.random.default_rng(0)

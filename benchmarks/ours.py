@@ -10,15 +10,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from distillery import logits, search
-from distillery.cohorts import stack_size
-from distillery.config import Augment, Experiment, Logits, Recipe, Teacher
-from distillery.dataset import Dataset
-from distillery.logit_store import Reader, Writer
-from distillery.pixels import Normalised
+from distillery.config.experiment import Augment, Experiment, Logits, Recipe, Teacher
+from distillery.ops.images import Normalised
+from distillery.stages.data.dataset import Dataset
+from distillery.stages.logits import logit_cache
+from distillery.stages.logits.logit_store import Reader, Writer
+from distillery.stages.search import student_search
+from distillery.stages.teachers.teacher_training import fit_classifiers
 from distillery.store import Handle, Store
-from distillery.teachers import build_network, fit_classifiers
 from distillery.training.feed import Feed, Inputs
+from distillery.training.networks import build_network
+from distillery.training.stack_size import stack_size
 
 
 def ours_teachers(member: Teacher, recipe: Recipe, dataset: Dataset, seeds: list[int]) -> list[nn.Module]:
@@ -35,7 +37,7 @@ def ours_trials(
     experiment: Experiment, data: Handle, ensemble: Handle, taught: list[Handle], profiles: list[Handle], folder: Path
 ) -> list[dict[str, Any]]:
     """A whole study in a store of its own, with Optuna's share and the store's: the records of its trials."""
-    found = search.run_search(experiment, data, ensemble, taught, profiles, Store(folder))
+    found = student_search.run_search(experiment, data, ensemble, taught, profiles, Store(folder))
     trials: list[dict[str, Any]] = found.json("search.json")["trials"]
     return trials
 
@@ -54,8 +56,8 @@ def ours_batches(
 
 def write_logits(folder: Path, values: np.ndarray, config: Logits) -> Handle:
     """A stage directory with an array of logits [V, N, C], chunk by chunk as the stage writes it."""
-    array = Writer(folder / logits.ARRAY, values.shape, config.dtype, config.chunk_rows, config.top)
-    rows = Reader(folder / logits.ARRAY).chunk_rows
+    array = Writer(folder / logit_cache.ARRAY, values.shape, config.dtype, config.chunk_rows, config.top)
+    rows = Reader(folder / logit_cache.ARRAY).chunk_rows
     for number, view in enumerate(values):
         for start in range(0, len(view), rows):
             array.write(number, start, view[start : start + rows])

@@ -23,9 +23,14 @@ from rich.console import Console
 from scipy import stats
 from tables import show
 
-from distillery import cohorts, config_file, dataset, ensemble, logits, metrics, teachers
-from distillery.data import Rows
-from distillery.pooling import Pooling
+from distillery.config import config_file
+from distillery.ops import metrics
+from distillery.ops.pooling import Pooling
+from distillery.sources import Rows
+from distillery.stages.data import dataset
+from distillery.stages.ensemble import weight_selection
+from distillery.stages.logits import logit_cache
+from distillery.stages.teachers import groups, teacher_training
 from distillery.store import Handle, Store, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -95,18 +100,18 @@ def pool(config: str, overrides: list[str]) -> Pool:
     rows: Rows = dataset.read_source(experiment.data)
     data = dataset.prepare(experiment.data, rows, store)
     members: list[Handle] = []
-    for names, member in cohorts.in_one_go(experiment.teachers, data):
+    for names, member in groups.in_one_go(experiment.teachers, data):
         recipe = experiment.teachers.recipe_of(member)
-        members += teachers.train_teachers(names, member, recipe, experiment.seed, data, store)
+        members += teacher_training.train_teachers(names, member, recipe, experiment.seed, data, store)
 
     def cached(split: str) -> list[Handle]:
-        return [logits.cache_logits(m, split, data, experiment.logits, store) for m in members]
+        return [logit_cache.cache_logits(m, split, data, experiment.logits, store) for m in members]
 
-    found = ensemble.optimize_weights(members, cached("val_ensemble"), data, experiment.ensemble, store)
-    on_test = np.stack([logits.read_logits(h) for h in cached("test")])
+    found = weight_selection.optimize_weights(members, cached("val_ensemble"), data, experiment.ensemble, store)
+    on_test = np.stack([logit_cache.read_logits(h) for h in cached("test")])
     labels = dataset.Dataset(data).labels("test")
     uniform = Pooling(np.full(len(members), 1 / len(members)), "probs")
-    quality = [metrics.quality(p.apply(on_test), labels) for p in (uniform, ensemble.chosen(found))]
+    quality = [metrics.quality(p.apply(on_test), labels) for p in (uniform, weight_selection.chosen(found))]
     return Pool(*quality)
 
 

@@ -14,9 +14,10 @@ from pathlib import Path
 import speed_tables
 from pairs import Results, Side, paired
 
-from distillery import config_file, search
+from distillery.config import config_file
+from distillery.flows.workers.shared_folder import SharedWork
+from distillery.stages.search import student_search
 from distillery.store import Handle, Store
-from flows.shared import SharedWork
 
 ROOT = Path(__file__).resolve().parent.parent
 TRIALS = 96
@@ -40,7 +41,10 @@ def workers(results: Results, rounds: int) -> None:
 
 @contextmanager
 def _workers(store: Path, count: int) -> Iterator[None]:
-    program = "import sys; from pathlib import Path; from flows import jobs; jobs.work_anywhere(Path(sys.argv[1]))"
+    program = (
+        "import sys; from pathlib import Path; from distillery.flows.workers import jobs; "
+        "jobs.work_anywhere(Path(sys.argv[1]))"
+    )
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     started = [
         subprocess.Popen([sys.executable, "-c", program, str(store / "work")], env=environment) for _ in range(count)
@@ -59,7 +63,7 @@ def _study(store: Path, cohort: int) -> None:
     experiment = config_file.load(ROOT / "configs/tabular.yaml", [*STUDY, f"search.cohort={cohort}"])
     with SharedWork(0, store) as shared, tempfile.TemporaryDirectory() as folder:
         upstream = (experiment, task.data, task.ensemble, task.taught, profiles, Store(folder))
-        search.run_search(*upstream, run_many=shared.map)
+        student_search.run_search(*upstream, run_many=shared.map)
 
 
 @cache
@@ -68,4 +72,4 @@ def _profiles() -> list[Handle]:
     experiment = config_file.load(ROOT / "configs/tabular.yaml")
     capacities, runs = experiment.student.capacities, experiment.evaluation.latency_runs
     kept = Store(speed_tables.HOME / ".distillery")
-    return [search.profile_capacity(c, speed_tables.prepared().data, runs, kept) for c in capacities]
+    return [student_search.profile_capacity(c, speed_tables.prepared().data, runs, kept) for c in capacities]

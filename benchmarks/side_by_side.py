@@ -14,10 +14,10 @@ from speed_images import SETTING, Task, prepared
 from torch import nn
 from torch.func import functional_call, grad, replace_all_batch_norm_modules_, stack_module_state, vmap
 
+from distillery.flows.workers.local import Workers
 from distillery.losses import LOSSES
+from distillery.stages.students.student_training import Wanted, train_students
 from distillery.store import Store
-from distillery.students import Wanted, train_students
-from flows.workers import Workers
 
 EPOCHS = 8  # of each student
 STEPS = 40  # of the bare steps

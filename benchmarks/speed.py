@@ -30,8 +30,8 @@ from pairs import Results, Side, one_thread, paired, program
 from rich.console import Console
 from tables import show_speed
 
-from distillery.config import Logits
-from distillery.logits import read_logits
+from distillery.config.experiment import Logits
+from distillery.stages.logits.logit_cache import read_logits
 from distillery.store import write_json
 
 ROOT = Path(__file__).resolve().parent.parent

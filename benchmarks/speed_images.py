@@ -20,13 +20,19 @@ from torch import nn
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
-from distillery import cohorts, config_file, dataset, ensemble, logits, students, teachers
-from distillery.config import Capacity, Experiment
-from distillery.dataset import Dataset
+from distillery.config import config_file
+from distillery.config.experiment import Capacity, Experiment
+from distillery.config.search_space import Setting
 from distillery.models import InputSpec
-from distillery.space import Setting
+from distillery.stages.data import dataset
+from distillery.stages.data.dataset import Dataset
+from distillery.stages.distillation import distill
+from distillery.stages.ensemble import weight_selection as ensemble
+from distillery.stages.logits import logit_cache
+from distillery.stages.teachers import groups, teacher_training
 from distillery.store import Handle, Store
-from distillery.training.alone import predict
+from distillery.training import networks
+from distillery.training.single import predict
 
 ROOT = Path(__file__).resolve().parent.parent
 HOME = ROOT / ".distillery" / "bench"
@@ -49,7 +55,7 @@ class Task:
     members: list[nn.Module]
     ensemble: Handle
     taught: list[Handle]
-    targets: students.Targets
+    targets: distill.Targets
     lesson: Lesson
 
     @property
@@ -64,7 +70,7 @@ class Task:
 
     def student(self, seed: int = 0) -> nn.Module:
         """A fresh student; pixels of 0-255 in, a timm backbone inside."""
-        return teachers.build_network(self.capacity, self.dataset.spec, seed)
+        return networks.build_network(self.capacity, self.dataset.spec, seed)
 
     def accuracy(self, train: Callable[[Task, int, int], nn.Module]) -> dict[str, float]:
         """On the test rows: mean, lowest and highest of several students that are trained so."""
@@ -90,21 +96,21 @@ def prepared(folder: Path) -> Task:
     store, rows = Store(HOME / ".distillery"), dataset.read_source(experiment.data)
     data = dataset.prepare(experiment.data, rows, store)
     members: list[Handle] = []
-    for names, member in cohorts.in_one_go(experiment.teachers, data):
+    for names, member in groups.in_one_go(experiment.teachers, data):
         recipe = experiment.teachers.recipe_of(member)
-        members += teachers.train_teachers(names, member, recipe, experiment.seed, data, store)
+        members += teacher_training.train_teachers(names, member, recipe, experiment.seed, data, store)
     views = experiment.student.views
-    on_val = [logits.cache_logits(m, "val_ensemble", data, experiment.logits, store) for m in members]
-    taught = [logits.cache_logits(m, "transfer", data, experiment.logits, store, views=views) for m in members]
+    on_val = [logit_cache.cache_logits(m, "val_ensemble", data, experiment.logits, store) for m in members]
+    taught = [logit_cache.cache_logits(m, "transfer", data, experiment.logits, store, views=views) for m in members]
     pooled = ensemble.optimize_weights(members, on_val, data, experiment.ensemble, store)
-    targets = students.Targets.load(data, views, pooled, taught)
+    targets = distill.Targets.load(data, views, pooled, taught)
     opened = Dataset(data)
     for row in opened.splits["train"]:
         source = Path(rows.names[row])
         place = folder / "train" / source.parent.name / source.name
         place.parent.mkdir(parents=True, exist_ok=True)
         place.symlink_to(source)
-    networks = [teachers.load_member(m, opened.spec).network for m in members]  # type: ignore[attr-defined]
+    networks = [teacher_training.load_member(m, opened.spec).network for m in members]  # type: ignore[attr-defined]
     return Task(experiment, data, networks, pooled, taught, targets, _lesson(folder / "train", opened.spec, experiment))
 
 
@@ -150,7 +156,7 @@ def images(results: Results, pairs: int) -> None:
 def _ours(task: Task, epochs: int, seed: int = 0) -> nn.Module:
     network, config = task.student(seed), task.experiment.student
     recipe = config.recipe.model_copy(update={"epochs": epochs})
-    students.distil([network], task.dataset, task.targets, [SETTING], [seed], config, recipe)
+    distill.distil([network], task.dataset, task.targets, [SETTING], [seed], config, recipe)
     return network
 
 

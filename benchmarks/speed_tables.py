@@ -17,14 +17,21 @@ from ours import ours_teachers, ours_trials
 from pairs import Results, Side, in_turn, paired
 from torch import nn
 
-from distillery import config_file, dataset, ensemble, logits, metrics, search, students, study
-from distillery.cohorts import in_one_go
-from distillery.config import Experiment, Recipe
-from distillery.dataset import Dataset
-from distillery.space import Setting
+from distillery.config import config_file
+from distillery.config.experiment import Experiment, Recipe
+from distillery.config.search_space import Setting
+from distillery.ops import metrics
+from distillery.stages.data import dataset
+from distillery.stages.data.dataset import Dataset
+from distillery.stages.distillation import distill
+from distillery.stages.ensemble import weight_selection as ensemble
+from distillery.stages.logits import logit_cache
+from distillery.stages.search import student_search, study
+from distillery.stages.teachers.groups import in_one_go
+from distillery.stages.teachers.teacher_training import load_member, train_teachers
 from distillery.store import Handle, Store
-from distillery.teachers import build_network, load_member, train_teachers
-from distillery.training.alone import predict
+from distillery.training.networks import build_network
+from distillery.training.single import predict
 
 ROOT = Path(__file__).resolve().parent.parent
 HOME = ROOT / ".distillery" / "bench"
@@ -64,13 +71,13 @@ def prepared() -> Task:
     for names, member in in_one_go(experiment.teachers, data):
         recipe = experiment.teachers.recipe_of(member)
         members += train_teachers(names, member, recipe, experiment.seed, data, store)
-    on_val = [logits.cache_logits(m, "val_ensemble", data, experiment.logits, store) for m in members]
+    on_val = [logit_cache.cache_logits(m, "val_ensemble", data, experiment.logits, store) for m in members]
     pooled = ensemble.optimize_weights(members, on_val, data, experiment.ensemble, store)
     used = [m for m in members if m.name in ensemble.active(pooled)]
     views = experiment.student.views
-    taught = [logits.cache_logits(m, "transfer", data, experiment.logits, store, views=views) for m in used]
+    taught = [logit_cache.cache_logits(m, "transfer", data, experiment.logits, store, views=views) for m in used]
     runs = experiment.evaluation.latency_runs
-    profiles = [search.profile_capacity(c, data, runs, store) for c in experiment.student.capacities]
+    profiles = [student_search.profile_capacity(c, data, runs, store) for c in experiment.student.capacities]
     return Task(experiment, data, members, pooled, taught, profiles)
 
 
@@ -104,12 +111,12 @@ def _train(opened: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
 def _ours(task: Task, epochs: int) -> nn.Module:
     """The student of the first known good setting, with as many epochs as a trial."""
     experiment, capacity = task.experiment, task.experiment.student.capacities[0]
-    seed = students.student_seed(experiment.seed, capacity)
+    seed = distill.student_seed(experiment.seed, capacity)
     network = build_network(capacity, task.dataset.spec, seed)
-    targets = students.Targets.load(task.data, experiment.student.views, task.ensemble, task.taught)
+    targets = distill.Targets.load(task.data, experiment.student.views, task.ensemble, task.taught)
     setting = Setting(**experiment.search.known_good[0])
     recipe = experiment.student.recipe.model_copy(update={"epochs": epochs})
-    students.distil([network], task.dataset, targets, [setting], [seed], experiment.student, recipe)
+    distill.distil([network], task.dataset, targets, [setting], [seed], experiment.student, recipe)
     return network
 
 

@@ -18,9 +18,9 @@ from rich.logging import RichHandler
 from rich.progress import Progress
 
 from distillery.errors import InputError
-from flows import importing
-from flows.failures import guarded
-from flows.shown import Plain, plain, tell_warnings, visible
+from distillery.flows import importing
+from distillery.flows.failures import guarded
+from distillery.flows.safe_text import Plain, plain, tell_warnings, visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +43,7 @@ def _log_to(console: Console) -> None:
     if console.is_terminal:
         handler = RichHandler(console=console, show_path=False, highlighter=NullHighlighter(), keywords=[])
         handler.setFormatter(Plain("%(message)s"))
-        logging.getLogger("flows.stages").setLevel("WARNING")  # progress bars say the same
+        logging.getLogger("distillery.flows.tasks.stages").setLevel("WARNING")  # progress bars say the same
     else:
         handler = logging.StreamHandler(sys.stdout)
         handler.setFormatter(Plain("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
@@ -122,17 +122,17 @@ def parser() -> argparse.ArgumentParser:
 
 def _run(given: argparse.Namespace) -> None:
     console.print(plain(f"{given.config}: importing and starting"))
-    from flows.ephemeral import prefect_server
+    from distillery.flows.servers.ephemeral import prefect_server
 
     with prefect_server() as ready:
         with importing():
-            from distillery.config_file import load
+            from distillery.config.config_file import load
 
             config = load(given.config, given.overrides)
-            from flows.pipeline import pipeline
-            from flows.places import Places
-            from flows.table import models_table, show
-            from flows.tracking import connect
+            from distillery.flows.console.table import models_table, show
+            from distillery.flows.environment import Places
+            from distillery.flows.pipeline import pipeline
+            from distillery.flows.tracking.runs import connect
         connect(Places.from_environment())  # makes a new database while Prefect's server makes its own
         ready()
         found = pipeline(config, given.part)
@@ -144,15 +144,15 @@ def _run(given: argparse.Namespace) -> None:
 
 
 def _check(given: argparse.Namespace) -> None:
-    from flows.check import found_in
+    from distillery.flows.commands.check import found_in
 
     for line in found_in(given.config, given.overrides):
         console.print(plain(line))
 
 
 def _report(given: argparse.Namespace) -> None:
-    from flows.places import Places
-    from flows.table import show
+    from distillery.flows.console.table import show
+    from distillery.flows.environment import Places
 
     runs = Places.from_environment().runs
     file = runs / given.name / "report.json"
@@ -173,7 +173,8 @@ def _name_page(folder: Path) -> None:
 def _history(given: argparse.Namespace) -> None:
     from dataclasses import asdict
 
-    from flows import history, registry, table
+    from distillery.flows.console import table
+    from distillery.flows.tracking import history, registry
 
     client = _client()
     model = _known(client, given.name, "history")
@@ -186,7 +187,7 @@ def _history(given: argparse.Namespace) -> None:
 
 
 def _promote(given: argparse.Namespace) -> None:
-    from flows import lifecycle, registry
+    from distillery.flows.tracking import lifecycle, registry
 
     client, places = _to_decide(given.name, "promote")
     version = registry.by_version(client, given.name, given.version)
@@ -200,7 +201,7 @@ def _promote(given: argparse.Namespace) -> None:
 
 
 def _rollback(given: argparse.Namespace) -> None:
-    from flows import lifecycle
+    from distillery.flows.tracking import lifecycle
 
     client, places = _to_decide(given.name, "rollback")
     with lifecycle.turn(client, places, given.name) as turn:
@@ -211,8 +212,8 @@ def _rollback(given: argparse.Namespace) -> None:
 
 def _to_decide(name: str, command: str) -> tuple[Any, Any]:
     """(client, places), after everything that could be wrong with them was looked at."""
-    from flows import lock, registry
-    from flows.places import Places
+    from distillery.flows.environment import Places
+    from distillery.flows.tracking import lock, registry
 
     places = Places.from_environment()
     lock.check_database(places)
@@ -223,7 +224,7 @@ def _to_decide(name: str, command: str) -> tuple[Any, Any]:
 
 
 def _known(client: Any, name: str, command: str) -> Any:
-    from flows import registry
+    from distillery.flows.tracking import registry
 
     model = registry.registered(client, name)
     if model is None:
@@ -233,7 +234,9 @@ def _known(client: Any, name: str, command: str) -> Any:
 
 
 def _predict(given: argparse.Namespace) -> None:
-    from flows import predict, predict_images, registry
+    from distillery.flows.tracking import registry
+    from distillery.prediction import predict_images
+    from distillery.prediction import predict_table as predict
 
     running = registry.open_model(_client(), given.name, given.version)
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bars:
@@ -249,8 +252,8 @@ def _predict(given: argparse.Namespace) -> None:
 
 
 def _work(given: argparse.Namespace) -> None:
-    from flows import jobs
-    from flows.places import Places
+    from distillery.flows.environment import Places
+    from distillery.flows.workers import jobs
 
     folder = Places.from_environment().store / "work"
     console.print(plain(f"waiting for work in {folder}"))
@@ -258,15 +261,15 @@ def _work(given: argparse.Namespace) -> None:
 
 
 def _doctor(given: argparse.Namespace) -> None:
-    from flows.doctor import examine
+    from distillery.flows.servers.doctor import examine
 
     if not examine(console):
         raise InputError("doctor: something is wrong, see above")
 
 
 def _clean(given: argparse.Namespace) -> None:
-    from flows import clean
-    from flows.places import Places
+    from distillery.flows.commands import clean
+    from distillery.flows.environment import Places
 
     places = Places.from_environment()
     clean.clean(places, _client(), console, keep=given.keep, dry_run=given.dry_run)
@@ -275,8 +278,8 @@ def _clean(given: argparse.Namespace) -> None:
 
 
 def _client() -> Any:
-    from flows.places import Places
-    from flows.tracking import connect
+    from distillery.flows.environment import Places
+    from distillery.flows.tracking.runs import connect
 
     return connect(Places.from_environment())
 

@@ -8,7 +8,7 @@ import sys
 import traceback
 
 from distillery.errors import InputError
-from flows.shown import visible, without_secrets
+from distillery.flows.safe_text import visible, without_secrets
 
 FULL = ("No space left on device", "database or disk is full", "Disk quota exceeded")
 

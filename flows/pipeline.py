@@ -13,19 +13,21 @@ from prefect import flow
 from rich import get_console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from distillery.cohorts import in_one_go
-from distillery.config import Experiment
-from distillery.config_file import load
-from distillery.dataset import read_source
-from distillery.ensemble import active
-from distillery.evaluate import Inputs
-from distillery.finals import train_finals
+from distillery.config.config_file import load
+from distillery.config.experiment import Experiment
+from distillery.flows.environment import Places
+from distillery.flows.servers import notify
+from distillery.flows.tasks import networks, release, stages, studies
+from distillery.flows.tasks.external_members import answered
+from distillery.flows.tracking import lock, registry
+from distillery.flows.tracking.runs import Tracker
+from distillery.flows.workers.shared_folder import open_workers
+from distillery.stages.data.dataset import read_source
+from distillery.stages.ensemble.weight_selection import active
+from distillery.stages.evaluation.evaluation import Inputs
+from distillery.stages.students.final_models import train_finals
+from distillery.stages.teachers.groups import in_one_go
 from distillery.store import Handle, Store
-from flows import lock, networks, notify, registry, release, stages, studies
-from flows.outside import answered
-from flows.places import Places
-from flows.shared import open_workers
-from flows.tracking import Tracker
 
 Part = Literal["all", "search", "release"]
 

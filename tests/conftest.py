@@ -13,13 +13,21 @@ import pytest
 import torch
 from hypothesis import settings
 
-from distillery import config_file, dataset, ensemble, evaluate, logits, search, students, teachers
-from distillery.config import Capacity
-from distillery.evaluate import Inputs
-from distillery.finals import Finals
-from distillery.space import Setting
+from distillery.config import config_file
+from distillery.config.experiment import Capacity
+from distillery.config.search_space import Setting
+from distillery.stages.data import dataset
+from distillery.stages.ensemble import weight_selection
+from distillery.stages.evaluation import evaluation
+from distillery.stages.evaluation.evaluation import Inputs
+from distillery.stages.logits import logit_cache
+from distillery.stages.search import student_search
+from distillery.stages.students import student_training
+from distillery.stages.students.final_models import Finals
+from distillery.stages.students.student_training import Wanted
+from distillery.stages.teachers import teacher_training
 from distillery.store import Handle, Store
-from distillery.students import Wanted
+from distillery.training import networks
 
 torch.set_num_threads(1)
 settings.register_profile("distillery", derandomize=True, deadline=None, max_examples=30)
@@ -81,11 +89,11 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]
     found.dataset = dataset.Dataset(found.data)
     (member,), names = found.config.teachers.members, [name for name, _, _ in found.config.teachers.each()]
     recipe = found.config.teachers.recipe_of(member)
-    found.members = teachers.train_teachers(names, member, recipe, found.config.seed, found.data, found.store)
+    found.members = teacher_training.train_teachers(names, member, recipe, found.config.seed, found.data, found.store)
     views = found.config.student.views
     found.logits = {
         split: [
-            logits.cache_logits(
+            logit_cache.cache_logits(
                 m,
                 split,
                 found.data,
@@ -97,13 +105,15 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]
         ]
         for split in ("transfer", "val_ensemble", "val_search", "test")
     }
-    found.ensemble = ensemble.optimize_weights(
+    found.ensemble = weight_selection.optimize_weights(
         found.members, found.logits["val_ensemble"], found.data, found.config.ensemble, found.store
     )
-    used = ensemble.active(found.ensemble)
+    used = weight_selection.active(found.ensemble)
     found.taught = [h for m, h in zip(found.members, found.logits["transfer"], strict=True) if m.name in used]
     gc.freeze()  # what is imported by now need not be searched before every measured latency
-    found.profiles = [search.profile_capacity(c, found.data, 10, found.store) for c in found.config.student.capacities]
+    found.profiles = [
+        student_search.profile_capacity(c, found.data, 10, found.store) for c in found.config.student.capacities
+    ]
     yield found
     gc.unfreeze()
 
@@ -119,13 +129,13 @@ def search_with(chain: SimpleNamespace) -> Callable[..., Handle]:
         tree["search"] |= changes or {}
         tree["student"] |= student or {}
         config = config_file.parse(tree)
-        used = [m for m in chain.members if m.name in ensemble.active(chain.ensemble)]
+        used = [m for m in chain.members if m.name in weight_selection.active(chain.ensemble)]
         taught = [
-            logits.cache_logits(m, "transfer", chain.data, config.logits, chain.store, views=config.student.views)
+            logit_cache.cache_logits(m, "transfer", chain.data, config.logits, chain.store, views=config.student.views)
             for m in used
         ]
         data = more.pop("data", chain.data)
-        return search.run_search(config, data, chain.ensemble, taught, chain.profiles, store, **more)
+        return student_search.run_search(config, data, chain.ensemble, taught, chain.profiles, store, **more)
 
     return run
 
@@ -135,17 +145,17 @@ def finished(chain: SimpleNamespace) -> SimpleNamespace:
     """The tiny chain up to `evaluation`, its networks trained as the pipeline does."""
     cfg, store, data = chain.config, chain.store, chain.data
     found = SimpleNamespace(**vars(chain))
-    found.search = search.run_search(cfg, data, chain.ensemble, chain.taught, chain.profiles, store)
-    found.alone = search.run_baseline_search(cfg, data, found.search, chain.profiles, store)
+    found.search = student_search.run_search(cfg, data, chain.ensemble, chain.taught, chain.profiles, store)
+    found.alone = student_search.run_baseline_search(cfg, data, found.search, chain.profiles, store)
     found.chosen = found.search.json("search.json")["chosen"]
     names = [c.name for c in cfg.student.capacities]
-    found.settings = {name: search.best_settings(found.search, name)[0] for name in names}
+    found.settings = {name: student_search.best_settings(found.search, name)[0] for name in names}
     found.finals = [_finals(found, capacity) for capacity in cfg.student.capacities]
     on_val, on_test = chain.logits["val_search"], chain.logits["test"]
     found.inputs = Inputs(
         chain.members, on_val, on_test, chain.ensemble, found.finals, found.chosen, data, chain.profiles
     )
-    found.evaluation = evaluate.evaluate(found.inputs, chain.rows, cfg.evaluation, store)
+    found.evaluation = evaluation.evaluate(found.inputs, chain.rows, cfg.evaluation, store)
     return found
 
 
@@ -153,26 +163,26 @@ def _finals(found: SimpleNamespace, capacity: Capacity) -> Finals:
     """The student and its baselines; of the chosen capacity also the tuned one, and two seeds of each."""
     cfg, quality = found.config, found.config.search.objectives[0]
     ours = capacity.name == found.chosen
-    seeds = [cfg.seed, *(teachers.derive_seed(cfg.seed, "repeat", n) for n in range(1, cfg.search.seeds))]
+    seeds = [cfg.seed, *(networks.derive_seed(cfg.seed, "repeat", n) for n in range(1, cfg.search.seeds))]
 
     def taught(settings: list[Setting], seeds: list[int]) -> list[tuple[Handle, ...]]:
         upstream = (cfg.student, found.data, found.ensemble, found.taught, found.store)
-        return _by_setting(students.train_students(capacity, _wanted(settings, seeds), *upstream), len(seeds))
+        return _by_setting(student_training.train_students(capacity, _wanted(settings, seeds), *upstream), len(seeds))
 
     def untaught(settings: list[Setting], seeds: list[int]) -> list[tuple[Handle, ...]]:
         upstream = (cfg.student, found.data, found.store)
-        return _by_setting(students.train_baselines(capacity, _wanted(settings, seeds), *upstream), len(seeds))
+        return _by_setting(student_training.train_baselines(capacity, _wanted(settings, seeds), *upstream), len(seeds))
 
     if not ours:
         setting = [found.settings[capacity.name]]
         return Finals(capacity.name, taught(setting, seeds[:1])[0], untaught(setting, seeds[:1])[0])
-    settings = search.best_settings(found.search, capacity.name, cfg.search.finalists)
-    rivals = search.best_settings(found.alone, capacity.name, cfg.search.finalists)
+    settings = student_search.best_settings(found.search, capacity.name, cfg.search.finalists)
+    rivals = student_search.best_settings(found.alone, capacity.name, cfg.search.finalists)
     runs, tuned = taught(settings, seeds), untaught(rivals, seeds)
-    best = search.select(runs, quality)
+    best = student_search.select(runs, quality)
     found.settings[capacity.name] = settings[best]
     (plain,) = untaught([settings[best]], seeds)
-    return Finals(capacity.name, runs[best], plain, tuned[search.select(tuned, quality)])
+    return Finals(capacity.name, runs[best], plain, tuned[student_search.select(tuned, quality)])
 
 
 def _wanted(settings: list[Setting], seeds: list[int]) -> list[Wanted]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pretended_cuda import pretended_cuda
 
 from distillery import memory
-from distillery.members import logits_of
+from distillery.stages.teachers.members import logits_of
 
 
 @pytest.mark.parametrize(("text", "device", "expected"), [

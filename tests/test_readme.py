@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli import parser
+from distillery.flows.cli import parser
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

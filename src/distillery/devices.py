@@ -10,6 +10,7 @@ import torch
 from distillery.errors import InputError
 
 VARIABLE = "DISTILLERY_DEVICE"
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 AUTO = "auto"
 """As a device: the process that computes decides, by its own environment and its own GPUs."""
 
@@ -33,6 +34,15 @@ def resolved(device: str = AUTO) -> str:
     except RuntimeError as error:
         raise InputError(f"{VARIABLE}: expected auto, cpu, cuda, cuda:1 or the like, got {named!r}") from error
     return named
+
+
+def visible_gpus(device: str) -> list[str]:
+    """The GPUs that ``cuda`` may be, as CUDA_VISIBLE_DEVICES names them; none for any other device."""
+    if device != "cuda":
+        return []
+    named = os.environ.get(VISIBLE)
+    # Counted without a context: one that is open sees the GPUs that there were when it was opened.
+    return named.split(",") if named else [str(number) for number in range(torch.cuda.device_count())]
 
 
 def is_cuda(device: str | torch.device) -> bool:

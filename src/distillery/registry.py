@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from distillery.errors import InputError
-from distillery.own import is_own, own_code
+from distillery.user_code import is_own, own_code
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -1,4 +1,4 @@
-"""A real Prefect server and a real sqlite MLflow for all tests of the flows."""
+"""A real Prefect server and a real sqlite MLflow for all tests of the distillery.flows."""
 
 import os
 import shutil
@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 from machine import running_postgres
 
-import flows  # noqa: F401 - sets the environment before prefect is imported
-from distillery.promotion import Decision, Outcome, decide
-from flows.history import Entry, read
-from flows.lifecycle import turn
-from flows.places import Places
-from flows.registry import FINGERPRINT
-from flows.tracking import connect
+import distillery.flows  # noqa: F401 - sets the environment before prefect is imported
+from distillery.flows.environment import Places
+from distillery.flows.tracking.history import Entry, read
+from distillery.flows.tracking.lifecycle import turn
+from distillery.flows.tracking.registry import FINGERPRINT
+from distillery.flows.tracking.runs import connect
+from distillery.stages.promotion.decision import Decision, Outcome, decide
 
 os.environ["PREFECT_LOGGING_LEVEL"] = "CRITICAL"
 
@@ -127,8 +127,8 @@ def tiny() -> Path:
 @pytest.fixture(scope="session")
 def tiny_run(prefect_server: str, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """(home, report) of one run of the tiny experiment, which began with nothing; tests that look at it share it."""
-    from distillery.config_file import load
-    from flows.pipeline import pipeline
+    from distillery.config.config_file import load
+    from distillery.flows.pipeline import pipeline
 
     folder = tmp_path_factory.mktemp("tiny")
     with at_home(folder):

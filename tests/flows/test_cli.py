@@ -15,9 +15,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from distillery.data import table_feeds
-from flows.cli import main
-from flows.failures import explain
+from distillery.flows.cli import main
+from distillery.flows.failures import explain
+from distillery.sources import table_feeds
 
 
 def _fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -170,8 +170,8 @@ def test_a_name_that_another_model_holds_is_said_at_once(
     home: Path, tiny: Path, prefect_server: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Contract of error messages: versions that something else registered under the experiment's name."""
-    from flows.places import Places
-    from flows.tracking import connect
+    from distillery.flows.environment import Places
+    from distillery.flows.tracking.runs import connect
 
     client = connect(Places.from_environment())
     client.create_registered_model("tiny")
@@ -237,9 +237,9 @@ def test_run_report_predict_promote_rollback(
 
 def test_mlflow_answers_for_raw_rows(home: Path, tiny_run: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Reference: `mlflow models predict` on the registered version gives what onnxruntime gives."""
-    from flows.places import Places
-    from flows.registry import open_model
-    from flows.tracking import connect
+    from distillery.flows.environment import Places
+    from distillery.flows.tracking.registry import open_model
+    from distillery.flows.tracking.runs import connect
 
     monkeypatch.setenv("DISTILLERY_HOME", str(tiny_run[0]))
     rows = pd.DataFrame(np.random.default_rng(1).normal(size=(5, 20)), columns=[f"x{i:02d}" for i in range(20)])
@@ -258,7 +258,7 @@ def test_mlflow_answers_for_raw_rows(home: Path, tiny_run: tuple[Path, Any], mon
 
 ENDS = """
 import atexit, sys, threading, time
-from flows import cli
+from distillery.flows import cli
 
 def main():
     threading.Thread(target=lambda: (time.sleep(0.3), print("a thread", flush=True))).start()

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from distillery.config import Experiment
-from distillery.dataset import Dataset, prepare, read_source
+from distillery.config.experiment import Experiment
+from distillery.flows.pipeline import pipeline
+from distillery.stages.data.dataset import Dataset, prepare, read_source
 from distillery.store import Store
-from flows.pipeline import pipeline
 
 RESNET = {"family": "timm", "arch": "resnet10t", "kwargs": {"channels": [2, 4, 4, 8], "stem_width": 4}}
 TREE: dict[str, Any] = {

@@ -12,16 +12,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from distillery.report import without_timing
+from distillery.stages.report.assembly import without_timing
 
 # Imports are most of what the command costs here. So one process imports, and every run is a fork of it that does what
 # the command does; whatever a run opens or starts is its own.
 FORKS = """
 import importlib, json, os, sys, threading
-for name in "flows.pipeline torch._dynamo onnxscript sklearn.ensemble matplotlib.pyplot alembic.command".split():
+modules = "torch._dynamo onnxscript sklearn.ensemble matplotlib.pyplot alembic.command"
+for name in ("distillery.flows.pipeline", *modules.split()):
     importlib.import_module(name)
 import torch
-from flows.cli import main
+from distillery.flows.cli import main
 
 def run(home, config):
     os.environ["DISTILLERY_HOME"] = home

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from distillery.config_file import load
+from distillery.config.config_file import load
 from distillery.errors import InputError
-from flows.doctor import examine
-from flows.pipeline import pipeline
-from flows.places import Places
-from flows.registry import by_alias
-from flows.tracking import connect
+from distillery.flows.environment import Places
+from distillery.flows.pipeline import pipeline
+from distillery.flows.servers.doctor import examine
+from distillery.flows.tracking.registry import by_alias
+from distillery.flows.tracking.runs import connect
 
 OPEN = ["gates=[{figure: accuracy, at_least: 0.1}]"]
 

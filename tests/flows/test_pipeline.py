@@ -12,15 +12,15 @@ from mlflow.tracking import MlflowClient
 from prefect import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
-from distillery.config_file import load
-from distillery.dataset import read_source
-from distillery.gates import DEFAULT_GATES
-from distillery.report import without_timing
-from flows.history import read
-from flows.pipeline import pipeline
-from flows.places import Places
-from flows.registry import by_alias, open_model
-from flows.tracking import connect
+from distillery.config.config_file import load
+from distillery.config.gates import DEFAULT_GATES
+from distillery.flows.environment import Places
+from distillery.flows.pipeline import pipeline
+from distillery.flows.tracking.history import read
+from distillery.flows.tracking.registry import by_alias, open_model
+from distillery.flows.tracking.runs import connect
+from distillery.stages.data.dataset import read_source
+from distillery.stages.report.assembly import without_timing
 
 COMPARED = {"val_search/accuracy", "val_search/nll", "params", "macs", "latency_ms_p50", "throughput_per_s"}
 

@@ -16,12 +16,12 @@ from machine import ROOT, Postgres, Shell, free_port, running_postgres, sections
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from scipy.special import softmax
 
-from distillery.config_file import load
-from distillery.dataset import read_source
+from distillery.config.config_file import load
 from distillery.errors import InputError
-from flows.places import Places
-from flows.servers import check_prefect
-from flows.tracking import connect
+from distillery.flows.connections import check_prefect
+from distillery.flows.environment import Places
+from distillery.flows.tracking.runs import connect
+from distillery.stages.data.dataset import read_source
 
 pytestmark = pytest.mark.server
 
@@ -207,8 +207,8 @@ def test_a_backup_brings_everything_back(served: str, shell: Shell, postgres: Po
 
 
 def test_the_document_hides_nothing_from_these_tests() -> None:
-    """Contract: besides the packages of the machine, a unit for systemd, what tests/test_export.py runs, and what takes
-    a bucket or several machines (test_s3.py and tests/flows/test_dask.py do the same here), every command is run."""
+    """Contract: every command is run, but for the packages of the machine, a unit for systemd, what test_onnx_model.py
+    runs, and what takes a bucket or several machines (test_s3.py and test_dask_cluster.py do the same here)."""
     fences = [line for line in (ROOT / "docs" / "production.md").read_text().splitlines() if line.startswith("```")]
     assert [fence for fence in fences[::2] if fence != "```bash"] == [
         "```console",

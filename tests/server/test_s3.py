@@ -16,8 +16,8 @@ import pytest
 from machine import ROOT, free_port
 
 from distillery.errors import InputError
-from distillery.remote import Remote
 from distillery.store import Handle, Store
+from distillery.store.remote import Remote
 
 pytestmark = pytest.mark.server
 pytest.importorskip("s3fs", reason="s3fs is not installed: pip install -e '.[s3]'")
@@ -122,7 +122,7 @@ def test_machines_share_stages_over_s3(storage: pytest.MonkeyPatch, tmp_path: Pa
 SENDER = """
 import sys
 from pathlib import Path
-from distillery.remote import Remote
+from distillery.store.remote import Remote
 Remote(sys.argv[1]).send("part", Path(sys.argv[2]))
 """
 

@@ -19,13 +19,13 @@ from mlflow.pyfunc import scoring_server
 from onnx import helper, numpy_helper
 from PIL import Image
 
-from distillery.export import assemble
+from distillery.flows.tracking.model_files import model_options
 from distillery.models import InputSpec
-from distillery.preprocess import image_graph, session
+from distillery.prediction.predict_table import predict_file
 from distillery.serving.answers import probabilities
 from distillery.serving.image_file import read_image
-from flows.model_files import model_options
-from flows.predict import predict_file
+from distillery.stages.data.preprocess import image_graph, session
+from distillery.stages.export.onnx_model import assemble
 
 CLASSES = ["cat", "dog"]
 NAMES = ["f_0.png", "f_1.jpg", "f_2.png"]

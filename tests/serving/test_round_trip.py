@@ -19,13 +19,13 @@ from fastapi.testclient import TestClient
 from mlflow.pyfunc import scoring_server
 from onnx import helper, numpy_helper
 
-from distillery.data import SOURCES, Rows
-from distillery.export import assemble
+from distillery.flows.tracking.model_files import model_options
 from distillery.models import InputSpec
-from distillery.preprocess import session, table_graph
+from distillery.prediction.predict_table import predict_file
 from distillery.serving.answers import Answers
-from flows.model_files import model_options
-from flows.predict import predict_file
+from distillery.sources import SOURCES, Rows
+from distillery.stages.data.preprocess import session, table_graph
+from distillery.stages.export.onnx_model import assemble
 
 CLASSES = ["no", "yes"]
 COUNT = 200
@@ -138,7 +138,7 @@ FILES: dict[str, Callable[[pd.DataFrame, Path], Any]] = {
 @pytest.mark.parametrize("batch", [7, 10_000])
 def test_files(trained: Trained, tmp_path: Path, name: str, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """property: `predict` answers a file of any kind as the evaluation did; the label may still be inside."""
-    monkeypatch.setattr("flows.predict.BATCH", batch)
+    monkeypatch.setattr("distillery.prediction.predict_table.BATCH", batch)
     FILES[name](raw_frame(), tmp_path / name)
     trained.agree(pd.concat(predict_file(trained.running, tmp_path / name)))
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from distillery.config import Recipe
-from distillery.training.alone import predict
+from distillery.config.experiment import Recipe
 from distillery.training.feed import Inputs
 from distillery.training.fit import Learner, fit
 from distillery.training.objectives import Answers, Taught
+from distillery.training.single import predict
 
 ROWS = np.random.default_rng(0).normal(size=(64, 6)).astype(np.float32)
 

@@ -13,8 +13,8 @@ from torch import nn
 from torch.nn import functional
 
 from distillery.training import answers
-from distillery.training.alone import predict
 from distillery.training.answers import LargestCall
+from distillery.training.single import predict
 
 ROWS = np.random.default_rng(0).normal(size=(300, 6)).astype(np.float32)
 

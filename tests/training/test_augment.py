@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import pad
 
-from distillery.config import Augment
+from distillery.config.experiment import Augment
 from distillery.training import augment
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (50, 2, 8, 8), np.uint8)

@@ -10,8 +10,8 @@ import torch
 from pretended_cuda import pretended_cuda
 from torch import nn
 
-from distillery.config import Augment
-from distillery.pixels import Normalised
+from distillery.config.experiment import Augment
+from distillery.ops.images import Normalised
 from distillery.training import augment, feed
 from distillery.training.feed import Feed, Inputs
 

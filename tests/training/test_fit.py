@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import nn
 
-from distillery.config import Augment, Recipe
+from distillery.config.experiment import Augment, Recipe
 from distillery.training import feed, streams
 from distillery.training.feed import Inputs
 from distillery.training.fit import Batches, Course, Learner, Validation, fit
 from distillery.training.objectives import Answers, Given, Labels, Objective
-from distillery.training.plan import stackable
+from distillery.training.stackable import stackable
 from distillery.training.state import seeded
 
 GENERATOR = np.random.default_rng(0)

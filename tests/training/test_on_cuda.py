@@ -14,20 +14,23 @@ import torch
 from pretended_cuda import Seen, pretended_cuda
 from torch import nn
 
-from distillery import logits, students, teachers, trials
-from distillery.config import Augment, Recipe
+from distillery.config.experiment import Augment, Recipe
+from distillery.config.search_space import Setting
 from distillery.devices import AUTO
 from distillery.losses import LOSSES
 from distillery.memory import VARIABLE
 from distillery.models import MODELS, InputSpec
-from distillery.pixels import Normalised
-from distillery.space import Setting
+from distillery.ops.images import Normalised
+from distillery.stages.logits import logit_cache as logits
+from distillery.stages.search import trials
+from distillery.stages.students import student_training
+from distillery.stages.teachers import teacher_training
 from distillery.store import Store
 from distillery.training import streams
-from distillery.training.alone import predict
 from distillery.training.feed import Inputs
 from distillery.training.fit import Course, Learner, Validation, fit
 from distillery.training.objectives import Answers, Labels, Objective, Taught
+from distillery.training.single import predict
 from distillery.training.state import seeded
 
 GENERATOR = np.random.default_rng(0)
@@ -184,7 +187,7 @@ def test_the_stages_that_train_do_so_on_a_gpu(
     the process that computes."""
     (member,), config = chain.config.teachers.members, chain.config
     small = config.student.capacities[0]
-    wanted = [students.Wanted(Setting(temperature=2.0, alpha=0.7), seed) for seed in (1, 2)]
+    wanted = [student_training.Wanted(Setting(temperature=2.0, alpha=0.7), seed) for seed in (1, 2)]
     settings = (Setting(), Setting(lr=0.02))
     job = trials.Job(config, chain.data, chain.ensemble, tuple(chain.taught), small, settings, AUTO)
     found, answers = {}, {}
@@ -194,9 +197,9 @@ def test_the_stages_that_train_do_so_on_a_gpu(
         with pretended_cuda() as seen:
             recipe = config.teachers.recipe_of(member)
             taught = (config.student, chain.data, chain.ensemble, chain.taught, store)
-            made = teachers.train_teachers(["a", "b"], member, recipe, 0, chain.data, store, device=AUTO)
-            made += students.train_students(small, wanted, *taught, device=AUTO)
-            made += students.train_baselines(small, wanted, config.student, chain.data, store, device=AUTO)
+            made = teacher_training.train_teachers(["a", "b"], member, recipe, 0, chain.data, store, device=AUTO)
+            made += student_training.train_students(small, wanted, *taught, device=AUTO)
+            made += student_training.train_baselines(small, wanted, config.student, chain.data, store, device=AUTO)
             tried = trials.train_trials(job)
             labelled = logits.cache_logits(made[0], "test", chain.data, config.logits, store, device=AUTO)
         assert (sum(seen.waits.values()) > 0) == (device == "cuda")

@@ -11,7 +11,7 @@ import torch
 from pretended_cuda import pretended_cuda
 from torch import nn
 
-from distillery.config import Recipe
+from distillery.config.experiment import Recipe
 from distillery.training.feed import Inputs
 from distillery.training.fit import Learner, fit
 from distillery.training.objectives import Answers, Labels

@@ -12,15 +12,15 @@ import pytest
 import torch
 from torch import nn
 
-from distillery.config import Augment, Recipe
+from distillery.config.experiment import Augment, Recipe
 from distillery.losses import LOSSES
 from distillery.models import MODELS, InputSpec
 from distillery.training import fit as loop
-from distillery.training.alone import predict
 from distillery.training.feed import Inputs
 from distillery.training.fit import Course, Learner, Validation, fit
 from distillery.training.objectives import Answers, Labels, Objective, Taught
-from distillery.training.plan import stackable
+from distillery.training.single import predict
+from distillery.training.stackable import stackable
 from distillery.training.stacked import Stack
 from distillery.training.state import seeded
 

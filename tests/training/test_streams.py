@@ -8,7 +8,7 @@ import torch
 from pretended_cuda import pretended_cuda
 from torch import nn
 
-from distillery.config import Augment, Recipe
+from distillery.config.experiment import Augment, Recipe
 from distillery.memory import VARIABLE
 from distillery.training import streams
 from distillery.training.feed import Inputs

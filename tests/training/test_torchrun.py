@@ -17,12 +17,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from distillery import dataset
-from distillery.config import Data, Recipe, Teacher
+from distillery.config.experiment import Data, Recipe, Teacher
 from distillery.errors import InputError
+from distillery.stages.data import dataset
+from distillery.stages.teachers.teacher_training import train_teachers
 from distillery.store import Handle, Store
-from distillery.teachers import build_network, train_teachers
 from distillery.training import ranks
+from distillery.training.networks import build_network
 from distillery.training.torchrun import VARIABLE, wanted
 
 CODE = '''
@@ -55,7 +56,7 @@ class Net(nn.Module):
 ALONE = """
 import pickle, sys
 from pathlib import Path
-from distillery.teachers import train_teachers
+from distillery.stages.teachers.teacher_training import train_teachers
 args, marker = pickle.loads(Path(sys.argv[1]).read_bytes())
 train_teachers(*args, on_epoch=lambda *_: marker.touch())
 """

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from distillery.counter import Draws
 from distillery.errors import InputError
+from distillery.ops.counter_rng import Draws
 from distillery.views import VIEWS, Pool
 
 GENERATOR = np.random.default_rng(1)

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from distillery.config import View
-from distillery.counter import Draws
+from distillery.config.experiment import View
 from distillery.errors import InputError
+from distillery.ops.counter_rng import Draws
 from distillery.views import VIEWS, Pool
 
 GENERATOR = np.random.default_rng(0)

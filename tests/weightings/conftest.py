@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, softmax
 
-from distillery.pooling import pool_logits
+from distillery.ops.pooling import pool_logits
 
 Votes = Callable[..., tuple[np.ndarray, np.ndarray]]
 Loss = Callable[[np.ndarray, np.ndarray, np.ndarray, str], float]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 
-from distillery.pooling import pool_logits
+from distillery.ops.pooling import pool_logits
 from distillery.weightings import WEIGHTINGS
 
 SEEDS = st.integers(0, 999)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distillery.config import Weighting
+from distillery.config.experiment import Weighting
 from distillery.weightings import WEIGHTINGS, deal, one_standard_error
 
 SEEDS = st.integers(0, 999)

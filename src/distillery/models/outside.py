@@ -1,6 +1,6 @@
 """Fitted classifiers that take raw rows, as teachers: their answers on all rows are asked for once.
 
-Both are resolved to family `given` before they are used (`distillery.outside`).
+Both are resolved to family `given` before they are used (`distillery.stages.teachers.external_members`).
 """
 
 from __future__ import annotations

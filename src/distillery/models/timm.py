@@ -9,7 +9,7 @@ from torch import nn
 
 from distillery.errors import InputError
 from distillery.models import MODELS, InputSpec
-from distillery.pixels import Normalised
+from distillery.ops.images import Normalised
 
 
 def _known(options: dict[str, Any]) -> None:

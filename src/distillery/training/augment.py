@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from distillery.config import Augment
+from distillery.config.experiment import Augment
 from distillery.devices import sent
-from distillery.pixels import mirrored_tensor, moved_tensor, place
+from distillery.ops.images import mirrored_tensor, moved_tensor, place
 
 ALL = slice(None)
 

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from distillery.config import Augment
+from distillery.config.experiment import Augment
 from distillery.devices import is_cuda, sent
 from distillery.memory import blocks, resident_bytes
-from distillery.packed import Encoded
-from distillery.pixels import Normalised
+from distillery.ops.encoded_rows import Encoded
+from distillery.ops.images import Normalised
 from distillery.training import augment
 
 CHUNK_BYTES = 1 << 19

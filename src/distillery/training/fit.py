@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from distillery.config import Recipe
+from distillery.config.experiment import Recipe
 from distillery.devices import is_cuda
-from distillery.packed import Encoded
+from distillery.ops.encoded_rows import Encoded
 from distillery.training import ranks
-from distillery.training.alone import Alone
 from distillery.training.feed import Batches, Inputs
 from distillery.training.objectives import Objective
-from distillery.training.plan import stackable
+from distillery.training.single import Alone
+from distillery.training.stackable import stackable
 from distillery.training.stacked import Stack
 from distillery.training.state import seeded, without_denormals
 from distillery.training.streams import Streams

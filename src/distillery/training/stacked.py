@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from distillery.config import Recipe
+from distillery.config.experiment import Recipe
 from distillery.training.answers import in_batches
 from distillery.training.feed import Inputs
 from distillery.training.objectives import Given, Objective
-from distillery.training.plan import plan_of
+from distillery.training.stackable import plan_of
 
 Draw = Callable[[tuple[int, ...]], torch.Tensor]
 

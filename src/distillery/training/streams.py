@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from distillery.config import Recipe
+from distillery.config.experiment import Recipe
 from distillery.devices import generator, sent
 from distillery.training import ranks
 from distillery.training.feed import Batches, Feed

@@ -30,7 +30,7 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, record
 
 from distillery.training import ranks
-from distillery.training.plan import stackable
+from distillery.training.stackable import stackable
 
 if TYPE_CHECKING:
     from distillery.training.fit import Course, OnEpochs

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from distillery.packed import Encoded
+from distillery.ops.encoded_rows import Encoded
 from distillery.registry import Registry
 
 VIEWS = Registry("view", "distillery.views")

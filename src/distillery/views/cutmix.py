@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 from scipy.special import betaincinv
 
-from distillery.counter import Draws
+from distillery.ops.counter_rng import Draws
 from distillery.views import VIEWS, Pool
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from distillery.counter import Draws
-from distillery.pixels import mirror
+from distillery.ops.counter_rng import Draws
+from distillery.ops.images import mirror
 from distillery.views import VIEWS, Pool
 
 

@@ -11,8 +11,8 @@ from pydantic import Field
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
-from distillery.counter import Draws
 from distillery.errors import InputError
+from distillery.ops.counter_rng import Draws
 from distillery.views import VIEWS, Pool
 
 RIDGE = 1e-3

@@ -7,7 +7,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from distillery.counter import Draws
+from distillery.ops.counter_rng import Draws
 from distillery.views import VIEWS, Pool
 
 

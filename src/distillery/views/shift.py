@@ -7,8 +7,8 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from distillery.counter import Draws
-from distillery.pixels import moved
+from distillery.ops.counter_rng import Draws
+from distillery.ops.images import moved
 from distillery.views import VIEWS, Pool
 
 

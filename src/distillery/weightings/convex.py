@@ -10,7 +10,7 @@ from scipy.optimize import minimize, nnls
 from scipy.special import log_softmax, softmax
 
 from distillery.errors import InputError
-from distillery.log_probs import FLOOR, LOG_FLOOR, LogProbs
+from distillery.ops.log_probs import FLOOR, LOG_FLOOR, LogProbs
 from distillery.weightings import WEIGHTINGS, deal, one_standard_error
 
 GRID = (0.0, 3.0, 10.0, 30.0, 100.0, math.inf)

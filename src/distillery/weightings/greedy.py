@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from distillery.log_probs import FLOOR, Block, LogProbs
+from distillery.ops.log_probs import FLOOR, Block, LogProbs
 from distillery.weightings import WEIGHTINGS
 
 

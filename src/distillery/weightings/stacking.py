@@ -10,8 +10,8 @@ from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression
 
 from distillery.errors import InputError
-from distillery.log_probs import LogProbs
-from distillery.pooling import side_by_side
+from distillery.ops.log_probs import LogProbs
+from distillery.ops.pooling import side_by_side
 from distillery.weightings import WEIGHTINGS, deal, one_standard_error
 
 GRID = (1.0, 10.0, 100.0)

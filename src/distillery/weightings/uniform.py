@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from distillery.log_probs import LogProbs
+from distillery.ops.log_probs import LogProbs
 from distillery.weightings import WEIGHTINGS
 
 

@@ -1,0 +1,1 @@
+"""Servers that a run needs or starts, and what they are asked."""

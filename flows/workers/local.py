@@ -1,0 +1,125 @@
+"""Several trainings at the same time: plain library calls in a pool of processes, their epochs reported back here."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from typing import Any
+
+from distillery.flows.safe_text import tell_warnings
+from distillery.flows.workers import device_share
+from distillery.store import Missing, Store
+from distillery.training import torchrun
+
+OnEpoch = Callable[..., None]
+
+_events: Any = None  # the queue back to the parent, in a worker process
+
+
+class Workers:
+    """Runs library functions in `count` processes, or in this one if `count` is 1 and several do not train one teacher.
+
+    Use as a context manager: leaving it ends the processes, by an interruption at once, else after what they work on.
+
+    Args:
+        count: Number of processes. Each has GPUs of its own (flows/workers/device_share.py) and its part of the cores.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._numbers = itertools.count()
+        self._listeners: dict[int, OnEpoch] = {}
+        self._turn = threading.Lock()
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def _start(self) -> None:
+        # Processes that train one teacher together are started by one that can be ended, which a thread of this cannot.
+        if (self.count == 1 and torchrun.processes() == 1) or self._pool is not None:
+            return
+        with self._turn:
+            if self._pool is not None:
+                return
+            # A fork would copy the locks of this process's threads.
+            context = multiprocessing.get_context("spawn")
+            self._queue = context.Queue()
+            threads = max(1, len(os.sched_getaffinity(0)) // self.count)
+            pool = ProcessPoolExecutor(self.count, context, _begin, (self._queue, threads))
+            self._reader = threading.Thread(target=self._listen, daemon=True)
+            self._reader.start()
+            self._pool = pool
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._pool is not None:
+            if kind is not None and not issubclass(kind, Exception):  # interrupted or cancelled: nobody waits for them
+                for process in list(self._pool._processes.values()):
+                    process.terminate()
+            self._pool.shutdown(cancel_futures=True)
+            self._queue.put(None)
+            self._reader.join(5)
+            self._pool = None
+
+    def stage(self, function: Callable[..., Any], *args: Any, store: Store, **options: Any) -> Any:
+        """The handles of ``function(*args, store, **options)``: found in the store at once, or computed in a worker."""
+        quick = {k: v for k, v in options.items() if k != "on_epoch"}
+        with suppress(Missing):
+            return function(*args, store.looking(), **quick)
+        return self.call(function, *args, store, **options)
+
+    def call(self, function: Callable[..., Any], *args: Any, on_epoch: OnEpoch | None = None, **options: Any) -> Any:
+        """The result of ``function(*args, **options)``, computed in a worker; it may report epochs to `on_epoch`."""
+        self._start()
+        if self._pool is None:
+            with self._turn:
+                return function(*args, **options, **({"on_epoch": on_epoch} if on_epoch is not None else {}))
+        number = next(self._numbers)
+        if on_epoch is not None:
+            self._listeners[number] = on_epoch
+        try:
+            return self._pool.submit(_call, number, on_epoch is not None, function, args, options).result()
+        finally:
+            self._listeners.pop(number, None)
+
+    def map(self, function: Callable[..., Any], jobs: list[tuple[Any, ...]]) -> list[Any]:
+        """``[function(*job) for job in jobs]``, several at a time."""
+        self._start()
+        if self._pool is None:
+            with self._turn:
+                return [function(*job) for job in jobs]
+        return [future.result() for future in [self._pool.submit(function, *job) for job in jobs]]
+
+    def _listen(self) -> None:
+        while (event := self._queue.get()) is not None:
+            number, *report = event
+            if number in self._listeners:
+                self._listeners[number](*report)
+
+
+def _begin(events: Any, threads: int) -> None:
+    global _events
+    _events = events
+    tell_warnings()
+    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
+    device_share.take(threads)
+
+
+def _end_with(parent: Any) -> None:
+    # A pool's process does not notice that nobody is there any more, and would wait for ever.
+    parent.join()
+    os._exit(1)
+
+
+def _call(
+    number: int, reports: bool, function: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]
+) -> Any:
+    def on_epoch(*report: Any) -> None:
+        _events.put((number, *report))
+
+    return function(*args, **options, **({"on_epoch": on_epoch} if reports else {}))

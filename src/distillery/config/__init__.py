@@ -1,0 +1,1 @@
+"""Every setting of an experiment, with its default and its meaning."""

@@ -1,0 +1,290 @@
+"""Every knob of an experiment. What changes a result is here and is hashed; where it runs is not."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from distillery.config.gates import DEFAULT_GATES, Gate
+from distillery.config.search_space import Loss, Range, Search
+from distillery.config.section import Choice, Section
+from distillery.models import MODELS
+from distillery.registry import closest
+from distillery.sources import SOURCES
+from distillery.views import VIEWS
+from distillery.weightings import WEIGHTINGS
+
+Size = Annotated[float, Field(gt=0)]
+
+
+class Split(Section):
+    """Shares (below 1) or numbers of rows; train takes what is left.
+
+    `order`: every class by its share at random; or rows as they come; or each row by a hash of its content, for data
+    that grow: a row that is added moves no other into another split, equal rows stay together, and shares are met
+    roughly.
+    """
+
+    order: Literal["stratified", "ordered", "hashed"] = "stratified"
+    train: Size | None = None
+    val_ensemble: Size = 0.1
+    val_search: Size = 0.1
+    test: Size = 0.2
+    seed: int = 0
+
+
+class Data(Choice):
+    """The rows. `image_size` is the side in pixels to which images are resized.
+
+    `scale` of a table's numbers: each column for itself, or shared by all, for columns in one unit such as pixels.
+    """
+
+    registry = SOURCES
+    selector = "source"
+    source: str
+    image_size: int = Field(32, ge=4, le=1024)
+    image_fit: Literal["crop", "squash"] = "crop"
+    scale: Literal["column", "shared"] = "column"
+    split: Split = Split()
+
+
+class Augment(Section):
+    """Label-preserving changes of training rows, drawn anew for each batch: of images, or noise on tables."""
+
+    shift: float = Field(0.0, ge=0, le=0.5, description="largest random shift, as a share of the side")
+    flip: bool = Field(False, description="mirror half of the images left to right")
+    light: float = Field(0.0, ge=0, lt=1, description="largest change of brightness, as a share of it")
+    noise: float = Field(0.0, ge=0, description="standard deviation of Gaussian noise on encoded table columns")
+
+
+class Recipe(Section):
+    """How a network is trained: AdamW, linear warm-up, then a cosine to zero; the last step's weights are kept."""
+
+    epochs: int = Field(30, ge=1)
+    batch_size: int = Field(64, ge=1)
+    lr: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    warmup_epochs: float = Field(1.0, ge=0)
+    clip_norm: float | None = Field(None, gt=0)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    augment: Augment = Augment()
+
+
+class Model(Choice):
+    """A network, an estimator or given logits, by family."""
+
+    registry = MODELS
+    selector = "family"
+    family: str
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+
+
+class Teacher(Model):
+    """A model of the ensemble; `copies` of it differ in their seed. `recipe` overrides keys of the teachers' recipe."""
+
+    copies: int = Field(1, ge=1)
+    recipe: dict[str, Any] = Field(default_factory=dict)
+
+
+class Capacity(Model):
+    """One rung of the ladder of students."""
+
+    @model_validator(mode="after")
+    def _is_network(self) -> Capacity:
+        if not MODELS.traits(self.family)["network"]:
+            allowed = [n for n in MODELS.names() if MODELS.traits(n)["network"]]
+            raise ValueError(f"a student must be a network: {closest(self.family, allowed)}")
+        return self
+
+
+class Teachers(Section):
+    """The models whose knowledge is distilled."""
+
+    members: tuple[Teacher, ...] = Field(min_length=1)
+    recipe: Recipe = Recipe()
+
+    def each(self) -> list[tuple[str, Teacher, int]]:
+        """(name, config, number of the copy) of every single teacher."""
+        return [
+            (m.name if m.copies == 1 else f"{m.name}-{copy:02d}", m, copy)
+            for m in self.members
+            for copy in range(m.copies)
+        ]
+
+    def recipe_of(self, member: Teacher) -> Recipe:
+        """The teachers' recipe with the member's own values on top."""
+        return Recipe(**{**self.recipe.model_dump(), **member.recipe})
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Teachers:
+        _distinct([name for name, _, _ in self.each()])
+        for member in self.members:
+            self.recipe_of(member)
+        return self
+
+
+class Weighting(Choice):
+    """How ensemble weights are found."""
+
+    registry = WEIGHTINGS
+    selector = "name"
+    name: str
+
+
+class Ensemble(Section):
+    """Candidates for the ensemble; the choice among them is made on val_ensemble, cross-fitted.
+
+    Without `weightings` these are uniform, convex, greedy and stacking, as far as the rows of val_ensemble suffice and
+    none takes longer than minutes.
+    """
+
+    weightings: Annotated[tuple[Weighting, ...], Field(min_length=1)] | None = None
+    pools: tuple[Literal["probs", "logits"], ...] = Field(("probs", "logits"), min_length=1)
+    folds: int = Field(5, ge=2)
+    prune: bool = Field(False, description="leave out members that the ensemble does not miss")
+    prune_tolerance: float = Field(0.001, ge=0, description="nats of NLL that leaving members out may cost")
+
+
+class View(Choice):
+    """One transform of the rows that the student is shown."""
+
+    registry = VIEWS
+    selector = "name"
+    name: str
+
+
+class Views(Section):
+    """Changed versions of each training row, which the teachers label and the student is shown, exactly the same ones.
+
+    View 0 is the row itself; the others go through `transforms` in their order.
+    """
+
+    count: int = Field(1, ge=1)
+    transforms: tuple[View, ...] = ()
+    seed: int = Field(0, ge=0, lt=1 << 32)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Views:
+        if (self.count > 1) != bool(self.transforms):
+            raise ValueError(f"expected transforms with a count above 1, got {self.count} and {len(self.transforms)}")
+        return self
+
+
+class Student(Section):
+    """The ladder of capacities, its recipe and its loss."""
+
+    capacities: tuple[Capacity, ...] = Field(min_length=1)
+    recipe: Recipe = Recipe()
+    loss: Loss = Loss()
+    views: Views = Views()
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Student:
+        _distinct([c.name for c in self.capacities])
+        return self
+
+
+class Logits(Section):
+    """How raw logits are kept. `int8` and `top` are for the transfer set; what models are judged by stays exact."""
+
+    dtype: Literal["float16", "float32", "int8"] = "float16"
+    top: int | None = Field(None, ge=1, description="keep so many classes of a row, and the mass of the others")
+    chunk_rows: int = Field(4096, ge=1)
+
+    @property
+    def exact(self) -> Logits:
+        """The same, without what loses precision on purpose."""
+        return self.model_copy(update={"top": None, "dtype": "float16" if self.dtype == "int8" else self.dtype})
+
+    @model_validator(mode="after")
+    def _one_encoding(self) -> Logits:
+        if self.top is not None and self.dtype != "float16":
+            raise ValueError(f"top: values are kept as float16, expected no other dtype, got {self.dtype!r}")
+        return self
+
+
+class Evaluation(Section):
+    """How the reported figures are made."""
+
+    resamples: int = Field(2000, ge=100)
+    confidence: float = Field(0.95, gt=0, lt=1)
+    latency_runs: int = Field(300, ge=10)
+    batch_size: int = Field(256, ge=1)
+    groups: tuple[str, ...] = Field((), description="columns of a table whose values are reported one by one")
+    robustness_rows: int = Field(2000, ge=0, description="test rows that are disturbed to see what breaks; 0: none")
+
+
+class Experiment(Section):
+    """A whole experiment, in the order of the chain."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    seed: int = 0
+    data: Data
+    teachers: Teachers
+    logits: Logits = Logits()
+    ensemble: Ensemble = Ensemble()
+    student: Student
+    search: Search = Search()
+    evaluation: Evaluation = Evaluation()
+    gates: tuple[Gate, ...] = DEFAULT_GATES
+
+    @model_validator(mode="after")
+    def _kinds_fit(self) -> Experiment:
+        kind = SOURCES.traits(self.data.source)["kind"]
+        recipes = [
+            ("student", self.student.recipe),
+            *(("teachers", self.teachers.recipe_of(m)) for m in self.teachers.members),
+        ]
+        for owner, recipe in recipes:
+            for name in ("shift", "flip", "light") if kind == "table" else ("noise",):
+                if getattr(recipe.augment, name):
+                    raise ValueError(f"{owner}.recipe.augment.{name}: not for {kind} data")
+        if self.search.trials < len(self.student.capacities):
+            count = len(self.student.capacities)
+            raise ValueError(f"search.trials: expected one for each of {count} capacities, got {self.search.trials}")
+        self._check_views(kind)
+        self._check_search(kind)
+        for path, models in (
+            ("teachers.members", self.teachers.members),
+            ("student.capacities", self.student.capacities),
+        ):
+            for index, model in enumerate(models):
+                if kind not in MODELS.traits(model.family)["kinds"]:
+                    fitting = [n for n in MODELS.names() if kind in MODELS.traits(n)["kinds"]]
+                    raise ValueError(f"{path}.{index}.family: for {kind} data {closest(model.family, fitting)}")
+        return self
+
+    def _check_views(self, kind: str) -> None:
+        for index, view in enumerate(self.student.views.transforms):
+            if kind not in VIEWS.traits(view.name)["kinds"]:
+                fitting = [n for n in VIEWS.names() if kind in VIEWS.traits(n)["kinds"]]
+                raise ValueError(f"student.views.transforms.{index}: for {kind} data {closest(view.name, fitting)}")
+        given = [m.name for m in self.teachers.members if m.family == "given"]
+        if given and self.student.views.count > 1:
+            raise ValueError(f"student.views: teacher {given[0]!r} has given logits, which cannot label new views")
+
+    def _check_search(self, kind: str) -> None:
+        search = self.search
+        choices = ["best", "smallest_within_one_se", *(c.name for c in self.student.capacities)]
+        if search.choose not in choices:
+            raise ValueError(f"search.choose: {closest(search.choose, choices)}")
+        if kind == "image":
+            for path, knobs in (("search", search), ("search.baseline", search.baseline)):
+                if knobs is not None and knobs.noise is not None:
+                    raise ValueError(f"{path}.noise: not for image data")
+        unseen = self.student.views.count > 1 or self.data.options.get("unlabeled_path")
+        if search.share is not None and not unseen:
+            raise ValueError(
+                "search.share: expected student.views with a count above 1, or unlabelled rows; got neither"
+            )
+        spaces = list(search.ranges().values()) + [v for loss in search.losses for v in loss.options.values()]
+        free = len(search.losses) > 1 or any(isinstance(space, Range) for space in spaces)
+        if not free and search.trials > len(self.student.capacities):
+            raise ValueError(f"search: expected a range in at least one knob for {search.trials} trials, got none")
+
+
+def _distinct(names: list[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"expected distinct names, got {name!r} {names.count(name)} times")

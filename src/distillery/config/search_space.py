@@ -1,0 +1,215 @@
+"""What a study searches, and how: the `search` section of a config."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from distillery.config.section import Choice, Section
+from distillery.losses import LOSSES
+from distillery.registry import closest
+
+
+class Range(Section):
+    """An interval to search."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Range:
+        if not self.low < self.high:
+            raise ValueError(f"expected low < high, got {self.low} and {self.high}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"expected low > 0 on a log scale, got {self.low}")
+        return self
+
+
+def _number_or_range(given: Any) -> Any:
+    if isinstance(given, Range | dict):
+        return given
+    try:
+        return float(given)
+    except (TypeError, ValueError):
+        raise ValueError(f"expected a number or a range {{low: ..., high: ...}}, got {given!r}") from None
+
+
+Space = Annotated[Range | float, BeforeValidator(_number_or_range)]
+
+
+class Loss(Choice):
+    """The soft loss. ``alpha`` is the weight of the soft term: ``alpha * soft + (1 - alpha) * CE``."""
+
+    registry = LOSSES
+    selector = "name"
+    name: str = "kd"
+
+
+class LossSpace(Section):
+    """A soft loss to search, and ranges of its options."""
+
+    name: str
+    options: dict[str, Space] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _resolve(self) -> LossSpace:
+        for end in ("low", "high"):
+            values = {k: getattr(v, end) if isinstance(v, Range) else v for k, v in self.options.items()}
+            LOSSES.check(self.name, values)
+        return self
+
+
+KNOBS: dict[str, tuple[str, Callable[[float], bool]]] = {
+    "temperature": ("> 0", lambda v: 0 < v < math.inf),
+    "alpha": ("in [0, 1]", lambda v: 0 <= v <= 1),
+    "lr": ("> 0", lambda v: 0 < v < math.inf),
+    "weight_decay": (">= 0", lambda v: 0 <= v < math.inf),
+    "noise": (">= 0", lambda v: 0 <= v < math.inf),
+    "share": ("in [0, 1]", lambda v: 0 <= v <= 1),
+    "label_smoothing": ("in [0, 1)", lambda v: 0 <= v < 1),
+}
+"""Every number that a trial may vary, and what it may be."""
+
+
+class Knobs(Section):
+    """Ranges of the knobs of training. None keeps the recipe's value, a number fixes it."""
+
+    lr: Space | None = None
+    weight_decay: Space | None = None
+    noise: Space | None = Field(None, description="tables only: see recipe.augment.noise")
+    label_smoothing: Space | None = None
+    known_good: tuple[dict[str, Any], ...] = Field((), description="settings to try first, at every capacity")
+
+    @model_validator(mode="after")
+    def _in_bounds(self) -> Knobs:
+        for name, (bounds, allowed) in KNOBS.items():
+            space = getattr(self, name, None)
+            for value in [space.low, space.high] if isinstance(space, Range) else [space]:
+                if value is not None and not allowed(value):
+                    raise ValueError(f"{name}: expected a value {bounds}, got {value}")
+        fields = type(self).model_fields
+        own = [name for name in KNOBS if name in fields] + ["loss"] * ("losses" in fields)
+        for index, point in enumerate(self.known_good):
+            for knob, value in point.items():
+                self._check_known(index, knob, value, own)
+        return self
+
+    def _check_known(self, index: int, knob: str, value: Any, own: list[str]) -> None:
+        if knob not in own:
+            raise ValueError(f"known_good.{index}: {closest(knob, own)}")
+        if knob == "loss":
+            return
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"known_good.{index}.{knob}: expected a number, got {value!r}")
+        space = getattr(self, knob)
+        # the default points need not fit the user's ranges, also where a dump has written them out
+        written = self.known_good != type(self).model_fields["known_good"].default
+        if written and isinstance(space, Range) and not space.low <= value <= space.high:
+            raise ValueError(
+                f"known_good.{index}.{knob}: expected a value in [{space.low}, {space.high}], the searched range, "
+                f"got {value}"
+            )
+
+    def ranges(self) -> dict[str, Space]:
+        """The knobs that are searched or fixed here, by name."""
+        spaces = {name: getattr(self, name) for name in KNOBS if name in type(self).model_fields}
+        return {name: space for name, space in spaces.items() if space is not None}
+
+    def setting(self, proposal: dict[str, Any]) -> Setting:
+        """The setting that proposed values for the searched knobs make with the fixed ones."""
+        values: dict[str, Any] = {k: proposal[k] if isinstance(s, Range) else s for k, s in self.ranges().items()}
+        losses = {loss.name: loss for loss in getattr(self, "losses", ())}
+        if losses:
+            name = proposal.get("loss", next(iter(losses)))
+            options = {k: proposal.get(f"{name}.{k}", s) for k, s in losses[name].options.items()}
+            values["loss"] = Loss(name=name, **options)
+        return Setting(**values)
+
+
+class Halving(Section):
+    """Successive halving: a trial stops at a rung unless it is in the best 1/`eta` of those that came there before.
+
+    Rungs lie at 1/eta, 1/eta², ... of a trial's epochs. Trials of one cohort come to a rung together and are compared
+    with each other as well. Nobody stops before `grace` trials of its capacity were there.
+    Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning" (arXiv 1810.05934).
+    """
+
+    eta: float = Field(2.0, gt=1)
+    rungs: int = Field(2, ge=1, le=6)
+    grace: int = Field(4, ge=1)
+
+    def epochs(self, total: int) -> list[int]:
+        """The epochs after which trials are compared, ascending."""
+        found = {max(1, round(total / self.eta**k)) for k in range(1, self.rungs + 1)}
+        return sorted(epoch for epoch in found if epoch < total)
+
+
+class Search(Knobs):
+    """One Optuna study. A number instead of a range fixes a knob. Every capacity gets its share of the trials."""
+
+    trials: int = Field(24, ge=1)
+    temperature: Space = Range(low=1, high=8, log=True)
+    alpha: Space = Range(low=0.3, high=1)
+    share: Space | None = Field(None, description="of items without a label in an epoch; see student.views")
+    losses: tuple[LossSpace, ...] = Field((), description="soft losses to choose from; none: student.loss")
+    epochs: int | None = Field(None, ge=1, description="epochs of a trial; None trains it as long as the final student")
+    cohort: int = Field(
+        8, ge=1, description="trials of a capacity that are proposed at once and train together; 1 where they cannot"
+    )
+    halving: Halving | None = None
+    finalists: int = Field(2, ge=1, description="settings of the chosen capacity that are trained at full length")
+    seeds: int = Field(2, ge=1, description="seeds of each finalist; the mean decides")
+    objectives: tuple[Literal["nll", "error", "latency_ms", "params", "macs"], ...] = ("nll", "latency_ms", "params")
+    choose: str = Field("best", description="what is shipped: best, smallest_within_one_se, or a capacity by name")
+    max_latency_ms: float | None = Field(None, gt=0)
+    max_params: int | None = Field(None, gt=0)
+    baseline: Knobs | None = Field(
+        None,
+        description="knobs of the tuned baseline, which learns from labels alone and gets the same number of trials; "
+        "None: learning rate and weight decay around the recipe's",
+    )
+    known_good: tuple[dict[str, Any], ...] = ({"temperature": 4.0, "alpha": 0.7}, {"temperature": 1.0, "alpha": 1.0})
+
+    @property
+    def temperatures(self) -> tuple[float, ...]:
+        """The ends and the geometric middle of the temperatures that are searched."""
+        given = self.temperature
+        return (given.low, math.sqrt(given.low * given.high), given.high) if isinstance(given, Range) else (given,)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Search:
+        if len(self.objectives) < 2 or self.objectives[0] not in ("nll", "error"):
+            raise ValueError(f"objectives: expected nll or error first and at least one cost, got {self.objectives}")
+        if self.alpha == 0:
+            raise ValueError("alpha: expected a value above 0, got 0, which would leave the teachers out")
+        names = [loss.name for loss in self.losses]
+        if len(set(names)) < len(names):
+            raise ValueError(f"losses: expected distinct losses, got {', '.join(names)}")
+        for index, point in enumerate(self.known_good):
+            if "loss" in point and not names:
+                raise ValueError(f"known_good.{index}.loss: expected search.losses to choose from, got none")
+            if "loss" in point and point["loss"] not in names:
+                raise ValueError(f"known_good.{index}.loss: {closest(str(point['loss']), names)}")
+        return self
+
+
+class Setting(Section):
+    """What a trial or a student is trained with. None keeps the recipe's own value, or the config's own loss."""
+
+    temperature: float = Field(1.0, gt=0)
+    alpha: float = Field(0.0, ge=0, le=1)
+    lr: float | None = None
+    weight_decay: float | None = None
+    noise: float | None = None
+    label_smoothing: float | None = None
+    share: float | None = None
+    epochs: int | None = None
+    loss: Loss | None = None
+
+    def chosen_loss(self, default: Loss) -> Loss:
+        """The setting's own loss, or `default`."""
+        return default if self.loss is None else self.loss

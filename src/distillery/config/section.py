@@ -1,0 +1,51 @@
+"""What every part of a config has in common: it is frozen, and refuses what it does not know."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from distillery.registry import Registry, closest
+from distillery.user_code import is_own, own_digest
+
+
+class Section(BaseModel):
+    """A frozen part of the config that refuses keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, given: Any) -> Any:
+        if isinstance(given, dict):
+            for key in given:
+                if key not in cls.model_fields:
+                    raise ValueError(f"unknown key: {closest(str(key), cls.model_fields)}")
+        return given
+
+
+class Choice(BaseModel):
+    """A part of the config that names a registered choice; its further keys are that choice's options.
+
+    One from a user's own file also holds `code`, the digest of the file, which is filled in.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
+    registry: ClassVar[Registry]
+    selector: ClassVar[str]
+
+    @model_validator(mode="after")
+    def _resolve(self) -> Choice:
+        name, extra = getattr(self, self.selector), self.__pydantic_extra__ or {}
+        given = {k: v for k, v in extra.items() if not (k == "code" and is_own(name))}
+        checked = self.registry.check(name, given, also=type(self).model_fields)
+        own = {"code": own_digest(name)} if is_own(name) else {}
+        object.__setattr__(self, "__pydantic_extra__", {**checked, **own})
+        return self
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of the choice, defaults filled in."""
+        extra = self.__pydantic_extra__ or {}
+        return {k: v for k, v in extra.items() if not (k == "code" and is_own(getattr(self, self.selector)))}

@@ -1,0 +1,1 @@
+"""Reads table files: text, Parquet, Excel and JSON lines; decides what each column is."""

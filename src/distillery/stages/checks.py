@@ -1,0 +1,42 @@
+"""Everything about a config that can be wrong for its data, looked at before anything trains."""
+
+from __future__ import annotations
+
+from distillery.config.experiment import Experiment
+from distillery.ops.encodings import encoding_of
+from distillery.sources import Rows
+from distillery.stages.data import dataset, transfer_set
+from distillery.stages.distillation import soft_losses
+from distillery.stages.ensemble import weight_selection
+from distillery.stages.evaluation import evaluation
+from distillery.stages.teachers import teacher_training
+from distillery.store import Handle, Store
+
+
+def prepare_and_check(config: Experiment, rows: Rows, store: Store) -> Handle:
+    """Stage `data`, after every model, loss and option of the config was tried on it.
+
+    Raises:
+        InputError: Something does not fit the data.
+    """
+    handle = dataset.prepare(config.data, rows, store)
+    opened = dataset.Dataset(handle)
+    spec = opened.spec
+    count = len(config.teachers.each())
+    weight_selection.candidates(config.ensemble, count, spec.classes, handle.metrics["rows_val_ensemble"])
+    for name, member, _ in config.teachers.each():
+        teacher_training.check_model(member, spec, f"teacher {name!r}", len(rows), opened.classes)
+    for capacity in config.student.capacities:
+        teacher_training.check_model(capacity, spec, f"student {capacity.name!r}", len(rows))
+    for where, loss in _losses(config):
+        soft_losses.check_loss(loss, spec.classes, where)
+    encoding_of(config.logits.dtype, config.logits.top, spec.classes)
+    evaluation.check_groups(config.evaluation.groups, rows)
+    transfer_set.check_views(opened, config.student.views)
+    return handle
+
+
+def _losses(config: Experiment) -> list[tuple[str, str]]:
+    """(where, name) of every soft loss that the config names."""
+    searched = [(f"search.losses.{index}", loss.name) for index, loss in enumerate(config.search.losses)]
+    return searched or [("student.loss", config.student.loss.name)]

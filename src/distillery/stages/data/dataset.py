@@ -1,0 +1,281 @@
+"""Stage `data`: rows are read once, split, preprocessed and kept as one array that every later stage maps."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from distillery.config.experiment import Data
+from distillery.errors import InputError
+from distillery.models import InputSpec
+from distillery.ops.encoded_rows import NAME, Encoded, open_inputs
+from distillery.ops.quantile_bin_edges import landmarks
+from distillery.serving.image_file import DECODING
+from distillery.sources import SOURCES, Rows
+from distillery.stages.data import preprocess
+from distillery.stages.data.image_pack import finish_images, pack_images
+from distillery.stages.data.pack import check_usable, finish, pack
+from distillery.stages.data.repeated_rows import repeated, unseen
+from distillery.stages.data.splits import split_rows
+from distillery.store import Handle, Store, checksum, checksums, fingerprint, write_json
+from distillery.views import Pool
+
+VERSION = 6
+LEARNED = ("train", "val_ensemble", "val_search")  # what a network, its calibration and its choice rest on
+LANDMARKS = 257  # of every number on train, among which networks place the edges of their bins
+
+
+def read_source(config: Data, store: Store | None = None) -> Rows:
+    """All rows that the config names, lazily where reading is expensive.
+
+    Args:
+        config: The source.
+        store: Where to keep checksums of files, so that unchanged ones are not read again next time.
+
+    Raises:
+        InputError: The source cannot be read.
+    """
+    if store is None:
+        rows: Rows = SOURCES[config.source](**config.options)
+        return rows
+    with checksums.kept_in(_kept(config, store, "hashes")):
+        return read_source(config)
+
+
+def _kept(config: Data, store: Store, what: str) -> Path:
+    """Where it is kept what is known of the files of a source."""
+    return store.root / "checksums" / f"{fingerprint(VERSION, DECODING, what, config.source, config.options)}.json"
+
+
+def prepare(config: Data, rows: Rows, store: Store) -> Handle:
+    """The stage directory with splits, preprocessing graph, encoded inputs and labels.
+
+    Files: ``inputs.npy`` (tables: float32 [N, features]) or the folder ``inputs`` (images: uint8 [N, channels, S, S],
+    see `image_pack`), ``labels.npy`` int64 [N], ``splits.npz`` (row ids), ``preprocess.onnx``, ``dataset.json``.
+
+    Raises:
+        InputError: Rows cannot be split, or an image cannot be read and the config says to stop.
+    """
+    shape = (
+        {"image_size": config.image_size, "image_fit": config.image_fit}
+        if rows.kind == "image"
+        else {"scale": config.scale}
+    )
+    key = [VERSION, rows.digest, rows.on_error, shape, config.split]
+    return store.stage("data", config.source, key, lambda work: _build(work, config, rows, store))
+
+
+def _build(work: Path, config: Data, rows: Rows, store: Store) -> dict[str, Any]:
+    known = np.ones(len(rows), bool) if rows.unlabeled is None else ~rows.unlabeled
+    classes, found = np.unique(rows.labels[known], return_inverse=True)
+    labels = np.full(len(rows), -1, np.int64)
+    labels[known] = found
+    np.save(work / "labels.npy", labels)
+    contents = rows.contents() if config.split.order == "hashed" else None
+    if rows.kind == "image":
+        # Fail on what the labels alone can tell before the long part, the decoding.
+        _split(config, rows, None, contents)
+        graph = preprocess.image_graph(rows.channels, config.image_size, config.image_fit)
+        encoded_by = fingerprint(DECODING, graph.SerializeToString(deterministic=True).hex())
+        usable = pack_images(work, rows, encoded_by, _encoder(graph, rows))
+        _check_readable(rows, usable, classes, labels)
+        splits = _split(config, rows, usable, contents)
+    else:
+        assert rows.frame is not None
+        splits = _split(config, rows, None, contents)
+        graph = preprocess.table_graph(rows.frame.iloc[splits["train"]], config.scale, rows.reading)
+        usable = pack(work / NAME, rows, np.arange(len(rows)), _encoder(graph, rows))
+        check_usable(usable)
+    onnx.save(graph, work / "preprocess.onnx")
+    np.savez(work / "splits.npz", **splits)  # type: ignore[arg-type]
+    inputs = open_inputs(work)
+    if rows.kind == "image":
+        spec = InputSpec(rows.kind, inputs.shape[1:], len(classes), *_moments(inputs, splits["train"]))
+    else:
+        sources = preprocess.feature_sources(graph)
+        numbers = _numbers(inputs[splits["train"]], sources)
+        spec = InputSpec(rows.kind, inputs.shape[1:], len(classes), numbers=numbers)
+        write_json(work / "features.json", sources)
+    skipped = [rows.names[i] if rows.names else str(i) for i in np.flatnonzero(~usable)]
+    notes = [*rows.notes, *repeated(rows, labels, splits)]
+    if rows.look is not None:
+        with checksums.kept_in(_kept(config, store, "notes")):
+            notes += rows.look()
+    if skipped:
+        notes.append(f"Images that cannot be read and are left out: {len(skipped)}, the first of them {skipped[0]!r}.")
+    facts = {"classes": classes.tolist(), "spec": spec.to_json(), "skipped": skipped, "notes": notes}
+    common = fingerprint(facts["classes"], facts["spec"], checksum(work / "preprocess.onnx"))
+    digests = {name: _digest(inputs, labels, ids) for name, ids in splits.items()}
+    write_json(work / "dataset.json", {**facts, "digests": {"common": common, **digests}})
+    if rows.kind == "image":
+        finish_images(work)
+    else:
+        finish(work / NAME)
+    counts = {f"rows_{name}": len(ids) for name, ids in splits.items()}
+    return {**counts, "classes": len(classes), "skipped": len(skipped)}
+
+
+def _check_readable(rows: Rows, usable: np.ndarray, classes: np.ndarray, labels: np.ndarray) -> None:
+    learned = usable if rows.given_test is None else usable & ~rows.given_test
+    lost = np.setdiff1d(np.arange(len(classes)), labels[learned])
+    if len(lost):
+        raise InputError(
+            f"data: expected images that can be read in every class, got none of class {str(classes[lost[0]])!r}; "
+            "mend them, or take the class out of the data"
+        )
+
+
+def _digest(inputs: Encoded, labels: np.ndarray, ids: np.ndarray) -> str:
+    """Hex digest of the encoded rows `ids` and their labels, in their order."""
+    state = hashlib.blake2b(labels[ids].tobytes(), digest_size=12)
+    for start in range(0, len(ids), 1024):
+        state.update(inputs[ids[start : start + 1024]].data)
+    return state.hexdigest()
+
+
+def _split(config: Data, rows: Rows, usable: np.ndarray | None, contents: np.ndarray | None) -> dict[str, np.ndarray]:
+    settings = config.split.model_dump()
+    order, seed = settings.pop("order"), settings.pop("seed")
+    if rows.unlabeled is not None:
+        usable = ~rows.unlabeled if usable is None else usable & ~rows.unlabeled
+    parts = split_rows(
+        rows.labels,
+        settings,
+        ordered=order == "ordered",
+        seed=seed,
+        given_test=rows.given_test,
+        usable=usable,
+        contents=contents,
+    )
+    if rows.unlabeled is not None:
+        parts["unlabeled"] = unseen(rows, parts)
+    return parts
+
+
+def _encoder(graph: onnx.ModelProto, rows: Rows) -> Callable[[np.ndarray], np.ndarray]:
+    running = preprocess.session(graph)
+    return lambda ids: preprocess.encode(running, rows.feed(ids))
+
+
+def _moments(inputs: Encoded, train: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of the training pixels per channel."""
+    count, total, squares = 0, np.zeros(inputs.shape[1]), np.zeros(inputs.shape[1])
+    for start in range(0, len(train), 1024):
+        pixels = inputs[train[start : start + 1024]].astype(np.float64)
+        count += pixels.size // pixels.shape[1]
+        total += pixels.sum((0, 2, 3))
+        squares += (pixels**2).sum((0, 2, 3))
+    mean = total / count
+    std = np.sqrt(np.maximum(squares / count - mean**2, 1.0))
+    return tuple(mean.tolist()), tuple(std.tolist())
+
+
+def _numbers(train: np.ndarray, sources: list[tuple[str, str]]) -> tuple[tuple[tuple[float, int], ...], ...]:
+    """Landmarks of every feature that holds a number, each with the rows from it up to the next one."""
+    return tuple(
+        _landmarks(column) if kind == "number" else () for column, (_, kind) in zip(train.T, sources, strict=True)
+    )
+
+
+def _landmarks(column: np.ndarray) -> tuple[tuple[float, int], ...]:
+    values, counts = np.unique(column, return_counts=True)
+    places = landmarks(values, counts, LANDMARKS)
+    mass = np.add.reduceat(counts, places)
+    return tuple((float(v), int(m)) for v, m in zip(values[places], mass, strict=True))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A finished `data` stage, opened. Inputs stay on disk until rows are taken."""
+
+    handle: Handle
+
+    @cached_property
+    def inputs(self) -> Encoded:
+        """Encoded rows, memory-mapped: uint8 [N, channels, S, S] or float32 [N, features]."""
+        return open_inputs(Path(self.handle.path))
+
+    @cached_property
+    def splits(self) -> dict[str, np.ndarray]:
+        """Row ids of each split, ascending."""
+        with np.load(self.handle.file("splits.npz")) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+
+    @cached_property
+    def _labels(self) -> np.ndarray:
+        return np.load(self.handle.file("labels.npy"))
+
+    @cached_property
+    def _facts(self) -> dict[str, Any]:
+        facts: dict[str, Any] = self.handle.json("dataset.json")
+        return facts
+
+    @cached_property
+    def spec(self) -> InputSpec:
+        """What a model is fed."""
+        return InputSpec.from_json(self._facts["spec"])
+
+    @cached_property
+    def pool(self) -> Pool:
+        """The training rows, for views."""
+        features: list[tuple[str, str]] = self.handle.json("features.json") if self.spec.kind == "table" else []
+        names = {name: number for number, name in enumerate(dict.fromkeys(name for name, _ in features))}
+        columns = np.array([names[name] for name, _ in features], np.int64)
+        numeric = np.array([kind == "number" for _, kind in features], bool)
+        return Pool(self.inputs, self.splits["train"], columns, numeric)
+
+    def digest(self, *splits: str) -> str:
+        """Changes whenever a row or label of these splits does, or what all rows have in common; no other row counts.
+
+        The unlabelled rows are the split ``unlabeled``; where there are none, it changes nothing to name it.
+        """
+        kept = self._facts["digests"]
+        return fingerprint("rows", {name: kept[name] for name in ("common", *splits) if name in kept})
+
+    @cached_property
+    def places(self) -> np.ndarray:
+        """Place of each row of the source in the transfer set, train then unlabelled, int64 [N]; -1 elsewhere."""
+        places = np.full(len(self._labels), -1, np.int64)
+        shown = np.concatenate([self.splits["train"], self.unlabeled])
+        places[shown] = np.arange(len(shown))
+        return places
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names, in the order of the logits' columns."""
+        return list(self._facts["classes"])
+
+    @property
+    def skipped(self) -> list[str]:
+        """Names of rows that could not be read."""
+        return list(self._facts["skipped"])
+
+    @property
+    def notes(self) -> list[str]:
+        """A sentence for each thing that was left out, rewritten or looks wrong in the data."""
+        return list(self._facts["notes"])
+
+    @property
+    def unlabeled(self) -> np.ndarray:
+        """Ids of the rows without a label, ascending; perhaps none."""
+        return self.splits.get("unlabeled", np.empty(0, np.int64))
+
+    def labels(self, split: str) -> np.ndarray:
+        """Class ids of a split, int64 [rows]."""
+        return self._labels[self.splits[split]]
+
+    def labels_of(self, rows: np.ndarray) -> np.ndarray:
+        """Class ids of rows of the source, int64 [rows]; -1 for rows without a label.
+
+        Raises:
+            AssertionError: A row is of the test split.
+        """
+        assert not np.isin(rows, self.splits["test"]).any()
+        return self._labels[rows]

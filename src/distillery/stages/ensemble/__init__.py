@@ -1,0 +1,1 @@
+"""Stage 'ensemble': chooses the ensemble's weights on the validation rows."""

@@ -1,0 +1,1 @@
+"""Stage 'evaluation': every model on the test rows, with intervals and costs."""

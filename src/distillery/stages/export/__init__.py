@@ -1,0 +1,1 @@
+"""Stage 'export': the student as an ONNX model that takes raw rows."""

@@ -1,0 +1,1 @@
+"""Stage 'logits': the raw logits of each member, cached on disk."""

@@ -1,0 +1,1 @@
+"""Decides whether a student becomes the champion."""

@@ -1,0 +1,1 @@
+"""The report: its content, advice, costs, figures and page."""

@@ -1,0 +1,1 @@
+"""Stage 'search': an Optuna study over temperature, alpha and capacity."""

@@ -1,0 +1,271 @@
+"""Stage `search`: which capacity, and with which settings.
+
+One study of students over all capacities; then one of the chosen capacity without a teacher, with as many trials as
+that capacity had: its best settings make the tuned baseline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from distillery.config.experiment import Capacity, Experiment
+from distillery.config.search_space import Knobs, Range, Search, Setting
+from distillery.errors import InputError
+from distillery.ops.pareto import front
+from distillery.stages.data.dataset import LEARNED, Dataset
+from distillery.stages.distillation.calibration import Calibrated
+from distillery.stages.measurement.profile import cost, latency
+from distillery.stages.measurement.runtimes import NotExportable, in_onnxruntime, network_graph
+from distillery.stages.search.study import (
+    OnTrial,
+    Plan,
+    RunMany,
+    cohort_of,
+    objective,
+    one_after_another,
+    open_study,
+    run_study,
+)
+from distillery.stages.teachers.member_keys import content_key
+from distillery.store import Handle, Store, fingerprint, write_json
+from distillery.training.networks import build_network
+from distillery.user_code import is_own, own_digest
+
+VERSION = 4
+PROFILE_VERSION = 5
+GRAPH = "network.onnx"
+
+
+def profile_capacity(capacity: Capacity, data: Handle, runs: int, store: Store) -> Handle:
+    """What a capacity costs, measured once: params, macs, size_mb and latency, in the handle's metrics.
+
+    ``network.onnx`` is the graph that was measured: the network as it is served, behind the preprocessing.
+
+    Raises:
+        InputError: The network cannot be exported, so no student of this capacity could be served.
+    """
+
+    def build(work: Path) -> dict[str, Any]:
+        dataset = Dataset(data)
+        network = Calibrated(build_network(capacity, dataset.spec, 0), 1.0)
+        try:
+            graph = network_graph(network, dataset.spec)
+        except NotExportable as error:
+            raise InputError(
+                f"student.capacities: expected networks that torch can export to ONNX, got {capacity.name!r}: {error}"
+            ) from error
+        onnx.save(graph, work / GRAPH)
+        rows = dataset.inputs[dataset.splits["val_search"][:64]]
+        return {**cost(network, dataset.spec), **latency(in_onnxruntime(graph).answer, rows, runs)}
+
+    key = [PROFILE_VERSION, content_key(capacity), runs, Dataset(data).spec.to_json()]
+    return store.stage("profile", capacity.name, key, build)
+
+
+def feasible(config: Search, profiles: list[Handle]) -> list[str]:
+    """Names of the capacities within the budgets.
+
+    Raises:
+        InputError: There is none, or the one that `choose` names is not.
+    """
+    names = []
+    for profile in profiles:
+        slow = config.max_latency_ms is not None and profile.metrics["latency_ms_p50"] > config.max_latency_ms
+        large = config.max_params is not None and profile.metrics["params"] > config.max_params
+        if not slow and not large:
+            names.append(profile.name)
+    if not names or (config.choose in (p.name for p in profiles) and config.choose not in names):
+        measured = ", ".join(
+            f"{p.name}: {p.metrics['latency_ms_p50']:.3g} ms, {p.metrics['params']} parameters" for p in profiles
+        )
+        wanted = repr(config.choose) if names else "a capacity"
+        raise InputError(
+            f"search: expected {wanted} within max_latency_ms={config.max_latency_ms} and "
+            f"max_params={config.max_params}, got {measured}"
+        )
+    return names
+
+
+def run_search(
+    config: Experiment,
+    data: Handle,
+    ensemble: Handle,
+    logits: list[Handle],
+    profiles: list[Handle],
+    store: Store,
+    *,
+    device: str = "cpu",
+    run_many: RunMany = one_after_another,
+    on_trial: OnTrial | None = None,
+    database: str | None = None,
+) -> Handle:
+    """``search.json``: all trials, the front, each capacity's best, the chosen capacity and its finalists.
+
+    Args:
+        config: Its `search`, `student` and `seed`.
+        data: Stage `data`. Test rows are never read.
+        ensemble: Stage `ensemble`.
+        logits: The active members' logits on the transfer set.
+        profiles: `profile_capacity` of every capacity.
+        store: Where the study's database and the result lie.
+        device: Where to train; `AUTO` for each process that trains to decide.
+        run_many: Runs the trials of a round, perhaps at the same time; by default one after another.
+        on_trial: Called with the record of each finished trial.
+        database: Where the study is kept, if not in the store's journal.
+
+    Raises:
+        InputError: No capacity is within the budgets.
+    """
+    allowed = feasible(config.search, profiles)
+    capacities = [c for c in config.student.capacities if c.name in allowed]
+    plan = Plan(
+        config,
+        config.search,
+        config.search.trials,
+        data,
+        ensemble,
+        tuple(logits),
+        capacities,
+        {p.name: p.metrics for p in profiles},
+        device,
+        cohort_of(config, capacities, Dataset(data).spec.kind),
+    )
+    return _search(plan, store, run_many, on_trial, database)
+
+
+def run_baseline_search(
+    config: Experiment,
+    data: Handle,
+    search: Handle,
+    profiles: list[Handle],
+    store: Store,
+    *,
+    device: str = "cpu",
+    run_many: RunMany = one_after_another,
+    on_trial: OnTrial | None = None,
+    database: str | None = None,
+) -> Handle:
+    """``search.json`` of the chosen capacity without a teacher, with the number of trials that it had with one."""
+    found = search.json("search.json")
+    capacities = [c for c in config.student.capacities if c.name == found["chosen"]]
+    trials = sum(record["capacity"] == found["chosen"] for record in found["trials"])
+    costs = {p.name: p.metrics for p in profiles}
+    cohort = cohort_of(config, capacities, Dataset(data).spec.kind)
+    plan = Plan(config, baseline_knobs(config), trials, data, None, (), capacities, costs, device, cohort)
+    return _search(plan, store, run_many, on_trial, database)
+
+
+def baseline_knobs(config: Experiment) -> Knobs:
+    """What is searched for the tuned baseline: the config's own, or learning rate and weight decay around the recipe's.
+
+    The recipe itself is tried first.
+    """
+    if config.search.baseline is not None:
+        return config.search.baseline
+    recipe = config.student.recipe
+    decay = max(recipe.weight_decay, 1e-3)
+    return Knobs(
+        lr=Range(low=recipe.lr / 4, high=recipe.lr * 4, log=True),
+        weight_decay=Range(low=decay / 8, high=decay * 8, log=True),
+        known_good=({"lr": recipe.lr, "weight_decay": decay},),
+    )
+
+
+def study_settings(config: Experiment, role: str) -> list[Any]:
+    """The parts of a config that a study of `role`, ``student`` or ``baseline``, depends on.
+
+    How many finalists there are, and their seeds, changes nothing about the trials; a baseline knows no teacher.
+    """
+    if role == "student":
+        searched = config.search.model_dump(exclude={"finalists", "seeds", "baseline", "trials", "choose"})
+        own = [own_digest(loss.name) for loss in config.search.losses if is_own(loss.name)]
+        return [role, searched, config.student, config.seed, *own]
+    searched = config.search.model_dump(include={"epochs", "halving", "objectives", "cohort"})
+    return [role, searched, baseline_knobs(config), config.student.recipe, config.seed]
+
+
+def _search(plan: Plan, store: Store, run_many: RunMany, on_trial: OnTrial | None, database: str | None) -> Handle:
+    config, role = plan.config, "student" if plan.ensemble is not None else "baseline"
+    upstream = [Dataset(plan.data).digest(*LEARNED), [h.fingerprint for h in plan.logits]]
+    if plan.ensemble is not None:
+        upstream.append(plan.ensemble.fingerprint)
+    models = [[c.name, content_key(c)] for c in plan.capacities]
+    key = [VERSION, *study_settings(config, role), plan.trials, models, upstream]
+    name = f"{config.name}-{role}-{fingerprint('search', key)[:12]}"
+
+    def build(work: Path) -> dict[str, Any]:
+        study = open_study(store, name, config.search.objectives, database)
+        return _conclude(work, name, run_study(study, plan, run_many, on_trial), config.search)
+
+    return store.stage("search", f"{config.name}-{role}", [*key, config.search.choose], build)
+
+
+def _conclude(work: Path, name: str, records: list[dict[str, Any]], config: Search) -> dict[str, Any]:
+    complete = [r for r in records if r["state"] == "complete"]
+    if not complete:
+        failed = next(r for r in records if r["state"] == "fail")
+        raise FloatingPointError(f"search: all {len(records)} trials diverged: {failed['reason']}")
+    quality = config.objectives[0]
+    points = np.array([[objective(r, name) for name in config.objectives] for r in complete])
+    ranked: dict[str, list[dict[str, Any]]] = {}
+    for record in sorted(complete, key=lambda r: objective(r, quality)):
+        ranked.setdefault(record["capacity"], []).append(record)
+    chosen = _choose([mine[0] for mine in ranked.values()], config)
+    write_json(
+        work / "search.json",
+        {
+            "study": name,
+            "objectives": config.objectives,
+            "trials": records,
+            "front": [complete[i]["number"] for i in front(points)],
+            "ranked": {name: [r["number"] for r in mine] for name, mine in ranked.items()},
+            "chosen": chosen["capacity"],
+        },
+    )
+    return {"trials": len(records), "nll": chosen["nll"], "accuracy": chosen["accuracy"]}
+
+
+def _choose(best: list[dict[str, Any]], config: Search) -> dict[str, Any]:
+    quality = config.objectives[0]
+    top = min(best, key=lambda r: objective(r, quality))
+    if config.choose == "best":
+        return top
+    named = [r for r in best if r["capacity"] == config.choose]
+    if named:
+        return named[0]
+    if config.choose != "smallest_within_one_se":
+        raise FloatingPointError(f"search: all trials of {config.choose!r}, which search.choose names, diverged")
+    spread = top["nll_se" if quality == "nll" else "accuracy_se"]
+    near = [r for r in best if objective(r, quality) <= objective(top, quality) + spread]
+    return min(near, key=lambda r: r["params"])
+
+
+def best_settings(search: Handle, capacity: str, count: int = 1) -> list[Setting]:
+    """The `count` best different settings of a capacity, best first; fewer if there are not so many."""
+    found = search.json("search.json")
+    settings: list[Setting] = []
+    for number in found["ranked"][capacity]:
+        setting = Setting(**found["trials"][number]["setting"])
+        if setting not in settings:
+            settings.append(setting)
+    return settings[:count]
+
+
+def select(runs: Sequence[Sequence[Handle]], objective: str) -> int:
+    """The index of the setting whose students, one per seed, are best on val_search in the mean.
+
+    Args:
+        runs: Stage `students`: for each setting, its students.
+        objective: ``nll`` or ``error``.
+    """
+    return int(np.argmin([np.mean([quality_of(h, objective) for h in mine]) for mine in runs]))
+
+
+def quality_of(network: Handle, objective: str) -> float:
+    """What a trained network has on val_search, ``nll`` or ``error``; less is better."""
+    return float(network.metrics["nll"] if objective == "nll" else 1 - network.metrics["accuracy"])

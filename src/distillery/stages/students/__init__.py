@@ -1,0 +1,1 @@
+"""Stage 'students': trains the final students and their baselines."""

@@ -1,0 +1,1 @@
+"""Stage 'teachers': trains each member, or takes what was trained elsewhere."""

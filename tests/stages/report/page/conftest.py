@@ -1,0 +1,139 @@
+"""A report of the tiny chain, and a reader of pages."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from distillery.config.gates import DEFAULT_GATES
+from distillery.ops.metrics import Interval
+from distillery.stages.promotion.gates import judge
+from distillery.stages.report import assembly
+from distillery.store import Handle, Store, write_json
+
+EXPORT = Handle("export", "student", "/no/where", "0", {"parity": 1e-7, "onnx_mb": 0.5, "request_ms_p50": 0.1}, 3.0)
+FOUND = {"agreement": Interval(0.9, 0.9, 0.9), "parity": Interval(1.0, 1.0, 1.0, "at row 3")}
+
+
+def served(store: Store) -> Handle:
+    """What was measured of the exported files."""
+    figures = {
+        "accuracy": 0.91,
+        "nll": 0.3,
+        "ece": 0.02,
+        "size_mb": 0.5,
+        "request_ms_p95": 0.2,
+        "requests_per_s": 9e4,
+    }
+    rows = [{"name": name, **figures, "request_ms_p50": p50} for name, p50 in (("float32", 0.1), ("int8", 0.05))]
+    rows[1] |= {"latency_ms_p50": 0.01}
+
+    def build(work: Path) -> dict[str, Any]:
+        write_json(work / "served.json", rows)
+        return {}
+
+    return store.stage("served", "student", "fixed", build)
+
+
+@pytest.fixture(scope="session")
+def whole_report(finished: SimpleNamespace) -> dict[str, Any]:
+    """The report with one gate passed, one failed and the others open."""
+    logits = [handle for part in finished.logits.values() for handle in part]
+    networks = [h for f in finished.finals for part in (f.students, f.plain, f.tuned) for h in part]
+    stages = [finished.data, finished.ensemble, finished.search, finished.alone, finished.evaluation, EXPORT]
+    gates = [vars(verdict) for verdict in judge(DEFAULT_GATES, FOUND)]
+    words = {True: "passed", False: "FAILED", None: "open"}
+    reasons = [*(f"{words[g['passed']]} {g['text']}" for g in gates), "there is no champion yet"]
+    decisions = {"same_rows": 2, "all": 5}
+    promotion = {"promoted": False, "version": 3, "reasons": reasons, "gates": gates, "decisions": decisions}
+    handles = [*stages, served(finished.store), *finished.members, *logits, *networks]
+    parts = (finished.data, finished.ensemble, finished.search, finished.alone, finished.evaluation, EXPORT)
+    return assembly.assemble(finished.config, *parts, promotion, handles, 12.5)
+
+
+@pytest.fixture
+def tree(whole_report: dict[str, Any]) -> dict[str, Any]:
+    """A copy that a test may change."""
+    return copy.deepcopy(whole_report)
+
+
+VOID = {"meta", "link", "input", "br", "img"}
+
+
+@dataclass
+class Element:
+    """One element of a page, with what is inside."""
+
+    name: str
+    attributes: dict[str, str | None]
+    inside: list[Element | str] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        """All words inside, spaces made single."""
+        parts = (part if isinstance(part, str) else part.text for part in self.inside)
+        return " ".join(" ".join(parts).split())
+
+    def all(self, name: str, class_: str = "") -> list[Element]:
+        """The elements inside of a name, and of a class where one is given."""
+        found = []
+        for part in self.inside:
+            if isinstance(part, Element):
+                if part.name == name and (not class_ or class_ in (part.attributes.get("class") or "").split()):
+                    found.append(part)
+                found += part.all(name, class_)
+        return found
+
+    def by_id(self, id_: str) -> Element:
+        """The element of this id, of which there is one."""
+        (found,) = [e for e in self.everything() if e.attributes.get("id") == id_]
+        return found
+
+    def everything(self) -> list[Element]:
+        """All elements inside."""
+        own = [part for part in self.inside if isinstance(part, Element)]
+        return [e for part in own for e in (part, *part.everything())]
+
+
+class Reader(HTMLParser):
+    """Reads a page strictly: what is opened is closed, in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.root = Element("page", {})
+        self._open = [self.root]
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert len(dict(attrs)) == len(attrs), f"<{tag}> has an attribute twice"
+        element = Element(tag, dict(attrs))
+        self._open[-1].inside.append(element)
+        if tag not in VOID:
+            self._open.append(element)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open[-1].name == tag, f"</{tag}> closes <{self._open[-1].name}>"
+        self._open.pop()
+
+    def handle_data(self, data: str) -> None:
+        self._open[-1].inside.append(data)
+
+
+def read(html: str) -> Element:
+    """The elements of a page."""
+    reader = Reader()
+    reader.feed(html)
+    reader.close()
+    assert len(reader._open) == 1
+    return reader.root
+
+
+@pytest.fixture(scope="session")
+def read_page() -> Any:
+    """`read`."""
+    return read
