@@ -16,7 +16,7 @@ from torch.func import functional_call, grad, replace_all_batch_norm_modules_, s
 
 from distillery.flows.workers.local import Workers
 from distillery.losses import LOSSES
-from distillery.stages.students.student_training import Wanted, train_students
+from distillery.stages.students.student_training import TrainingRequest, train_students
 from distillery.store import Store
 
 EPOCHS = 8  # of each student
@@ -58,7 +58,7 @@ def _train(task: Task, count: int, workers: Workers | None) -> None:
     short = config.model_copy(update={"recipe": config.recipe.model_copy(update={"epochs": EPOCHS})})
     with tempfile.TemporaryDirectory() as folder:
         upstream = (short, task.data, task.ensemble, task.taught, Store(folder))
-        jobs = [(task.capacity, [Wanted(SETTING, seed)], *upstream) for seed in range(count)]
+        jobs = [(task.capacity, [TrainingRequest(SETTING, seed)], *upstream) for seed in range(count)]
         if workers is not None:
             workers.map(train_students, jobs)
             return

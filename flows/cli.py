@@ -131,7 +131,7 @@ def _run(given: argparse.Namespace) -> None:
             config = load(given.config, given.overrides)
             from distillery.flows.console.table import models_table, show
             from distillery.flows.environment import Places
-            from distillery.flows.pipeline import pipeline
+            from distillery.flows.flow import pipeline
             from distillery.flows.tracking.runs import connect
         connect(Places.from_environment())  # makes a new database while Prefect's server makes its own
         ready()

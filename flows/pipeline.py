@@ -1,106 +1,176 @@
 """START HERE: the whole chain, top to bottom.
 
-data -> teachers -> logits -> ensemble weights -> search (T, alpha, capacity) -> student
-     -> evaluation -> export -> registry
+data -> teachers -> logits -> ensemble weights -> search (T, alpha, capacity) -> students
+     -> evaluation -> export -> promotion
+
+`run_chain` is the chain. The flows below it run the chain with Prefect and MLflow; benchmarks and tests run it without.
 """
 
+from __future__ import annotations
+
 import time
-from functools import partial
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from prefect import flow
-from rich import get_console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-from distillery.config.config_file import load
 from distillery.config.experiment import Experiment
-from distillery.flows.environment import Places
-from distillery.flows.servers import notify
 from distillery.flows.tasks import networks, release, stages, studies
-from distillery.flows.tasks.external_members import answered
-from distillery.flows.tracking import lock, registry
-from distillery.flows.tracking.runs import Tracker
-from distillery.flows.workers.shared_folder import open_workers
-from distillery.stages.data.dataset import read_source
+from distillery.flows.tasks.context import Context, Pending
+from distillery.flows.tasks.external_members import resolve_external_teachers
+from distillery.sources import Rows
 from distillery.stages.ensemble.weight_selection import active
 from distillery.stages.evaluation.evaluation import Inputs
-from distillery.stages.students.final_models import train_finals
+from distillery.stages.students.final_models import FinalModels, TrainingGroup, plan_final_models
 from distillery.stages.teachers.groups import in_one_go
-from distillery.store import Handle, Store
+from distillery.store import Handle
 
 Part = Literal["all", "search", "release"]
 
 
-@flow(name="distillery", flow_run_name="{config.name}", validate_parameters=True)
-def pipeline(config: Experiment, part: Part = "all") -> dict[str, Any]:
-    """Distils the ensemble that `config` describes and returns the report.
+@dataclass(frozen=True)
+class EnsembleResults:
+    """What a student is distilled from.
+
+    Attributes:
+        config: The experiment, with given logits in the place of teachers from elsewhere.
+        data: Stage `data`.
+        profiles: What each student capacity costs.
+        members: The trained teachers.
+        ensemble: The ensemble's weights.
+        transfer_logits: Of the members that count, on the rows that students learn from.
+    """
+
+    config: Experiment
+    data: Handle
+    profiles: list[Handle]
+    members: list[Handle]
+    ensemble: Handle
+    transfer_logits: list[Handle]
+
+
+@dataclass(frozen=True)
+class StudentResults:
+    """The searches and the networks that were trained at full length."""
+
+    search: Handle
+    baseline_search: Handle
+    chosen: str
+    finals: list[FinalModels]
+
+    @property
+    def student(self) -> Handle:
+        """The network that is shipped."""
+        return next(final.students[0] for final in self.finals if final.capacity == self.chosen)
+
+
+def run_chain(ctx: Context, rows: Rows, part: Part = "all") -> dict[str, Any]:
+    """Distils the ensemble that the config describes and returns the report.
 
     The part `search` ends with the evaluation, and returns that. The part `release` begins there: it computes nothing
     that comes before, and fails if something of it is not finished.
     """
     began = time.perf_counter()
-    places = Places.from_environment()
-    lock.check_database(places)
-    if places.remote is not None:
-        places.remote.check()
-    rows = read_source(config.data, Store(places.store))
-    tracker = Tracker(places, config.name)
-    registry.check_name(tracker.client, config.name)
-    with open_workers(places) as workers, _bars() as bars, tracker.pipeline_run(config):
-        ctx = stages.Context(config, places, tracker, workers, bars)
-        ctx.only_look = part == "release"
 
-        data = stages.prepare_data.submit(ctx, rows).result()
-        profiles = [stages.profile_capacity.submit(ctx, c, data).result() for c in config.student.capacities]
+    # data -> teachers -> logits -> ensemble weights
+    teachers = build_ensemble(ctx, rows)
+    ctx = ctx.with_config(teachers.config)
 
-        config = ctx.config = answered(ctx, rows, data)
-        groups = in_one_go(config.teachers, data, places.device)
-        teachers = [networks.train_teachers.submit(ctx, names, member, data) for names, member in groups]
-        members = [member for trained in teachers for member in trained.result()]
+    # -> search -> students -> evaluation
+    students = distil_students(ctx, teachers)
+    evaluation = stages.evaluate_models(ctx, evaluation_inputs(ctx, teachers, students), rows)
+    if part == "search":
+        content: dict[str, Any] = evaluation.json("evaluation.json")
+        return content
 
-        def member_logits(split: str, wanted: list[Handle]) -> list[Handle]:
-            return [task.result() for task in [stages.cache_logits.submit(ctx, m, split, data) for m in wanted]]
-
-        on_val_ensemble = member_logits("val_ensemble", members)
-        ensemble = stages.optimize_weights.submit(ctx, members, on_val_ensemble, data).result()
-        taught = member_logits("transfer", [m for m in members if m.name in active(ensemble)])
-
-        search = studies.run_search.submit(ctx, data, ensemble, taught, profiles).result()
-        alone = studies.run_baseline_search.submit(ctx, data, search, profiles).result()
-        students = partial(networks.begin_students, ctx, data, ensemble, taught)
-        finals = train_finals(config, data, search, alone, students, partial(networks.begin_baselines, ctx, data))
-
-        on_val_search, on_test = member_logits("val_search", members), member_logits("test", members)
-        chosen = search.json("search.json")["chosen"]
-        judged = Inputs(members, on_val_search, on_test, ensemble, finals, chosen, data, profiles)
-        evaluation = stages.evaluate_models.submit(ctx, judged, rows).result()
-        if part == "search":
-            found: dict[str, Any] = evaluation.json("evaluation.json")
-            return found
-        ctx.only_look = False
-
-        student = next(f.students[0] for f in finals if f.capacity == chosen)
-        exported = release.export_student.submit(ctx, student, data, rows).result()
-        release.measure_served.submit(ctx, exported, data, rows).result()
-        promotion = release.release.submit(ctx, exported, evaluation, data, rows).result()
-
-        seconds, studied = time.perf_counter() - began, (search, alone)
-        written = release.write_report.submit(ctx, data, ensemble, *studied, evaluation, exported, promotion, seconds)
-        report: dict[str, Any] = written.result()
-    return report
-
-
-@flow(name="distillery-scheduled", flow_run_name="{config_file}", on_failure=[notify.tell], on_crashed=[notify.tell])
-def scheduled(config_file: str, overrides: list[str] | None = None, part: Part = "all") -> None:
-    """Runs the pipeline on a config file of the working directory, for deployments; see prefect.yaml."""
-    notify.address()
-    pipeline(load(Path(config_file), overrides or []), part)
-
-
-def _bars() -> Progress:
-    return Progress(
-        *(TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()),
-        refresh_per_second=4,  # each takes some milliseconds from what trains in this process
-        disable=not get_console().is_terminal,  # elsewhere a line in the log tells of each stage
+    # -> export -> promotion -> report
+    ctx = ctx.writing()
+    data = teachers.data
+    exported = release.export_student(ctx, students.student, data, rows)
+    release.measure_served(ctx, exported, data, rows)
+    promotion = release.release(ctx, exported, evaluation, data, rows)
+    return release.write_report(
+        ctx,
+        data,
+        teachers.ensemble,
+        students.search,
+        students.baseline_search,
+        evaluation,
+        exported,
+        promotion,
+        time.perf_counter() - began,
     )
+
+
+def build_ensemble(ctx: Context, rows: Rows) -> EnsembleResults:
+    """Trains the teachers, caches their logits and chooses the ensemble's weights."""
+    data = stages.prepare_data(ctx, rows)
+    profiles = [stages.profile_capacity(ctx, capacity, data) for capacity in ctx.config.student.capacities]
+
+    config = resolve_external_teachers(ctx, rows, data)
+    ctx = ctx.with_config(config)
+    groups = in_one_go(config.teachers, data, ctx.places.device)
+    members = _results([networks.train_teachers.begin(ctx, names, member, data) for names, member in groups])
+
+    val_logits = cache_logits(ctx, members, "val_ensemble", data)
+    ensemble = stages.optimize_weights(ctx, members, val_logits, data)
+
+    names = active(ensemble)
+    counting = [member for member in members if member.name in names]
+    transfer_logits = cache_logits(ctx, counting, "transfer", data)
+    return EnsembleResults(config, data, profiles, members, ensemble, transfer_logits)
+
+
+def distil_students(ctx: Context, teachers: EnsembleResults) -> StudentResults:
+    """Searches temperature, alpha and capacity, then trains the best students and their baselines at full length."""
+    data = teachers.data
+    ensemble = teachers.ensemble
+    transfer_logits = teachers.transfer_logits
+    search = studies.run_search(ctx, data, ensemble, transfer_logits, teachers.profiles)
+    baseline_search = studies.run_baseline_search(ctx, data, search, teachers.profiles)
+
+    def begin(groups: Sequence[TrainingGroup]) -> list[Pending[list[Handle]]]:
+        begun = []
+        for group in groups:
+            if group.role == "student":
+                begun.append(networks.train_students.begin(ctx, group, data, ensemble, transfer_logits))
+            else:
+                begun.append(networks.train_baselines.begin(ctx, group, data))
+        return begun
+
+    # All that is known now begins; the plain baseline waits for the setting of the best student.
+    plan = plan_final_models(ctx.config, data, search, baseline_search)
+    students = begin(plan.students)
+    tuned = begin(plan.tuned)
+    others = begin(plan.others)
+    plain = begin(plan.plain(_results(students)))
+    finals = plan.pick(_results(students), _results(tuned), _results(plain), _results(others))
+    return StudentResults(search, baseline_search, plan.chosen.name, finals)
+
+
+def evaluation_inputs(ctx: Context, teachers: EnsembleResults, students: StudentResults) -> Inputs:
+    """Every model that is measured on the test rows, with the logits that the members give there."""
+    on_val_search = cache_logits(ctx, teachers.members, "val_search", teachers.data)
+    on_test = cache_logits(ctx, teachers.members, "test", teachers.data)
+    return Inputs(
+        teachers.members,
+        on_val_search,
+        on_test,
+        teachers.ensemble,
+        students.finals,
+        students.chosen,
+        teachers.data,
+        teachers.profiles,
+    )
+
+
+def cache_logits(ctx: Context, members: Sequence[Handle], split: str, data: Handle) -> list[Handle]:
+    """The raw logits of each member on a split."""
+    begun = [stages.cache_logits.begin(ctx, member, split, data) for member in members]
+    return [pending.result() for pending in begun]
+
+
+def _results(begun: Sequence[Pending[list[Handle]]]) -> list[Handle]:
+    handles: list[Handle] = []
+    for pending in begun:
+        handles += pending.result()
+    return handles

@@ -20,7 +20,7 @@ from distillery.losses import LOSSES
 from distillery.losses.kd import kd
 from distillery.models import MODELS
 from distillery.stages.distillation.soft_losses import check_loss
-from distillery.stages.students.student_training import Wanted, load_student, train_students
+from distillery.stages.students.student_training import TrainingRequest, load_student, train_students
 from distillery.stages.teachers.member_keys import content_key
 from distillery.store import Store
 
@@ -89,7 +89,7 @@ def test_an_own_loss_and_network_train_a_student(
     own = config_file.parse(changed)
     (capacity,), found = own.student.capacities, []
     for config in (plain, own):
-        wanted = [Wanted(Setting(temperature=2.0, alpha=0.7), 0)]
+        wanted = [TrainingRequest(Setting(temperature=2.0, alpha=0.7), 0)]
         handles = train_students(
             capacity, wanted, config.student, chain.data, chain.ensemble, list(chain.taught), store
         )

@@ -1,19 +1,18 @@
-"""The tasks that train networks, each with a run of its own: teachers, students and baselines."""
+"""The steps that train networks, each with a run of its own: teachers, students and baselines."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
-from typing import Any, cast
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
-from distillery.config.experiment import Capacity, Teacher
+from distillery.config.experiment import Teacher
 from distillery.devices import AUTO
-from distillery.flows.tasks.stages import Context, stage
-from distillery.flows.tracking.runs import Run
+from distillery.flows.tasks.context import Context, step
+from distillery.flows.tracking.interface import RecordedRun
 from distillery.stages.data.dataset import LEARNED, Dataset
-from distillery.stages.distillation import distill
+from distillery.stages.distillation.distill import applied
 from distillery.stages.students import student_training
-from distillery.stages.students.final_models import Promise
+from distillery.stages.students.final_models import TrainingGroup
 from distillery.stages.teachers import teacher_training
 from distillery.stages.teachers.member_keys import learned_from
 from distillery.store import Handle, fingerprint
@@ -21,17 +20,19 @@ from distillery.store import Handle, fingerprint
 POINTS = 100  # of a training curve
 
 
-@stage(name="teachers", task_run_name="teachers-{member.name}")
+@step("teachers", "teachers-{member.name}")
 def train_teachers(ctx: Context, names: list[str], member: Teacher, data: Handle) -> list[Handle]:
     """Trained copies of one member."""
-    config, recipe = ctx.config, ctx.config.teachers.recipe_of(member)
+    config = ctx.config
+    recipe = config.teachers.recipe_of(member)
     rows = learned_from(member, data)
-    keys = [f"teacher-{fingerprint(n, member, recipe, config.seed, rows)}" for n in names]
     with ExitStack() as open_runs:
-        opened = zip(names, keys, strict=True)
-        runs = [open_runs.enter_context(ctx.tracker.child("teacher", f"teacher {n}", key)) for n, key in opened]
-        advance = ctx.bar(f"teacher {member.name}" + (f" x {len(names)}" if len(names) > 1 else ""), recipe.epochs)
-        handles = ctx.workers.stage(
+        runs = []
+        for name in names:
+            key = f"teacher-{fingerprint(name, member, recipe, config.seed, rows)}"
+            runs.append(open_runs.enter_context(ctx.tracker.child("teacher", f"teacher {name}", key)))
+        advance = ctx.bar(_times(f"teacher {member.name}", len(names)), recipe.epochs)
+        handles: list[Handle] = ctx.workers.stage(
             teacher_training.train_teachers,
             names,
             member,
@@ -51,92 +52,100 @@ def train_teachers(ctx: Context, names: list[str], member: Teacher, data: Handle
                 run.params({"role": "teacher", "model": member.options.get("arch", member.name), **shown})
                 run.json({"model": member.model_dump(), "recipe": recipe.model_dump()}, "teacher.json")
                 _describe(run, handle, "val_ensemble")
-    return ctx.done_all(handles)
-
-
-@stage(name="students", task_run_name="students-{capacity.name}")
-def train_students(
-    ctx: Context,
-    capacity: Capacity,
-    wanted: list[student_training.Wanted],
-    data: Handle,
-    pooled: Handle,
-    transfer_logits: list[Handle],
-) -> list[Handle]:
-    """Distilled students at full length."""
-    taught = [Dataset(data).digest(*LEARNED), pooled.fingerprint, *(h.fingerprint for h in transfer_logits)]
-    keys = [["student", capacity, w.setting, ctx.config.student, w.seed, *taught] for w in wanted]
-    inputs = (capacity, wanted, ctx.config.student, data, pooled, transfer_logits)
-    return ctx.done_all(_finals(ctx, "student", capacity, wanted, keys, student_training.train_students, inputs))
-
-
-@stage(name="baselines", task_run_name="{role}-baselines-{capacity.name}")
-def train_baselines(
-    ctx: Context, role: str, capacity: Capacity, wanted: list[student_training.Wanted], data: Handle
-) -> list[Handle]:
-    """The same networks without a teacher: plain, with the student's own recipe, or tuned, with one of their own."""
-    rows = Dataset(data).digest(*LEARNED)
-    keys = [[role, capacity, w.setting, ctx.config.student, w.seed, rows] for w in wanted]
-    inputs = (capacity, wanted, ctx.config.student, data)
-    return ctx.done_all(
-        _finals(ctx, f"{role} baseline", capacity, wanted, keys, student_training.train_baselines, inputs)
-    )
-
-
-def begin_students(
-    ctx: Context,
-    data: Handle,
-    pooled: Handle,
-    logits: list[Handle],
-    capacity: Capacity,
-    wanted: list[student_training.Wanted],
-) -> Promise:
-    """Submits `train_students`."""
-    task: Any = train_students.submit(ctx, capacity, wanted, data, pooled, logits)
-    return cast(Promise, task.result)
-
-
-def begin_baselines(
-    ctx: Context, data: Handle, role: str, capacity: Capacity, wanted: list[student_training.Wanted]
-) -> Promise:
-    """Submits `train_baselines`."""
-    task: Any = train_baselines.submit(ctx, role, capacity, wanted, data)
-    return cast(Promise, task.result)
-
-
-def _finals(
-    ctx: Context,
-    role: str,
-    capacity: Capacity,
-    wanted: list[student_training.Wanted],
-    keys: list[list[Any]],
-    train: Callable[..., list[Handle]],
-    inputs: tuple[Any, ...],
-) -> list[Handle]:
-    recipes = [distill.applied(w.setting, ctx.config.student.recipe) for w in wanted]
-    name, epochs = f"{role} {capacity.name}", max(recipe.epochs for recipe in recipes)
-    with ExitStack() as open_runs:
-        runs = [
-            open_runs.enter_context(ctx.tracker.child(role, name, f"{role.split()[0]}-{fingerprint(*key)}"))
-            for key in keys
-        ]
-        advance = ctx.bar(name + (f" x {len(wanted)}" if len(wanted) > 1 else ""), epochs)
-        report = _reporter(runs, advance, epochs)
-        handles = ctx.workers.stage(train, *inputs, store=ctx.store, device=AUTO, on_epoch=report)
-        advance(epochs)
-        for run, handle, own, recipe in zip(runs, handles, wanted, recipes, strict=True):
-            ctx.tracker.describes(run, f"{role} {handle.fingerprint}")
-            if run.fresh:
-                loss = own.setting.chosen_loss(ctx.config.student.loss).name
-                soft = {"temperature": own.setting.temperature, "alpha": own.setting.alpha, "loss": loss}
-                shown = {k: getattr(recipe, k) for k in ("lr", "weight_decay", "epochs")} | {"seed": own.seed}
-                taught = soft if role == "student" else {"alpha": 0}
-                run.params({"role": role, "model": capacity.name, **shown, **taught})
-                _describe(run, handle, "val_search")
     return handles
 
 
-def _describe(run: Run, handle: Handle, split: str) -> None:
+@step("students", "students-{group.capacity.name}")
+def train_students(
+    ctx: Context, group: TrainingGroup, data: Handle, ensemble: Handle, transfer_logits: list[Handle]
+) -> list[Handle]:
+    """Distilled students at full length."""
+    upstream = [
+        Dataset(data).digest(*LEARNED),
+        ensemble.fingerprint,
+        *(handle.fingerprint for handle in transfer_logits),
+    ]
+    with _recorded(ctx, group, upstream) as (runs, on_epoch):
+        handles: list[Handle] = ctx.workers.stage(
+            student_training.train_students,
+            group.capacity,
+            group.requests,
+            ctx.config.student,
+            data,
+            ensemble,
+            transfer_logits,
+            store=ctx.store,
+            device=AUTO,
+            on_epoch=on_epoch,
+        )
+        _describe_all(ctx, group, runs, handles)
+    return handles
+
+
+@step("baselines", "{group.role}-baselines-{group.capacity.name}")
+def train_baselines(ctx: Context, group: TrainingGroup, data: Handle) -> list[Handle]:
+    """The same networks without a teacher: plain, with the student's own recipe, or tuned, with one of their own."""
+    with _recorded(ctx, group, [Dataset(data).digest(*LEARNED)]) as (runs, on_epoch):
+        handles: list[Handle] = ctx.workers.stage(
+            student_training.train_baselines,
+            group.capacity,
+            group.requests,
+            ctx.config.student,
+            data,
+            store=ctx.store,
+            device=AUTO,
+            on_epoch=on_epoch,
+        )
+        _describe_all(ctx, group, runs, handles)
+    return handles
+
+
+def _role(group: TrainingGroup) -> str:
+    """What the group's networks are called in MLflow."""
+    return "student" if group.role == "student" else f"{group.role} baseline"
+
+
+@contextmanager
+def _recorded(
+    ctx: Context, group: TrainingGroup, upstream: list[str]
+) -> Iterator[tuple[list[RecordedRun], teacher_training.OnEpochOf]]:
+    """A run for each network of the group, found again by its key, and what reports their epochs."""
+    role = _role(group)
+    name = f"{role} {group.capacity.name}"
+    recipes = [applied(request.setting, ctx.config.student.recipe) for request in group.requests]
+    epochs = max(recipe.epochs for recipe in recipes)
+    with ExitStack() as open_runs:
+        runs = []
+        for request in group.requests:
+            key = [group.role, group.capacity, request.setting, ctx.config.student, request.seed, *upstream]
+            opened = ctx.tracker.child(role, name, f"{group.role}-{fingerprint(*key)}")
+            runs.append(open_runs.enter_context(opened))
+        advance = ctx.bar(_times(name, len(runs)), epochs)
+        yield runs, _reporter(runs, advance, epochs)
+        advance(epochs)
+
+
+def _describe_all(ctx: Context, group: TrainingGroup, runs: Sequence[RecordedRun], handles: Sequence[Handle]) -> None:
+    """Records how each network was trained and what it reaches on val_search."""
+    role = _role(group)
+    student = ctx.config.student
+    for run, handle, request in zip(runs, handles, group.requests, strict=True):
+        ctx.tracker.describes(run, f"{role} {handle.fingerprint}")
+        if not run.fresh:
+            continue
+        setting = request.setting
+        recipe = applied(setting, student.recipe)
+        shown = {k: getattr(recipe, k) for k in ("lr", "weight_decay", "epochs")}
+        if group.role == "student":
+            loss = setting.chosen_loss(student.loss).name
+            taught = {"temperature": setting.temperature, "alpha": setting.alpha, "loss": loss}
+        else:
+            taught = {"alpha": 0}
+        run.params({"role": role, "model": group.capacity.name, **shown, "seed": request.seed, **taught})
+        _describe(run, handle, "val_search")
+
+
+def _describe(run: RecordedRun, handle: Handle, split: str) -> None:
     history = handle.json("history.json")
     if handle.cached:
         for number, record in enumerate(history, 1):
@@ -147,8 +156,8 @@ def _describe(run: Run, handle: Handle, split: str) -> None:
     run.tags({"store": handle.path})
 
 
-def _reporter(runs: list[Run], advance: Callable[[int], None], epochs: int) -> teacher_training.OnEpochOf:
-    """Draws the curves of the runs, of some `POINTS` points each; history.json has every epoch."""
+def _reporter(runs: Sequence[RecordedRun], advance: Callable[[int], None], epochs: int) -> teacher_training.OnEpochOf:
+    """Moves the bar and draws the curves of the runs, of some `POINTS` points each; history.json has every epoch."""
 
     def on_epoch(place: int, epoch: int, record: dict[str, float]) -> None:
         advance(epoch)
@@ -156,6 +165,10 @@ def _reporter(runs: list[Run], advance: Callable[[int], None], epochs: int) -> t
             runs[place].epoch(epoch, record)
 
     return on_epoch
+
+
+def _times(name: str, count: int) -> str:
+    return f"{name} x {count}" if count > 1 else name
 
 
 def _is_drawn(epoch: int, epochs: int) -> bool:

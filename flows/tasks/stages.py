@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import logging
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import State
-from prefect.states import Completed
-from rich.progress import Progress
 
-from distillery.config.experiment import Capacity, Experiment
+from distillery.config.experiment import Capacity
 from distillery.devices import AUTO
-from distillery.flows.environment import Places
-from distillery.flows.tracking.runs import STORE_ERRORS, Tracker
-from distillery.flows.workers.local import Workers
+from distillery.flows.tasks.context import Context, step
+from distillery.flows.tracking.interface import Untracked
 from distillery.ops import metrics
 from distillery.sources import Rows
 from distillery.stages.checks import prepare_and_check
@@ -29,84 +20,29 @@ from distillery.stages.evaluation import evaluation
 from distillery.stages.logits import logit_cache
 from distillery.stages.report import figures
 from distillery.stages.search import student_search
-from distillery.store import Handle, Store
+from distillery.store import Handle
 
 COSTS = ("params", "macs", "size_mb", "latency_ms_p50", "latency_ms_p95", "throughput_per_s")
 
 log = logging.getLogger(__name__)
 
 
-class Context:
-    """What every task needs besides its inputs, for the length of one pipeline run."""
-
-    def __init__(self, config: Experiment, places: Places, tracker: Tracker, workers: Workers, bars: Progress) -> None:
-        self.config, self.places, self.tracker, self.workers, self.bars = config, places, tracker, workers, bars
-        self.handles: list[Handle] = []
-        self.only_look = False
-
-    @property
-    def store(self) -> Store:
-        """Where stages are kept; while `only_look` holds, what is not finished is an error."""
-        return Store(self.places.store, only_look=self.only_look, remote=self.places.remote)
-
-    def done(self, handle: Handle) -> Any:
-        """Notes the handle for the report; Prefect shows a stage that was found finished as `Cached`."""
-        self.note([handle])
-        if handle.cached:
-            return Completed(name="Cached", message=f"found in the store: {handle.path}", data=handle)
-        return handle
-
-    def done_all(self, handles: list[Handle]) -> Any:
-        """The same for stages that were made in one go."""
-        self.note(handles)
-        if all(handle.cached for handle in handles):
-            found = ", ".join(handle.path for handle in handles)
-            return Completed(name="Cached", message=f"found in the store: {found}", data=handles)
-        return handles
-
-    def note(self, handles: list[Handle]) -> None:
-        """Notes stages for the report, and that this run needs them; the log says what is finished, after how long."""
-        self.handles += handles
-        if self.tracker is not None and self.tracker.record is not None:
-            self.tracker.record.add(handles)
-        names = ", ".join(dict.fromkeys(handle.name for handle in handles))
-        made = [handle.seconds for handle in handles if not handle.cached]
-        how = f"finished in {sum(made):.1f} s" if made else "found finished"
-        log.info("%s '%s': %s", handles[0].stage, names, how)
-
-    def bar(self, text: str, total: int) -> Callable[[int], None]:
-        """A progress bar, as a function that moves it to a position."""
-        number = self.bars.add_task(text, total=total)
-        return lambda position: self.bars.update(number, completed=position)
-
-
-def transient(_task: Any, _run: Any, state: State[Any]) -> bool:
-    """Whether trying again may help: files and servers come back, wrong input and a full disk do not."""
-    failure = state.result(raise_on_failure=False)
-    if isinstance(failure, OSError):
-        return failure.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.ENOENT)
-    return isinstance(failure, STORE_ERRORS)
-
-
-stage: Any = partial(task, cache_policy=NO_CACHE, retries=2, retry_delay_seconds=[2, 15], retry_condition_fn=transient)
-
-
-@stage(name="data")
+@step("data")
 def prepare_data(ctx: Context, rows: Rows) -> Handle:
     """Splits, preprocessing and encoded rows; every model of the config is tried on them before anything trains."""
     handle = prepare_and_check(ctx.config, rows, ctx.store)
     for note in dataset.Dataset(handle).notes:
         log.warning("data: %s", note)
-    return ctx.done(handle)
+    return handle
 
 
-@stage(name="profile", task_run_name="profile-{capacity.name}")
+@step("profile", "profile-{capacity.name}")
 def profile_capacity(ctx: Context, capacity: Capacity, data: Handle) -> Handle:
     """What one capacity costs."""
-    return ctx.done(student_search.profile_capacity(capacity, data, ctx.config.evaluation.latency_runs, ctx.store))
+    return student_search.profile_capacity(capacity, data, ctx.config.evaluation.latency_runs, ctx.store)
 
 
-@stage(name="logits", task_run_name="logits-{member.name}-{split}")
+@step("logits", "logits-{member.name}-{split}")
 def cache_logits(ctx: Context, member: Handle, split: str, data: Handle) -> Handle:
     """Raw logits of one member on one split; on the transfer set, of every view that the students will see.
 
@@ -119,10 +55,10 @@ def cache_logits(ctx: Context, member: Handle, split: str, data: Handle) -> Hand
     handle = ctx.workers.stage(logit_cache.cache_logits, *inputs, store=ctx.store, device=AUTO, **seen)
     if handle.cached and split == "transfer":
         logit_cache.check_drift(handle, member, data, device=AUTO)
-    return ctx.done(handle)
+    return handle
 
 
-@stage(name="ensemble-weights")
+@step("ensemble-weights")
 def optimize_weights(ctx: Context, members: list[Handle], val_logits: list[Handle], data: Handle) -> Handle:
     """The table of weightings and the one in use."""
     handle = weight_selection.optimize_weights(members, val_logits, data, ctx.config.ensemble, ctx.store)
@@ -139,15 +75,17 @@ def optimize_weights(ctx: Context, members: list[Handle], val_logits: list[Handl
             run.tags({"reason": content["reason"]})
             run.json(content, "ensemble.json")
             run.figure(figures.weights_figure(weights, f"Ensemble weights: {content['reason']}"), "weights.png")
-    return ctx.done(handle)
+    return handle
 
 
-@stage(name="evaluation")
+@step("evaluation")
 def evaluate_models(ctx: Context, inputs: evaluation.Inputs, rows: Rows) -> Handle:
     """Every model on the test split, with pictures on the parent run."""
     handle = evaluation.evaluate(inputs, rows, ctx.config.evaluation, ctx.store)
-    content, parent = handle.json("evaluation.json"), ctx.tracker.parent
-    assert parent is not None
+    if isinstance(ctx.tracker, Untracked):
+        return handle
+    content = handle.json("evaluation.json")
+    parent = ctx.tracker.parent
     labels = dataset.Dataset(inputs.data).labels("test")
     shown = [content["ensemble"], *content["baselines"].values(), content["student"]]
     with np.load(handle.file("test_logits.npz")) as arrays:
@@ -163,7 +101,7 @@ def evaluate_models(ctx: Context, inputs: evaluation.Inputs, rows: Rows) -> Hand
         name = f"{row['role']} {row['name']}"
         run = f"{row['role']} {judged[name].fingerprint}" if name in judged else name
         ctx.tracker.complete(row["role"], name, handle.fingerprint, _figures(row), run)
-    return ctx.done(handle)
+    return handle
 
 
 def _judged(inputs: evaluation.Inputs) -> dict[str, Handle]:

@@ -22,12 +22,10 @@ from mlflow.types import ColSpec, Schema, TensorSpec
 from distillery.errors import InputError
 from distillery.flows.tracking.model_files import model_options
 from distillery.flows.tracking.runs import Run
-from distillery.serving.answers import classes_of, reading_of
-from distillery.serving.cells import Column
-from distillery.serving.reading import Reading
 from distillery.sources import Rows
 from distillery.stages.data.preprocess import session
-from distillery.stages.export.onnx_model import MODEL, predict_rows
+from distillery.stages.export.onnx_model import MODEL
+from distillery.stages.promotion.judgement import Champion
 from distillery.store import Handle
 
 CHAMPION, PREVIOUS, CANDIDATE = "champion", "previous", "candidate"
@@ -145,41 +143,10 @@ def open_model(client: MlflowClient, name: str, version: str) -> ort.InferenceSe
         return session(onnx.load(files[0]))
 
 
-def champion_probabilities(
-    client: MlflowClient, name: str, champion: int, rows: Rows, ids: np.ndarray, classes: list[str]
-) -> tuple[np.ndarray | None, str]:
-    """(probabilities [len(ids), C] of the champion for raw rows, "") or (None, why it cannot take them)."""
-    running = open_model(client, name, str(champion))
-    problem = refuses(running, rows, classes)
-    return (None, problem) if problem else (predict_rows(running, rows, ids), "")
-
-
-def refuses(running: ort.InferenceSession, rows: Rows, classes: list[str]) -> str:
-    """Why an exported model cannot be asked about these rows with these classes; empty if it can."""
-    wanted = reading_of(running).columns
-    if classes_of(running) != classes:
-        return f"its classes are {', '.join(classes_of(running))}"
-    if bool(wanted) != (rows.frame is not None):
-        return f"it takes {'the rows of a table' if wanted else 'images'}"
-    if rows.frame is None:
-        return ""
-    reading = rows.reading or Reading.of_frame(rows.frame)
-    offered = {column.name: column for column in reading.columns}
-    lacking = [column.name for column in wanted if column.name not in offered]
-    if lacking:
-        return f"it needs columns that the data lacks: {', '.join(lacking)}"
-    changed = [column.name for column in wanted if not _same_cells(column, offered[column.name])]
-    if changed:
-        return f"columns hold something else now, or are spelt otherwise: {', '.join(changed)}"
-    return ""
-
-
-def _same_cells(column: Column, other: Column) -> bool:
-    """Whether clean cells of one are clean cells of the other."""
-    numbers = ("number", "truth")
-    if column.kind in numbers and other.kind in numbers:
-        return True
-    return column.kind == other.kind and column.as_written == other.as_written
+def champion(client: MlflowClient, name: str, version: int) -> Champion:
+    """The model of a champion, with what was noted about it."""
+    tags = dict(client.get_model_version(name, str(version)).tags)
+    return Champion(version, open_model(client, name, str(version)), tags)
 
 
 def describe(client: MlflowClient, name: str, registered: Registered, run: Run, metrics: dict[str, Any]) -> None:

@@ -25,7 +25,8 @@ from distillery.flows.connections import check_database, tracking_problem
 from distillery.flows.environment import Places
 from distillery.flows.safe_text import without_secrets
 from distillery.flows.tracking import records
-from distillery.store import fingerprint
+from distillery.flows.tracking.interface import RecordedRun
+from distillery.store import Handle, fingerprint
 
 KEY = "distillery.key"
 ROLE = "role"
@@ -105,7 +106,7 @@ class Tracker:
     def __init__(self, places: Places, experiment: str) -> None:
         self.client = connect(places)
         self.experiment_id = _experiment(self.client, experiment, places.artifacts)
-        self.parent: Run | None = None
+        self._parent: Run | None = None
         self.record: records.Record | None = None
         self._experiment, self._runs = experiment, places.runs
         self._children: dict[str, Run] = {}
@@ -117,13 +118,24 @@ class Tracker:
         run, self.record = self._left(key) or self._begun(key, config.name)
         run.tags({"host": socket.gethostname(), "pid": os.getpid()})
         run.flush()
-        self.parent = run
+        self._parent = run
         try:
             with _closing(run), self.record.held():
                 yield run
         except Exception as error:
             error.add_note(f"MLflow: {self.url(run)}")
             raise
+
+    @property
+    def parent(self) -> Run:
+        """The run of the whole pipeline, while `pipeline_run` holds."""
+        assert self._parent is not None
+        return self._parent
+
+    def uses(self, handles: list[Handle]) -> None:
+        """Notes that the run needs these stages, so that no sweep removes them."""
+        if self.record is not None:
+            self.record.add(handles)
 
     def _left(self, key: str) -> tuple[Run, records.Record] | None:
         """The run of a process that died, and its record."""
@@ -139,7 +151,9 @@ class Tracker:
         return run, records.begin(records.file_of(self._runs, self._experiment, run.id))
 
     @contextmanager
-    def child(self, role: str, name: str, key: str, parent: Run | None = None, *, new: bool = False) -> Iterator[Run]:
+    def child(
+        self, role: str, name: str, key: str, parent: RecordedRun | None = None, *, new: bool = False
+    ) -> Iterator[Run]:
         """The run that describes `key`, found again or made below the pipeline's run; not looked for if it is `new`."""
         run = self._create_below(role, name, key, parent) if new else self._find_or_create(role, name, key, parent)
         self._children[name] = run
@@ -149,8 +163,9 @@ class Tracker:
         with _closing(run):
             yield run
 
-    def describes(self, run: Run, known_as: str) -> None:
+    def describes(self, run: RecordedRun, known_as: str) -> None:
         """Lets `complete` find a child by more than its name, which several seeds share."""
+        assert isinstance(run, Run)
         self._children[known_as] = run
 
     def complete(self, role: str, name: str, key: str, figures: dict[str, Any], known_as: str) -> None:
@@ -164,7 +179,7 @@ class Tracker:
         run.metrics({k: v for k, v in figures.items() if k not in known})
         run.flush()
 
-    def _find_or_create(self, role: str, name: str, key: str, parent: Run | None) -> Run:
+    def _find_or_create(self, role: str, name: str, key: str, parent: RecordedRun | None) -> Run:
         for found in self._all(key):
             if found.info.status == "FINISHED":
                 return Run(self.client, found.info.run_id, fresh=False)
@@ -173,9 +188,8 @@ class Tracker:
             return Run(self.client, found.info.run_id, fresh=True)
         return self._create_below(role, name, key, parent)
 
-    def _create_below(self, role: str, name: str, key: str, parent: Run | None) -> Run:
+    def _create_below(self, role: str, name: str, key: str, parent: RecordedRun | None) -> Run:
         above = parent or self.parent
-        assert above is not None
         return self._create(name, {KEY: key, ROLE: role, "mlflow.parentRunId": above.id})
 
     def keys(self, prefix: str) -> dict[str, bool]:

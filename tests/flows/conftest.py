@@ -128,7 +128,7 @@ def tiny() -> Path:
 def tiny_run(prefect_server: str, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """(home, report) of one run of the tiny experiment, which began with nothing; tests that look at it share it."""
     from distillery.config.config_file import load
-    from distillery.flows.pipeline import pipeline
+    from distillery.flows.flow import pipeline
 
     folder = tmp_path_factory.mktemp("tiny")
     with at_home(folder):

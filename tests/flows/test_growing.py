@@ -10,7 +10,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from distillery.config.experiment import Experiment
-from distillery.flows.pipeline import pipeline
+from distillery.flows.flow import pipeline
 from distillery.stages.data.dataset import Dataset, prepare, read_source
 from distillery.store import Store
 

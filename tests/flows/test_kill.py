@@ -19,7 +19,7 @@ from distillery.stages.report.assembly import without_timing
 FORKS = """
 import importlib, json, os, sys, threading
 modules = "torch._dynamo onnxscript sklearn.ensemble matplotlib.pyplot alembic.command"
-for name in ("distillery.flows.pipeline", *modules.split()):
+for name in ("distillery.flows.flow", *modules.split()):
     importlib.import_module(name)
 import torch
 from distillery.flows.cli import main

@@ -10,7 +10,7 @@ from rich.console import Console
 from distillery.config.config_file import load
 from distillery.errors import InputError
 from distillery.flows.environment import Places
-from distillery.flows.pipeline import pipeline
+from distillery.flows.flow import pipeline
 from distillery.flows.servers.doctor import examine
 from distillery.flows.tracking.registry import by_alias
 from distillery.flows.tracking.runs import connect

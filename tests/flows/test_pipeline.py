@@ -15,7 +15,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from distillery.config.config_file import load
 from distillery.config.gates import DEFAULT_GATES
 from distillery.flows.environment import Places
-from distillery.flows.pipeline import pipeline
+from distillery.flows.flow import pipeline
 from distillery.flows.tracking.history import read
 from distillery.flows.tracking.registry import by_alias, open_model
 from distillery.flows.tracking.runs import connect

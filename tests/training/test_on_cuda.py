@@ -187,7 +187,7 @@ def test_the_stages_that_train_do_so_on_a_gpu(
     the process that computes."""
     (member,), config = chain.config.teachers.members, chain.config
     small = config.student.capacities[0]
-    wanted = [student_training.Wanted(Setting(temperature=2.0, alpha=0.7), seed) for seed in (1, 2)]
+    wanted = [student_training.TrainingRequest(Setting(temperature=2.0, alpha=0.7), seed) for seed in (1, 2)]
     settings = (Setting(), Setting(lr=0.02))
     job = trials.Job(config, chain.data, chain.ensemble, tuple(chain.taught), small, settings, AUTO)
     found, answers = {}, {}

@@ -13,7 +13,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.states import Failed
 
 from distillery.errors import InputError
-from distillery.flows.pipeline import scheduled
+from distillery.flows.flow import scheduled
 from distillery.flows.servers.notify import message
 
 

@@ -18,7 +18,7 @@ from distillery.models import InputSpec
 from distillery.ops.metrics import row_nll
 from distillery.stages.distillation import calibration
 from distillery.stages.distillation.calibration import SPREAD, Calibrated, calibrated, calibration_rows, temperature_of
-from distillery.stages.students.student_training import Wanted, load_student, train_baselines, train_students
+from distillery.stages.students.student_training import TrainingRequest, load_student, train_baselines, train_students
 from distillery.store import Store
 from distillery.training.single import predict
 
@@ -98,7 +98,7 @@ def test_it_is_fitted_on_the_validation_rows(chain: SimpleNamespace, monkeypatch
 
 def test_students_and_baselines_are_calibrated(chain: SimpleNamespace, store: Store) -> None:
     """reference: the temperature in their files is the one that fits their own logits, and is what loading applies."""
-    cfg, wanted = chain.config.student, [Wanted(Setting(temperature=6.0, alpha=1.0), 0)]
+    cfg, wanted = chain.config.student, [TrainingRequest(Setting(temperature=6.0, alpha=1.0), 0)]
     upstream = (cfg, chain.data, chain.ensemble, chain.taught, store)
     handles = [
         *train_students(cfg.capacities[0], wanted, *upstream),

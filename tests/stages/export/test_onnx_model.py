@@ -24,7 +24,7 @@ from distillery.config.search_space import Setting
 from distillery.serving.answers import classes_of, reading_of
 from distillery.stages.data import dataset, preprocess
 from distillery.stages.export import onnx_model
-from distillery.stages.students.student_training import Wanted, load_student, train_baselines
+from distillery.stages.students.student_training import TrainingRequest, load_student, train_baselines
 from distillery.store import Handle, Store
 from distillery.training.single import predict
 
@@ -73,7 +73,7 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     handle = dataset.prepare(data, rows, store)
     capacity = Capacity(**given["capacity"])
     trained = Student(capacities=(capacity,), recipe={"epochs": 1, "lr": 0.01})
-    wanted = [Wanted(Setting(temperature=1, alpha=0), 0)]
+    wanted = [TrainingRequest(Setting(temperature=1, alpha=0), 0)]
     (student,) = train_baselines(capacity, wanted, trained, handle, store)
     exported = onnx_model.export_student(student, handle, rows, 10, store)
     found = SimpleNamespace(kind=request.param, rows=rows, data=handle, student=student, exported=exported, store=store)

@@ -18,7 +18,7 @@ from distillery.ops.metrics import quality
 from distillery.serving.answers import classes_of
 from distillery.stages.data import dataset, preprocess
 from distillery.stages.export import onnx_model, quantized
-from distillery.stages.students.student_training import Wanted, train_baselines
+from distillery.stages.students.student_training import TrainingRequest, train_baselines
 from distillery.store import Store
 
 NARROW = {"channels": [8, 16, 16, 24], "stem_width": 8}
@@ -45,7 +45,9 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     handle = dataset.prepare(data, rows, store)
     capacity = Capacity(**family)
     trained = Student(capacities=(capacity,), recipe=recipe)
-    (student,) = train_baselines(capacity, [Wanted(Setting(temperature=1, alpha=0), 0)], trained, handle, store)
+    (student,) = train_baselines(
+        capacity, [TrainingRequest(Setting(temperature=1, alpha=0), 0)], trained, handle, store
+    )
     exported = onnx_model.export_student(student, handle, rows, 20, store)
     found = quantized.measure_served(exported, handle, rows, 20, store)
     return SimpleNamespace(rows=rows, data=handle, exported=exported, found=found, dataset=dataset.Dataset(handle))

@@ -13,7 +13,7 @@ from distillery.config.experiment import Recipe
 from distillery.config.search_space import Halving, Loss, Setting
 from distillery.stages.logits.logit_cache import cache_logits
 from distillery.stages.search.trials import Job, train_trials
-from distillery.stages.students.student_training import Wanted, train_baselines, train_students
+from distillery.stages.students.student_training import TrainingRequest, train_baselines, train_students
 from distillery.store import Store
 
 SETTING = Setting(temperature=2.0, alpha=0.7, lr=0.02)
@@ -58,7 +58,7 @@ def with_halving(job: Job, rungs: dict[int, tuple[float, ...]], **halving: int) 
 
 def test_a_trial_is_the_student_of_its_setting(chain: SimpleNamespace, store: Store, job: Job) -> None:
     """reference: at the same length a trial has the figures of the student, or without a teacher of the baseline."""
-    config, wanted = job.config, [Wanted(SETTING, job.config.seed)]
+    config, wanted = job.config, [TrainingRequest(SETTING, job.config.seed)]
     upstream = (chain.data, chain.ensemble, chain.taught, store)
     (student,) = train_students(job.capacity, wanted, config.student, *upstream)
     (baseline,) = train_baselines(job.capacity, wanted, config.student, chain.data, store)

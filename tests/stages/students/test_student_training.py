@@ -26,7 +26,7 @@ from distillery.stages.distillation.distill import Targets, applied, distil, stu
 from distillery.stages.distillation.soft_losses import check_loss
 from distillery.stages.ensemble.weight_selection import teacher_logits
 from distillery.stages.logits.logit_cache import cache_logits
-from distillery.stages.students.student_training import Wanted, load_student, train_baselines, train_students
+from distillery.stages.students.student_training import TrainingRequest, load_student, train_baselines, train_students
 from distillery.store import Handle, Missing, Store, checksum
 from distillery.training.networks import build_network
 from distillery.training.single import predict
@@ -39,13 +39,15 @@ def student(chain: SimpleNamespace, store: Store, setting: Setting = SETTING, **
     """The smaller capacity, distilled; `loss` changes the config's."""
     cfg = chain.config.student.model_copy(update={"loss": more.pop("loss", Loss())})
     upstream = (chain.data, chain.ensemble, chain.taught)
-    (handle,) = train_students(cfg.capacities[0], [Wanted(setting, chain.config.seed)], cfg, *upstream, store, **more)
+    (handle,) = train_students(
+        cfg.capacities[0], [TrainingRequest(setting, chain.config.seed)], cfg, *upstream, store, **more
+    )
     return handle
 
 
 def baseline(chain: SimpleNamespace, store: Store, setting: Setting = SETTING) -> Handle:
     """The smaller capacity, on labels alone."""
-    cfg, wanted = chain.config.student, [Wanted(setting, chain.config.seed)]
+    cfg, wanted = chain.config.student, [TrainingRequest(setting, chain.config.seed)]
     (handle,) = train_baselines(cfg.capacities[0], wanted, cfg, chain.data, store)
     return handle
 
@@ -261,12 +263,12 @@ def test_figures_are_of_val_search(chain: SimpleNamespace, store: Store) -> None
 
 
 TOGETHER = (
-    Wanted(SETTING, 0),
-    Wanted(Setting(temperature=4.0, alpha=0.5, lr=0.02, weight_decay=0.3, noise=0.2, label_smoothing=0.1), 0),
-    Wanted(Setting(alpha=0.9, share=0.2, loss=Loss(name="mse", clip=3.0)), 0),
-    Wanted(Setting(alpha=0.9, share=0.7, loss=Loss(name="mse", clip=5.0), noise=0.1), 1),
-    Wanted(SETTING.model_copy(update={"epochs": 2}), 0),
-    Wanted(SETTING, 1),
+    TrainingRequest(SETTING, 0),
+    TrainingRequest(Setting(temperature=4.0, alpha=0.5, lr=0.02, weight_decay=0.3, noise=0.2, label_smoothing=0.1), 0),
+    TrainingRequest(Setting(alpha=0.9, share=0.2, loss=Loss(name="mse", clip=3.0)), 0),
+    TrainingRequest(Setting(alpha=0.9, share=0.7, loss=Loss(name="mse", clip=5.0), noise=0.1), 1),
+    TrainingRequest(SETTING.model_copy(update={"epochs": 2}), 0),
+    TrainingRequest(SETTING, 1),
 )
 
 
@@ -278,7 +280,7 @@ def test_what_trains_together_is_what_it_is_alone(chain: SimpleNamespace, store:
     config = chain.config.student.model_copy(update={"views": NOISY})
     several = [cache_logits(m, "transfer", chain.data, chain.config.logits, store, views=NOISY) for m in chain.members]
 
-    def trained(wanted: tuple[Wanted, ...], where: Store, **more: Any) -> list[Handle]:
+    def trained(wanted: tuple[TrainingRequest, ...], where: Store, **more: Any) -> list[Handle]:
         if taught:
             return train_students(
                 config.capacities[0], wanted, config, chain.data, chain.ensemble, several, where, **more
@@ -302,14 +304,14 @@ def test_what_trains_together_is_what_it_is_alone(chain: SimpleNamespace, store:
 def test_one_that_diverges_leaves_the_others(chain: SimpleNamespace, store: Store) -> None:
     """contract: the error names it; the others are kept and found, and none of them trains again."""
     cfg, hot = chain.config.student, SETTING.model_copy(update={"lr": 1e30})
-    wanted = [Wanted(SETTING, 0), Wanted(hot, 0), Wanted(SETTING, 1)]
+    wanted = [TrainingRequest(SETTING, 0), TrainingRequest(hot, 0), TrainingRequest(SETTING, 1)]
     upstream = (cfg, chain.data, chain.ensemble, chain.taught)
     with pytest.raises(FloatingPointError, match=r"^student 'small': the loss became .* in epoch 1; a lower lr"):
         train_students(cfg.capacities[0], wanted, *upstream, store)
     kept = train_students(cfg.capacities[0], wanted[::2], *upstream, store)
     assert all(handle.cached for handle in kept)
     seen: list[int] = []
-    longer = [wanted[2], Wanted(SETTING, 2), wanted[0]]
+    longer = [wanted[2], TrainingRequest(SETTING, 2), wanted[0]]
     train_students(cfg.capacities[0], longer, *upstream, store, on_epoch=lambda place, *_: seen.append(place))
     assert seen == [1] * 5
 

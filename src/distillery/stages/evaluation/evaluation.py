@@ -31,7 +31,7 @@ from distillery.stages.evaluation.costs import FACTS, measure_costs
 from distillery.stages.evaluation.model_logits import ensemble_logits, student_logits
 from distillery.stages.evaluation.robustness import Answers, disturbed_answers, losses
 from distillery.stages.logits.logit_cache import read_logits
-from distillery.stages.students.final_models import Finals
+from distillery.stages.students.final_models import FinalModels
 from distillery.stages.students.student_training import load_student
 from distillery.stages.teachers.members import GivenMember
 from distillery.stages.teachers.teacher_training import load_member
@@ -61,7 +61,7 @@ class Inputs:
     val_logits: list[Handle]
     test_logits: list[Handle]
     ensemble: Handle
-    finals: list[Finals]
+    finals: list[FinalModels]
     chosen: str
     data: Handle
     profiles: list[Handle]

@@ -1,29 +1,29 @@
-"""The networks that are judged on test: every capacity's student and baselines, several seeds of the chosen one's."""
+"""Which networks are trained at full length, and which of them are judged on test.
+
+A plan says what to train; somebody trains it; then the networks are picked by what they reach on val_search.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from distillery.config.experiment import Capacity, Experiment
+from distillery.config.search_space import Setting
 from distillery.stages.data.dataset import Dataset
 from distillery.stages.search.student_search import best_settings, quality_of, select
-from distillery.stages.students.student_training import Wanted
+from distillery.stages.students.student_training import TrainingRequest
 from distillery.store import Handle
 from distillery.training.networks import derive_seed
 from distillery.training.stack_size import stacks
 
-Promise = Callable[[], list[Handle]]
-"""Waits for networks that are in training."""
-
-Taught = Callable[[Capacity, list[Wanted]], Promise]
-Untaught = Callable[[str, Capacity, list[Wanted]], Promise]
-"""(role, capacity, what is wanted); the role is ``plain`` or ``tuned``."""
+FinalRole = Literal["student", "plain", "tuned"]
+"""A student; its baseline with the same recipe; the baseline whose recipe was searched without a teacher."""
 
 
 @dataclass(frozen=True)
-class Finals:
+class FinalModels:
     """The trained networks of one capacity, one per seed, the best on val_search first; that student is shipped.
 
     Attributes:
@@ -37,69 +37,148 @@ class Finals:
     tuned: tuple[Handle, ...] = ()
 
     def key(self) -> list[Any]:
-        """What tells these from others."""
+        """Identifies these networks."""
         return [self.capacity, *([h.fingerprint for h in part] for part in (self.students, self.plain, self.tuned))]
 
 
-def train_finals(
-    config: Experiment, data: Handle, search: Handle, alone: Handle, taught: Taught, untaught: Untaught
-) -> list[Finals]:
-    """One `Finals` per capacity that was searched.
+@dataclass(frozen=True)
+class TrainingGroup:
+    """Networks of one capacity and role that are trained by one call."""
 
-    Of the chosen capacity the best settings are trained at full length with several seeds; the mean on val_search
-    decides between them, and of its networks the best one on val_search comes first: it is shipped, or compared with.
-    The tuned baseline is chosen in the same way, among settings searched without a teacher.
+    role: FinalRole
+    capacity: Capacity
+    requests: tuple[TrainingRequest, ...]
+
+
+@dataclass(frozen=True)
+class FinalPlan:
+    """What is trained before the best setting of the chosen capacity is known.
+
+    Attributes:
+        chosen: The capacity that the search chose.
+        kind: Of the data, ``table`` or ``image``.
+        objective: What decides on val_search.
+        seeds: Of the repeats.
+        settings: The best settings of the chosen capacity, best first.
+        students: Students of the chosen capacity: every setting with every seed.
+        tuned: Its baselines, with the best settings of the search without a teacher.
+        others: A student and a plain baseline of every other capacity.
+        order: Names of the capacities, as in the config.
+    """
+
+    chosen: Capacity
+    kind: str
+    objective: str
+    seeds: tuple[int, ...]
+    settings: tuple[Setting, ...]
+    students: list[TrainingGroup]
+    tuned: list[TrainingGroup]
+    others: list[TrainingGroup]
+    order: tuple[str, ...]
+
+    def plain(self, students: Sequence[Handle]) -> list[TrainingGroup]:
+        """The plain baselines of the chosen capacity, with the setting of its best students.
+
+        Args:
+            students: The trained networks of `self.students`, in their order.
+        """
+        best = self.settings[select(self._by_setting(students), self.objective)]
+        requests = [TrainingRequest(best, seed) for seed in self.seeds]
+        return _groups("plain", self.chosen, requests, self.kind)
+
+    def pick(
+        self,
+        students: Sequence[Handle],
+        tuned: Sequence[Handle],
+        plain: Sequence[Handle],
+        others: Sequence[Handle],
+    ) -> list[FinalModels]:
+        """The models of every capacity that are judged on test, in the order of the config.
+
+        Of the chosen capacity the mean over seeds on val_search decides between settings; of the networks of the best
+        setting, the best one comes first. The tuned baseline is picked in the same way.
+
+        Args:
+            students: The trained networks of `self.students`, in their order; the others likewise.
+            tuned: Of `self.tuned`.
+            plain: Of what `self.plain` returned.
+            others: Of `self.others`.
+        """
+        finals = []
+        for group, student, baseline in zip(self.others[::2], others[::2], others[1::2], strict=True):
+            finals.append(FinalModels(group.capacity.name, (student,), (baseline,)))
+
+        shipped = self._best(students)
+        rivals = self._best(tuned)
+        finals.append(FinalModels(self.chosen.name, shipped, self._best_first(plain), rivals))
+        return sorted(finals, key=lambda final: self.order.index(final.capacity))
+
+    def _best(self, networks: Sequence[Handle]) -> tuple[Handle, ...]:
+        """The networks of the best setting, the best one first."""
+        settings = self._by_setting(networks)
+        return self._best_first(settings[select(settings, self.objective)])
+
+    def _best_first(self, networks: Sequence[Handle]) -> tuple[Handle, ...]:
+        return tuple(sorted(networks, key=lambda handle: quality_of(handle, self.objective)))
+
+    def _by_setting(self, networks: Sequence[Handle]) -> list[tuple[Handle, ...]]:
+        count = len(self.seeds)
+        return [tuple(networks[start : start + count]) for start in range(0, len(networks), count)]
+
+
+def plan_final_models(config: Experiment, data: Handle, search: Handle, baseline_search: Handle) -> FinalPlan:
+    """Plans what is trained at full length.
+
+    Of the chosen capacity the best settings are trained with several seeds; of every other capacity that was searched,
+    the best setting with one.
 
     Args:
         config: The experiment.
         data: Stage `data`.
         search: The study of students.
-        alone: The study without a teacher.
-        taught: Begins to train students.
-        untaught: Begins to train baselines.
+        baseline_search: The study without a teacher.
     """
-    found, kind = search.json("search.json"), Dataset(data).spec.kind
-    chosen = next(c for c in config.student.capacities if c.name == found["chosen"])
-    others = [c for c in config.student.capacities if c.name in found["ranked"] and c is not chosen]
+    result = search.json("search.json")
+    kind = Dataset(data).spec.kind
+    chosen = next(c for c in config.student.capacities if c.name == result["chosen"])
+    others = [c for c in config.student.capacities if c.name in result["ranked"] and c is not chosen]
 
-    def with_teacher(capacity: Capacity, wanted: list[Wanted]) -> list[Promise]:
-        return [taught(capacity, mine) for mine in _in_one_go(capacity, kind, wanted)]
-
-    def without(role: str, capacity: Capacity, wanted: list[Wanted]) -> list[Promise]:
-        return [untaught(role, capacity, mine) for mine in _in_one_go(capacity, kind, wanted)]
-
-    seeds = [config.seed, *(derive_seed(config.seed, "repeat", n) for n in range(1, config.search.seeds))]
-    settings, labels_only = (best_settings(h, chosen.name, config.search.finalists) for h in (search, alone))
+    repeats = [derive_seed(config.seed, "repeat", number) for number in range(1, config.search.seeds)]
+    seeds = (config.seed, *repeats)
+    settings = best_settings(search, chosen.name, config.search.finalists)
+    labels_only = best_settings(baseline_search, chosen.name, config.search.finalists)
     if config.search.epochs is not None:
         # Labels alone overfit sooner: the rival is also trained no longer than the trials that found its setting.
         labels_only += [setting.model_copy(update={"epochs": config.search.epochs}) for setting in labels_only]
-    students = with_teacher(chosen, [Wanted(setting, seed) for setting in settings for seed in seeds])
-    tuned = without("tuned", chosen, [Wanted(setting, seed) for setting in labels_only for seed in seeds])
-    singles = []
+
+    single: list[TrainingGroup] = []
     for capacity in others:
-        own = [Wanted(best_settings(search, capacity.name)[0], seeds[0])]
-        singles.append((capacity.name, with_teacher(capacity, own), without("plain", capacity, own)))
+        request = TrainingRequest(best_settings(search, capacity.name)[0], config.seed)
+        single.append(TrainingGroup("student", capacity, (request,)))
+        single.append(TrainingGroup("plain", capacity, (request,)))
 
-    trained = _by_setting(students, len(seeds))
-    best = select(trained, config.search.objectives[0])
-    plain = without("plain", chosen, [Wanted(settings[best], seed) for seed in seeds])
-    rivals = _by_setting(tuned, len(seeds))
-    rival = rivals[select(rivals, config.search.objectives[0])]
-    finals = [Finals(name, *(_by_setting(promises, 1)[0] for promises in both)) for name, *both in singles]
-    roles = (trained[best], _by_setting(plain, len(seeds))[0], rival)
-    finals.append(Finals(chosen.name, *(_best_first(role, config.search.objectives[0]) for role in roles)))
-    return sorted(finals, key=lambda f: [c.name for c in config.student.capacities].index(f.capacity))
-
-
-def _in_one_go(capacity: Capacity, kind: str, wanted: list[Wanted]) -> list[list[Wanted]]:
-    return [wanted] if stacks(capacity, kind) else [[one] for one in wanted]
-
-
-def _best_first(networks: tuple[Handle, ...], objective: str) -> tuple[Handle, ...]:
-    return tuple(sorted(networks, key=lambda h: quality_of(h, objective)))
+    return FinalPlan(
+        chosen=chosen,
+        kind=kind,
+        objective=config.search.objectives[0],
+        seeds=seeds,
+        settings=tuple(settings),
+        students=_groups("student", chosen, _requests(settings, seeds), kind),
+        tuned=_groups("tuned", chosen, _requests(labels_only, seeds), kind),
+        others=single,
+        order=tuple(capacity.name for capacity in config.student.capacities),
+    )
 
 
-def _by_setting(promises: Sequence[Promise], seeds: int) -> list[tuple[Handle, ...]]:
-    """The networks of each setting, one per seed."""
-    handles = [handle for promise in promises for handle in promise()]
-    return [tuple(handles[start : start + seeds]) for start in range(0, len(handles), seeds)]
+def _requests(settings: Sequence[Setting], seeds: Sequence[int]) -> list[TrainingRequest]:
+    requests = []
+    for setting in settings:
+        requests += [TrainingRequest(setting, seed) for seed in seeds]
+    return requests
+
+
+def _groups(role: FinalRole, capacity: Capacity, requests: Sequence[TrainingRequest], kind: str) -> list[TrainingGroup]:
+    """One group where the capacity's networks can be stacked, else one for each network."""
+    if stacks(capacity, kind):
+        return [TrainingGroup(role, capacity, tuple(requests))]
+    return [TrainingGroup(role, capacity, (request,)) for request in requests]

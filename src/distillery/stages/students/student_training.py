@@ -33,7 +33,7 @@ VERSION = 5
 
 
 @dataclass(frozen=True)
-class Wanted:
+class TrainingRequest:
     """One network of a capacity: how it is trained, and the experiment's or a repeat's seed."""
 
     setting: Setting
@@ -42,7 +42,7 @@ class Wanted:
 
 def train_students(
     capacity: Capacity,
-    wanted: Sequence[Wanted],
+    wanted: Sequence[TrainingRequest],
     config: Student,
     data: Handle,
     ensemble: Handle,
@@ -60,7 +60,7 @@ def train_students(
     shared = [config.views, ensemble.fingerprint, [h.fingerprint for h in logits]]
     keys = [["distilled", w.setting, w.setting.chosen_loss(config.loss), *shared] for w in wanted]
 
-    def train(networks: list[nn.Module], dataset: Dataset, mine: list[Wanted], **options: Any) -> list[Course]:
+    def train(networks: list[nn.Module], dataset: Dataset, mine: list[TrainingRequest], **options: Any) -> list[Course]:
         targets = Targets.load(data, config.views, ensemble, logits, device)
         settings, seeds = [w.setting for w in mine], [student_seed(w.seed, capacity) for w in mine]
         return distil(networks, dataset, targets, settings, seeds, config, config.recipe, device=device, **options)
@@ -71,7 +71,7 @@ def train_students(
 
 def train_baselines(
     capacity: Capacity,
-    wanted: Sequence[Wanted],
+    wanted: Sequence[TrainingRequest],
     config: Student,
     data: Handle,
     store: Store,
@@ -87,7 +87,7 @@ def train_baselines(
     device = resolved(device)
     recipes = [applied(w.setting, config.recipe) for w in wanted]
 
-    def train(networks: list[nn.Module], dataset: Dataset, mine: list[Wanted], **options: Any) -> list[Course]:
+    def train(networks: list[nn.Module], dataset: Dataset, mine: list[TrainingRequest], **options: Any) -> list[Course]:
         own = [applied(w.setting, config.recipe) for w in mine]
         seeds = [student_seed(w.seed, capacity) for w in mine]
         return fit_classifiers(networks, dataset, own, seeds, device=device, **options)
@@ -103,7 +103,7 @@ class _Making:
 
     role: str
     capacity: Capacity
-    wanted: list[Wanted]
+    wanted: list[TrainingRequest]
     recipes: list[Recipe]
     data: Handle
     device: str

@@ -234,5 +234,6 @@ def test_what_the_page_is_made_of_is_installed(tmp_path: Path) -> None:
     setup = "import setuptools; setuptools.setup()"
     steps = ["-q", "egg_info", "--egg-base", str(tmp_path), "build_py", "--build-lib", str(tmp_path / "lib")]
     subprocess.run([sys.executable, "-c", setup, *steps], cwd=ROOT, check=True, capture_output=True)
-    built = {p.name for p in (tmp_path / "lib" / "distillery" / "page" / "templates").iterdir()}
+    package = tmp_path / "lib" / "distillery"
+    built = {p.name for p in (package / "stages" / "report" / "page" / "templates").iterdir()}
     assert built == {p.name for p in (HERE / "templates").iterdir()} >= {"page.html", "page.css", "page.js"}

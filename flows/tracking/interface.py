@@ -1,0 +1,117 @@
+"""What the steps of the chain tell a tracker, and the tracker that keeps nothing of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from distillery.store import Handle
+
+
+class RecordedRun(Protocol):
+    """A run as a step sees it: `fresh` says whether it is new, so that there is something to record."""
+
+    id: str
+    fresh: bool
+
+    def params(self, values: dict[str, Any]) -> None:
+        """Parameters."""
+
+    def metrics(self, values: dict[str, Any]) -> None:
+        """Figures; those that do not exist (None) are left out."""
+
+    def epoch(self, epoch: int, values: dict[str, float]) -> None:
+        """A point of the training curves."""
+
+    def tags(self, values: dict[str, Any]) -> None:
+        """Tags."""
+
+    def json(self, value: Any, name: str) -> None:
+        """A JSON or YAML file."""
+
+    def figure(self, figure: Any, name: str) -> None:
+        """A matplotlib figure."""
+
+    def file(self, path: Path, folder: str | None = None) -> None:
+        """A file."""
+
+
+class RunTracker(Protocol):
+    """Keeps one parent run, and a child for each model, study and trial."""
+
+    @property
+    def parent(self) -> RecordedRun:
+        """The run of the whole pipeline."""
+
+    def child(
+        self, role: str, name: str, key: str, parent: RecordedRun | None = None, *, new: bool = False
+    ) -> AbstractContextManager[RecordedRun]:
+        """The run that describes `key`, found again or made."""
+
+    def describes(self, run: RecordedRun, known_as: str) -> None:
+        """Lets `complete` find a child by more than its name."""
+
+    def complete(self, role: str, name: str, key: str, figures: dict[str, Any], known_as: str) -> None:
+        """Adds figures to the child that is known so."""
+
+    def keys(self, prefix: str) -> dict[str, bool]:
+        """Keys with a prefix that runs have, and whether one that has it is finished."""
+
+    def uses(self, handles: list[Handle]) -> None:
+        """Notes that the run needs these stages, so that no sweep removes them."""
+
+
+class NoRun:
+    """A run that is kept nowhere."""
+
+    id = ""
+    fresh = False
+
+    def params(self, values: dict[str, Any]) -> None:
+        """Drops parameters."""
+
+    def metrics(self, values: dict[str, Any]) -> None:
+        """Drops figures."""
+
+    def epoch(self, epoch: int, values: dict[str, float]) -> None:
+        """Drops a point of the training curves."""
+
+    def tags(self, values: dict[str, Any]) -> None:
+        """Drops tags."""
+
+    def json(self, value: Any, name: str) -> None:
+        """Drops a JSON file."""
+
+    def figure(self, figure: Any, name: str) -> None:
+        """Drops a figure."""
+
+    def file(self, path: Path, folder: str | None = None) -> None:
+        """Drops a file."""
+
+
+class Untracked:
+    """A tracker that keeps nothing, for runs without MLflow."""
+
+    parent: RecordedRun = NoRun()
+
+    @contextmanager
+    def child(
+        self, role: str, name: str, key: str, parent: RecordedRun | None = None, *, new: bool = False
+    ) -> Iterator[RecordedRun]:
+        """A run that is kept nowhere."""
+        yield NoRun()
+
+    def describes(self, run: RecordedRun, known_as: str) -> None:
+        """Does nothing."""
+
+    def complete(self, role: str, name: str, key: str, figures: dict[str, Any], known_as: str) -> None:
+        """Drops figures."""
+
+    def keys(self, prefix: str) -> dict[str, bool]:
+        """No run is known."""
+        return {}
+
+    def uses(self, handles: list[Handle]) -> None:
+        """Does nothing: nobody sweeps the store of such a run."""

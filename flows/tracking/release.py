@@ -1,0 +1,60 @@
+"""Registers a student and decides about it, while nobody else may change the aliases of its model."""
+
+from __future__ import annotations
+
+import prefect.runtime
+
+from distillery.config.experiment import Experiment
+from distillery.flows.environment import Places
+from distillery.flows.tracking import history, lifecycle, registry
+from distillery.flows.tracking.runs import Tracker
+from distillery.sources import Rows
+from distillery.stages.data.split_identity import split_digest, test_rows_digest
+from distillery.stages.promotion.decision import Decision
+from distillery.stages.promotion.judgement import judge_student
+from distillery.store import Handle, fingerprint
+
+FIGURES = ("accuracy", "nll", "brier", "ece", "params", "size_mb", "latency_ms_p50", "latency_ms_p95")
+
+
+def decide_and_register(
+    tracker: Tracker,
+    places: Places,
+    config: Experiment,
+    exported: Handle,
+    evaluation: Handle,
+    data: Handle,
+    rows: Rows,
+) -> tuple[Decision, int, dict[str, int]]:
+    """The decision, the student's version, and how often these test rows, and any of this model's, have decided."""
+    client = tracker.client
+    name = config.name
+    content = evaluation.json("evaluation.json")
+    test_rows = test_rows_digest(data, rows)
+    row = next(r for r in content["rows"] if r["role"] == "student" and r["chosen"])
+    figures = {k: row[k] for k in FIGURES} | exported.metrics
+    tags = {
+        "student": row["name"],
+        "test_rows": str(content["test_rows"]),
+        "test_rows_content": test_rows,
+        "data": data.fingerprint,
+        "dealing": split_digest(config.data, rows),
+    }
+    tags |= {f"test.{k}" if k in ("accuracy", "nll") else k: f"{v:.6g}" for k, v in figures.items()}
+
+    def judge(version: int | None) -> Decision:
+        champion = None if version is None else registry.champion(client, name, version)
+        return judge_student(config, exported, evaluation, data, rows, champion)
+
+    key = f"release-{exported.fingerprint}-{evaluation.fingerprint}"
+    with tracker.child("release", "release", key) as run, lifecycle.turn(client, places, name) as turn:
+        registered = registry.register(client, name, exported, rows, content["classes"], run, tags)
+        registry.describe(client, name, registered, run, figures)
+        rules = fingerprint(config.gates)
+        decision = turn.consider(registered.version, rules, judge, prefect.runtime.flow_run.id)
+        if run.fresh:
+            run.params({"role": "release", "version": registered.version})
+            run.metrics({k: v for k, v in figures.items() if k.startswith(("latency", "request", "parity"))})
+            run.tags({"promoted": decision.promoted, "reasons": "; ".join(decision.reasons)})
+        decided = history.decisions(turn.entries, test_rows)
+    return decision, registered.version, decided
