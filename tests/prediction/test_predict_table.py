@@ -16,7 +16,6 @@ from PIL import Image
 from torch import nn
 
 from distillery.errors import InputError
-from distillery.flows.tracking.registry import refuses
 from distillery.models import InputSpec
 from distillery.prediction import predict_table
 from distillery.prediction.predict_table import predict_file, write
@@ -25,6 +24,7 @@ from distillery.serving.reading import Reading, table_feeds
 from distillery.sources import SOURCES, Rows
 from distillery.stages.data.preprocess import image_graph, session, table_graph
 from distillery.stages.export.onnx_model import assemble, network_graph
+from distillery.stages.promotion.judgement import refuses
 
 GENERATOR = np.random.default_rng(0)
 ROWS = pd.DataFrame(

@@ -49,10 +49,7 @@ def registry(client: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 def context(chain: SimpleNamespace) -> Context:
     """Of a run that keeps its stages with the chain's."""
-    places = Places(chain.store.root.parent, 1, "cpu")
-    ctx = Context(chain.config, places, None, None, None)  # type: ignore[arg-type]
-    assert ctx.store.root != chain.store.root
-    return ctx
+    return Context.untracked(chain.config, Places(chain.store.root.parent, 1, "cpu"))
 
 
 def linear(features: int, classes: int, names: tuple[str, str], output: str) -> onnx.ModelProto:
@@ -96,7 +93,7 @@ def test_a_model_that_can_run_code_is_opened_only_if_it_is_trusted(
     for address, count in (("models:/none/1", 0), ("models:/two/1", 2)):
         wanted = rf"expected a model with one ONNX file at '{address}', got {count}; .*set trusted: true"
         with pytest.raises(InputError, match=f"^teacher 'prod': trusted: {wanted}"):
-            ask.fn(context(chain), Teacher(name="prod", family="mlflow", model=address), chain.rows, chain.data)
+            ask(context(chain), Teacher(name="prod", family="mlflow", model=address), chain.rows, chain.data)
 
 
 def test_an_onnx_file_is_run_without_the_code_around_it(chain: SimpleNamespace, registry: None, tmp_path: Path) -> None:
@@ -108,13 +105,13 @@ def test_an_onnx_file_is_run_without_the_code_around_it(chain: SimpleNamespace, 
     artifacts = {"student": str(tmp_path / "student.onnx")}
     log_python_model("ours", artifacts)
     member = Teacher(name="prod", family="mlflow", model="models:/ours/1")
-    given = ask.fn(context(chain), member, chain.rows, chain.data)
+    given = ask(context(chain), member, chain.rows, chain.data)
     expected = predict_rows(session(student), chain.rows, np.arange(len(chain.rows)))
     np.testing.assert_allclose(answers_of(given), expected, atol=1e-6)
 
     trusted = Teacher(name="prod", family="mlflow", model="models:/ours/1", trusted=True)
     with pytest.raises(InputError, match="expected a model at 'models:/ours/1', got: opened"):
-        ask.fn(context(chain), trusted, chain.rows, chain.data)
+        ask(context(chain), trusted, chain.rows, chain.data)
 
 
 def test_any_onnx_model_of_numbers_is_asked(chain: SimpleNamespace, registry: None) -> None:
@@ -123,12 +120,12 @@ def test_any_onnx_model_of_numbers_is_asked(chain: SimpleNamespace, registry: No
         model = linear(features, 3, ("rows", "logits"), "probabilities")
         more = {"save_as_external_data": False, "pip_requirements": ["onnxruntime"]}
         mlflow.onnx.log_model(model, name=name, registered_model_name=name, **more)
-    given = ask.fn(context(chain), Teacher(name="p", family="mlflow", model="models:/narrow/1"), chain.rows, chain.data)
+    given = ask(context(chain), Teacher(name="p", family="mlflow", model="models:/narrow/1"), chain.rows, chain.data)
     weights = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
     expected = softmax(chain.rows.frame.to_numpy(np.float32) @ weights, axis=1)
     np.testing.assert_allclose(answers_of(given), expected, atol=1e-5)
     with pytest.raises(InputError, match=r"^teacher 'p': models:/wide/1 does not take the rows: .*Expected: 9"):
-        ask.fn(context(chain), Teacher(name="p", family="mlflow", model="models:/wide/1"), chain.rows, chain.data)
+        ask(context(chain), Teacher(name="p", family="mlflow", model="models:/wide/1"), chain.rows, chain.data)
 
 
 def test_a_registered_model_is_asked_about_every_row(chain: SimpleNamespace, registry: None) -> None:
@@ -146,7 +143,7 @@ def test_a_registered_model_is_asked_about_every_row(chain: SimpleNamespace, reg
     ctx = context(chain)
     member = Teacher(name="prod", family="mlflow", model="models:/good/1", trusted=True)
     assert is_outside(member)
-    given = ask.fn(ctx, member, chain.rows, chain.data)
+    given = ask(ctx, member, chain.rows, chain.data)
     with np.load(given.options["path"]) as arrays:
         assert np.allclose(arrays["logits"], model.predict_proba(frame), atol=1e-6)
     assert [handle.stage for handle in ctx.handles] == ["answers"]
@@ -155,6 +152,6 @@ def test_a_registered_model_is_asked_about_every_row(chain: SimpleNamespace, reg
         ("models:/gone@champion", "expected a model at 'models:/gone@champion', got: "),
     ):
         with pytest.raises(InputError, match=f"teacher 'prod': {message}"):
-            ask.fn(ctx, Teacher(name="prod", family="mlflow", model=address, trusted=True), chain.rows, chain.data)
+            ask(ctx, Teacher(name="prod", family="mlflow", model=address, trusted=True), chain.rows, chain.data)
     with pytest.raises(ValueError, match="expected an address such as models:/name@champion, got 'good'"):
         Teacher(name="prod", family="mlflow", model="good")

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,13 +16,16 @@ from distillery.config.experiment import Data
 from distillery.errors import InputError
 from distillery.flows.cli import main
 from distillery.flows.environment import Places
-from distillery.flows.tasks.release import _doubt, _test_rows, dealing
 from distillery.flows.tracking import registry
 from distillery.flows.tracking.history import Entry, decisions
 from distillery.flows.tracking.lifecycle import turn
 from distillery.sources import Rows
 from distillery.stages.data.dataset import Dataset, prepare
+from distillery.stages.data.split_identity import split_digest
+from distillery.stages.data.split_identity import test_rows_digest as rows_digest
+from distillery.stages.promotion import judgement
 from distillery.stages.promotion.decision import Decision
+from distillery.stages.promotion.judgement import Champion
 from distillery.store import Handle, Store
 
 
@@ -211,10 +213,9 @@ def table(**columns: list[Any]) -> Rows:
 def doubts(model: Any, champion: int, data: str, rows: Rows, **split: Any) -> list[str]:
     """What is said of the champion on data of this fingerprint, split so."""
     given = Data(source="table", path="rows.csv", label="class", split=split)
-    ctx: Any = SimpleNamespace(
-        tracker=SimpleNamespace(client=model.client), config=SimpleNamespace(name=model.name, data=given)
-    )
-    return _doubt(ctx, champion, Handle("data", "table", "", data), rows)
+    tags = model.client.get_model_version(model.name, str(champion)).tags
+    session: Any = None  # it is not asked
+    return judgement.doubts(given, Champion(champion, session, tags), Handle("data", "table", "", data), rows)
 
 
 def test_a_champion_of_other_data_is_doubted(model: Any) -> None:
@@ -232,7 +233,7 @@ def test_a_champion_whose_rows_were_hashed_otherwise_is_doubted(model: Any) -> N
     (told,) = doubts(model, champion, "rows of June", rows, **hashed)
     assert "does not say how its rows were split" in told
     given = Data(source="table", path="elsewhere.csv", label="class", split=hashed)
-    model.client.set_model_version_tag(model.name, str(champion), "dealing", dealing(given, rows))
+    model.client.set_model_version_tag(model.name, str(champion), "dealing", split_digest(given, rows))
     assert doubts(model, champion, "rows of June", table(x=[1.0, 2.0, 3.0]), **hashed) == []
     for changed, split in (
         (table(x=[1.0, 2.0], y=[1, 2]), hashed),
@@ -244,7 +245,7 @@ def test_a_champion_whose_rows_were_hashed_otherwise_is_doubted(model: Any) -> N
         (told,) = doubts(model, champion, "rows of June", changed, **split)
         assert "its rows were split otherwise" in told and "favours it" in told
     other = Data(source="table", path="elsewhere.csv", label="class", split=hashed, missing=["?"])
-    assert dealing(other, rows) != dealing(given, rows)
+    assert split_digest(other, rows) != split_digest(given, rows)
 
 
 def test_test_rows_are_known_again_whatever_is_trained_on(tmp_path: Path) -> None:
@@ -254,7 +255,7 @@ def test_test_rows_are_known_again_whatever_is_trained_on(tmp_path: Path) -> Non
     def opened(count: int) -> tuple[np.ndarray, str]:
         rows = replace(table(x=[float(n) for n in range(count)]), digest=f"{count} rows")
         data = prepare(given, rows, store)
-        return Dataset(data).splits["test"], _test_rows(data, rows)
+        return Dataset(data).splits["test"], rows_digest(data, rows)
 
     sizes = range(80, 100)
     found = [opened(count) for count in sizes]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from distillery.config.experiment import Experiment
+from distillery.config.experiment import Data, Experiment
 from distillery.ops.metrics import row_correct, row_nll
 from distillery.serving.answers import classes_of, reading_of
 from distillery.serving.cells import Column
@@ -77,7 +77,7 @@ def judge_student(
         config.gates, figures, student, rival, resamples=settings.resamples, confidence=settings.confidence
     )
     if champion is not None:
-        decision.reasons.extend(_doubts(config, champion, data, rows))
+        decision.reasons.extend(doubts(config.data, champion, data, rows))
     return decision
 
 
@@ -109,12 +109,12 @@ def _same_cells(column: Column, other: Column) -> bool:
     return column.kind == other.kind and column.as_written == other.as_written
 
 
-def _doubts(config: Experiment, champion: Champion, data: Handle, rows: Rows) -> list[str]:
-    """What there is to say of a champion whose training rows can be among the test rows."""
-    split_stays = config.data.split.order == "hashed" or rows.given_test is not None
+def doubts(config: Data, champion: Champion, data: Handle, rows: Rows) -> list[str]:
+    """Says why a champion may have learned from some of the test rows; empty where it cannot have."""
+    split_stays = config.split.order == "hashed" or rows.given_test is not None
     if champion.tags.get("data") == data.fingerprint:
         return []
-    if split_stays and champion.tags.get("dealing") == split_digest(config.data, rows):
+    if split_stays and champion.tags.get("dealing") == split_digest(config, rows):
         return []
 
     remedy = ""
