@@ -28,6 +28,7 @@ from distillery.stages.students.student_training import TrainingRequest, load_st
 from distillery.store import Handle, Store
 from distillery.training.single import predict
 
+ROOT = Path(__file__).parents[3]
 NARROW = {"channels": [2, 4, 4, 8], "stem_width": 4}
 
 
@@ -163,6 +164,13 @@ assert not {"torch", "distillery", "onnx", "pandas", "sklearn"} & set(sys.module
 """
 
 
+def test_the_file_names_no_code_and_no_folder_of_this_machine(served: SimpleNamespace) -> None:
+    """contract: where the package is installed is not in the file, so that its size does not depend on it."""
+    content = served.exported.file(onnx_model.MODEL).read_bytes()
+    assert str(ROOT).encode() not in content and b".py" not in content
+    assert b"distillery.stages" not in content
+
+
 def test_the_file_needs_onnxruntime_alone(served: SimpleNamespace) -> None:
     """golden: in a process that imports nothing of ours, raw rows give class names."""
     ids = served.dataset.splits["test"][:5]
@@ -175,7 +183,7 @@ def test_the_file_needs_onnxruntime_alone(served: SimpleNamespace) -> None:
 @pytest.mark.parametrize("served", ["numbers"], indirect=True)
 def test_the_documented_example_answers(served: SimpleNamespace, tmp_path: Path) -> None:
     """golden: the program in docs/production.md, for a table of numbers, gives the network's probabilities."""
-    text = (Path(__file__).parents[3] / "docs" / "production.md").read_text()
+    text = (ROOT / "docs" / "production.md").read_text()
     (program,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     ids = served.dataset.splits["test"][:5]
     served.rows.frame.iloc[ids].to_csv(tmp_path / "rows.csv", index=False)

@@ -34,7 +34,7 @@ from distillery.stages.students.student_training import load_student
 from distillery.store import Handle, Store
 from distillery.training.single import predict
 
-VERSION = 3
+VERSION = 4
 MODEL = "student.onnx"
 NETWORK = "network.onnx"
 TOLERANCE = 1e-4

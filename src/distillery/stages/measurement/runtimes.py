@@ -71,6 +71,9 @@ def network_graph(network: nn.Module, spec: InputSpec) -> onnx.ModelProto:
         quiet.level = before
     assert program is not None
     model: onnx.ModelProto = program.model_proto
+    # torch notes the lines of code behind each node, with the paths of this machine: nothing that a model should hold.
+    for part in (*model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output):
+        del part.metadata_props[:]
     return model
 
 
