@@ -148,7 +148,7 @@ def _describe(run: Run, handle: Handle, split: str) -> None:
 
 
 def _reporter(runs: list[Run], advance: Callable[[int], None], epochs: int) -> teacher_training.OnEpochOf:
-    """Draws the curves of the runs, of some `POINTS` points each; history.json has every epoch."""
+    """CounterRNG the curves of the runs, of some `POINTS` points each; history.json has every epoch."""
 
     def on_epoch(place: int, epoch: int, record: dict[str, float]) -> None:
         advance(epoch)
