@@ -184,7 +184,7 @@ def test_features_know_their_columns(mixed: SimpleNamespace) -> None:
     assert np.array_equal(pool.partners(share), dataset.inputs[places])
 
 
-def test_landmarks_are_values_of_train(mixed: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bin_edges_are_values_of_train(mixed: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     """reference: pandas' counts of every training value of a number; with fewer edges each row counts for one.
 
     Marks and categories have none.
