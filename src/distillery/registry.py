@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from distillery.errors import InputError
-from distillery.user_code import is_own, own_code
+from distillery.user_code import is_user_code, load_user_code
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -70,7 +70,7 @@ class Registry:
     def names(self) -> list[str]:
         """All registered names, sorted."""
         self._discover()
-        return sorted(name for name in self._entries if not is_own(name))
+        return sorted(name for name in self._entries if not is_user_code(name))
 
     def __getitem__(self, name: str) -> Callable[..., Any]:
         """The function registered as `name`.
@@ -79,11 +79,11 @@ class Registry:
             InputError: `name` is not registered.
         """
         self._discover()
-        if name not in self._entries and self._own is not None and is_own(name):
-            found = own_code(name, self.kind)
+        if name not in self._entries and self._own is not None and is_user_code(name):
+            found = load_user_code(name, self.kind)
             self._entries[name], self._traits[name] = found, self._own | getattr(found, "traits", {})
         if name not in self._entries:
-            raise InputError(f"unknown {self.kind}: {closest(name, (n for n in self._entries if not is_own(n)))}")
+            raise InputError(f"unknown {self.kind}: {closest(name, (n for n in self._entries if not is_user_code(n)))}")
         return self._entries[name]
 
     def __contains__(self, name: str) -> bool:

@@ -12,18 +12,18 @@ from typing import Any, cast
 from distillery.errors import InputError
 
 
-def is_own(name: str) -> bool:
+def is_user_code(name: str) -> bool:
     """Whether a name means code of the user: ``path/to/file.py:name``."""
     return ".py:" in name
 
 
-def own_digest(name: str) -> str:
+def user_code_digest(name: str) -> str:
     """Digest of the file that a user's own choice is from, so that a change of it is a change of the config."""
     path = Path(name.rpartition(":")[0]).expanduser()
     return hashlib.blake2b(path.read_bytes(), digest_size=12).hexdigest()
 
 
-def own_code(name: str, kind: str) -> Callable[..., Any]:
+def load_user_code(name: str, kind: str) -> Callable[..., Any]:
     """The function or class that ``path/to/file.py:name`` means; the path is relative to the working directory.
 
     Raises:
@@ -33,7 +33,7 @@ def own_code(name: str, kind: str) -> Callable[..., Any]:
     path = Path(file).expanduser().resolve()
     if not path.is_file():
         raise InputError(f"{kind} {name!r}: expected a file {file!r}, which does not exist")
-    module_name = f"distillery_own_{path.stem}_{own_digest(name)[:8]}"
+    module_name = f"distillery_own_{path.stem}_{user_code_digest(name)[:8]}"
     if module_name not in sys.modules:
         spec = importlib.util.spec_from_file_location(module_name, path)
         assert spec is not None and spec.loader is not None

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from distillery.ops.counter_rng import Draws
+from distillery.ops.counter_rng import CounterRNG
 
 ROWS = np.arange(20_000)
 ZEROS = np.zeros_like(ROWS)
@@ -19,7 +19,7 @@ ZEROS = np.zeros_like(ROWS)
 def test_the_first_draws_are_splitmix64s() -> None:
     """golden: row r, view 0, draw 0 under key 0 is output r of SplitMix64 from seed 0, its upper 53 bits."""
     published = [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
-    found = Draws(np.arange(3), np.zeros(3, np.int64)).uniform(0)
+    found = CounterRNG(np.arange(3), np.zeros(3, np.int64)).uniform(0)
     assert found.tolist() == [(value >> 11) / 2**53 for value in published]
 
 
@@ -27,9 +27,9 @@ def test_the_first_draws_are_splitmix64s() -> None:
 def test_order_and_company_do_not_matter(order: list[int], first: int, number: int, draw: int, key: int) -> None:
     """property: a row's draw is the same alone, among others, in any order, and asked for in any way."""
     rows, numbers = first + np.arange(9), number + np.arange(9) % 3
-    together = Draws(rows, numbers, key)
-    shuffled = Draws(rows[order], numbers[order], key)
-    alone = Draws(rows[4:5], numbers[4:5], key)
+    together = CounterRNG(rows, numbers, key)
+    shuffled = CounterRNG(rows[order], numbers[order], key)
+    alone = CounterRNG(rows[4:5], numbers[4:5], key)
     for values in (lambda d: d.uniform(draw), lambda d: d.normals(draw, 3), lambda d: d.below(draw, 17)):
         assert np.array_equal(values(shuffled), values(together)[order])
         assert np.array_equal(values(alone), values(together)[4:5])
@@ -44,13 +44,13 @@ def test_draws_are_uniform_and_normal(along: str, start: int) -> None:
     few = start + np.arange(2_000)
     one = np.zeros(1, np.int64)
     if along in ("rows", "numbers"):
-        draws = Draws(start + ROWS, ZEROS) if along == "rows" else Draws(ZEROS, start + ROWS)
+        draws = CounterRNG(start + ROWS, ZEROS) if along == "rows" else CounterRNG(ZEROS, start + ROWS)
         uniform, normal = draws.uniform(0), draws.normals(1, 1)[:, 0]
     elif along == "draws":
-        uniform, normal = Draws(one, one).uniforms(start, 4_000)[0], Draws(one, one).normals(start, 2_000)[0]
+        uniform, normal = CounterRNG(one, one).uniforms(start, 4_000)[0], CounterRNG(one, one).normals(start, 2_000)[0]
     else:
-        uniform = np.concatenate([Draws(one, one, int(k)).uniform(0) for k in few])
-        normal = np.concatenate([Draws(one, one, int(k)).normals(1, 1)[:, 0] for k in few])
+        uniform = np.concatenate([CounterRNG(one, one, int(k)).uniform(0) for k in few])
+        normal = np.concatenate([CounterRNG(one, one, int(k)).normals(1, 1)[:, 0] for k in few])
     assert uniform.min() >= 0 and uniform.max() < 1
     assert stats.kstest(uniform, "uniform").pvalue > 0.01
     assert stats.kstest(normal, "norm").pvalue > 0.01
@@ -62,7 +62,7 @@ def test_draws_are_uniform_and_normal(along: str, start: int) -> None:
 def test_streams_are_independent() -> None:
     """property: no stream tells another one of a neighbouring key, draw, row or view: correlations vanish."""
     streams = {
-        (key, row, number, draw): Draws(ROWS * 4 + row, ZEROS + number, key).uniform(draw)
+        (key, row, number, draw): CounterRNG(ROWS * 4 + row, ZEROS + number, key).uniform(draw)
         for key, row, number, draw in itertools.product(range(2), repeat=4)
     }
     correlation = np.corrcoef(list(streams.values()))
@@ -70,7 +70,7 @@ def test_streams_are_independent() -> None:
     off = ~np.eye(len(streams), dtype=bool)
     assert np.abs(correlation[off]).max() < 5 / np.sqrt(len(ROWS))
     assert np.abs(of_squares[off]).max() < 5 / np.sqrt(len(ROWS))
-    pairs = Draws(ROWS, ZEROS).normals(0, 2)
+    pairs = CounterRNG(ROWS, ZEROS).normals(0, 2)
     assert abs(np.corrcoef(pairs.T)[0, 1]) < 5 / np.sqrt(len(ROWS))
 
 
@@ -78,14 +78,14 @@ def test_streams_are_independent() -> None:
 def test_neighbours_do_not_collide(keys: range) -> None:
     """property: all draws of a grid of neighbouring rows, views, draws and keys differ."""
     rows, numbers = (a.ravel() for a in np.meshgrid(np.arange(40), np.arange(20)))
-    values = [Draws(rows, numbers, key).uniform(draw) for key in keys for draw in range(40)]
+    values = [CounterRNG(rows, numbers, key).uniform(draw) for key in keys for draw in range(40)]
     assert len(np.unique(values)) == 40 * 20 * 40 * 12
 
 
 @pytest.mark.parametrize("limit", [1, 2, 7])
 def test_whole_numbers_are_equally_likely(limit: int) -> None:
     """reference: a chi-square test against equal shares; the ends are 0 and `limit` - 1."""
-    found = Draws(ROWS, ZEROS, 3).below(5, limit)
+    found = CounterRNG(ROWS, ZEROS, 3).below(5, limit)
     assert found.dtype == np.int64 and found.min() == 0 and found.max() == limit - 1
     if limit > 1:
         assert stats.chisquare(np.bincount(found)).pvalue > 0.01

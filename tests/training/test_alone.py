@@ -12,7 +12,7 @@ from torch import nn
 
 from distillery.config.experiment import Recipe
 from distillery.training.feed import Inputs
-from distillery.training.fit import Learner, fit
+from distillery.training.fit import TrainJob, fit
 from distillery.training.objectives import Answers, Taught
 from distillery.training.single import predict
 
@@ -42,8 +42,8 @@ def trained(most: int, network: nn.Module | None = None) -> tuple[nn.Module, lis
     answers = Answers(torch.from_numpy(generator.integers(0, 3, 64)), None, 3)
     objective = Taught(targets, answers, "kd", [{}], [2.0], [0.7], [0.0])
     recipe = Recipe(epochs=2, batch_size=24, lr=0.01, clip_norm=1.0)
-    (course,) = fit([Learner(network, recipe, 0, Inputs(ROWS, np.arange(64), "cpu"))], objective)
-    return network, course.history
+    (result,) = fit([TrainJob(network, recipe, 0, Inputs(ROWS, np.arange(64), "cpu"))], objective)
+    return network, result.history
 
 
 def test_a_batch_that_does_not_fit_goes_in_parts(caplog: pytest.LogCaptureFixture) -> None:

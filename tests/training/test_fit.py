@@ -15,7 +15,7 @@ from torch import nn
 from distillery.config.experiment import Augment, Recipe
 from distillery.training import feed, streams
 from distillery.training.feed import Inputs
-from distillery.training.fit import Batches, Course, Learner, Validation, fit
+from distillery.training.fit import Batches, TrainJob, TrainResult, Validation, fit
 from distillery.training.objectives import Answers, Given, Labels, Objective
 from distillery.training.stackable import stackable
 from distillery.training.state import seeded
@@ -50,11 +50,11 @@ TOTAL = Plain(lambda logits, _: logits.sum((1, 2)))
 
 def one(
     network: nn.Module, objective: Objective, recipe: Recipe, batches: Batches | None = None, **more: Any
-) -> Course:
-    """The course of one network, by default on a dozen rows."""
+) -> TrainResult:
+    """The result of one network, by default on a dozen rows."""
     batches = batches or Inputs(TABLE, np.arange(12), "cpu")
-    (course,) = fit([Learner(network, recipe, more.pop("seed", 0), batches)], objective, **more)
-    return course
+    (result,) = fit([TrainJob(network, recipe, more.pop("seed", 0), batches)], objective, **more)
+    return result
 
 
 def trained(
@@ -66,10 +66,10 @@ def trained(
         layers = [nn.Linear(size, 8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 3)]
         network = nn.Sequential(*layers) if stacked else nn.Sequential(nn.Flatten(), *layers)
     assert stackable([network]) == stacked
-    course = one(
+    result = one(
         network, Labels(Answers(LABELS, None, 3), [0.0]), recipe, Inputs(rows, np.arange(40), "cpu"), seed=seed
     )
-    return torch.cat([p.detach().flatten() for p in network.parameters()]), course.history
+    return torch.cat([p.detach().flatten() for p in network.parameters()]), result.history
 
 
 RECIPES = {
@@ -162,8 +162,8 @@ def walked(recipe: Recipe, rows: int = 12) -> tuple[np.ndarray, list[list[int]],
         return logits.mean((1, 2))
 
     inputs = Inputs(np.zeros((rows, 1), np.float32), np.arange(rows), "cpu")
-    course = one(network, Plain(objective), recipe, inputs)
-    return -np.diff([*places, network.place.item()]), batches, course.history
+    result = one(network, Plain(objective), recipe, inputs)
+    return -np.diff([*places, network.place.item()]), batches, result.history
 
 
 @pytest.mark.parametrize(("epochs", "warm"), [(5, 1.0), (4, 0.0), (3, 1.5), (2, 5.0)])
@@ -225,22 +225,22 @@ def test_weight_decay_spares_biases(engine: str) -> None:
 
 
 def test_a_loss_that_is_no_number_is_told() -> None:
-    """contract: the course says in which epoch, and keeps the epochs before; nothing is raised."""
+    """contract: the result says in which epoch, and keeps the epochs before; nothing is raised."""
     calls: list[int] = []
 
     def objective(logits: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         calls.append(1)
         return logits.sum((1, 2)) * (math.nan if len(calls) == 5 else 1.0)
 
-    course = one(Counter(), Plain(objective), Recipe(batch_size=4))
-    assert course.error == "the loss became nan in epoch 2; a lower lr may help"
-    assert len(course.history) == 1 and len(calls) == 6 and not course.stopped
+    result = one(Counter(), Plain(objective), Recipe(batch_size=4))
+    assert result.error == "the loss became nan in epoch 2; a lower lr may help"
+    assert len(result.history) == 1 and len(calls) == 6 and not result.stopped
 
 
 def test_weights_that_break_in_the_last_step_are_told() -> None:
     """contract: a finite loss with an infinite slope, in the one step after which no loss is looked at."""
-    course = one(Counter(), Plain(lambda z, _: z.sqrt().sum((1, 2))), Recipe(epochs=1, batch_size=12))
-    assert course.error is not None and course.error.startswith("weights became infinite in the last epoch;")
+    result = one(Counter(), Plain(lambda z, _: z.sqrt().sum((1, 2))), Recipe(epochs=1, batch_size=12))
+    assert result.error is not None and result.error.startswith("weights became infinite in the last epoch;")
 
 
 def test_every_epoch_is_reported_and_can_stop() -> None:
@@ -265,8 +265,8 @@ def test_every_epoch_is_reported_and_can_stop() -> None:
         places.append(network.place.item())
         return [0] if epoch == 3 else []
 
-    course = one(network, TOTAL, Recipe(epochs=5), on_epochs=names_it)
-    assert course.stopped and course.error is None and len(course.history) == len(places) == 3
+    result = one(network, TOTAL, Recipe(epochs=5), on_epochs=names_it)
+    assert result.stopped and result.error is None and len(result.history) == len(places) == 3
     assert network.place.item() == places[-1] and not network.training
 
 
@@ -281,10 +281,10 @@ def test_validation_runs_where_it_is_asked_for(chosen: Any, expected: list[int])
         return {"val/nll": float(len(calls))}
 
     recipe, networks = Recipe(epochs=4, batch_size=4), [Counter(), Counter()]
-    course = one(networks[0], TOTAL, recipe, validation=Validation(TABLE[:5], measure, chosen))
+    result = one(networks[0], TOTAL, recipe, validation=Validation(TABLE[:5], measure, chosen))
     one(networks[1], TOTAL, recipe)
-    assert [epoch for epoch, record in enumerate(course.history, 1) if "val/nll" in record] == expected
-    assert len(course.history) == 4 and [logits.shape for logits in calls] == [(5, 1)] * len(expected)
+    assert [epoch for epoch, record in enumerate(result.history, 1) if "val/nll" in record] == expected
+    assert len(result.history) == 4 and [logits.shape for logits in calls] == [(5, 1)] * len(expected)
     assert torch.equal(networks[0].place, networks[1].place)
     assert 4 not in expected or (calls[-1] == np.float32(networks[0].place.item())).all()
 
@@ -348,8 +348,8 @@ def test_learners_that_cannot_train_together_are_refused() -> None:
     inputs = Inputs(TABLE, np.arange(12), "cpu")
     for change in ({"epochs": 2}, {"batch_size": 5}, {"warmup_epochs": 0.5}, {"clip_norm": 1.0}):
         recipes = [Recipe(), Recipe(**change)]
-        learners = [Learner(nn.Sequential(nn.Linear(6, 2)), recipe, 0, inputs) for recipe in recipes]
-        with pytest.raises(ValueError, match="learners that train together need the same epochs, batch_size"):
+        learners = [TrainJob(nn.Sequential(nn.Linear(6, 2)), recipe, 0, inputs) for recipe in recipes]
+        with pytest.raises(ValueError, match="networks that train together need the same epochs, batch_size"):
             fit(learners, TOTAL)
     pairs: list[tuple[nn.Module, nn.Module]] = [
         (Counter(), Counter()),
@@ -358,4 +358,4 @@ def test_learners_that_cannot_train_together_are_refused() -> None:
     ]
     for pair in pairs:
         with pytest.raises(ValueError, match="cannot be stacked"):
-            fit([Learner(network, Recipe(), 0, inputs) for network in pair], TOTAL)
+            fit([TrainJob(network, Recipe(), 0, inputs) for network in pair], TOTAL)

@@ -28,7 +28,7 @@ from distillery.stages.teachers import teacher_training
 from distillery.store import Store
 from distillery.training import streams
 from distillery.training.feed import Inputs
-from distillery.training.fit import Course, Learner, Validation, fit
+from distillery.training.fit import TrainJob, TrainResult, Validation, fit
 from distillery.training.objectives import Answers, Labels, Objective, Taught
 from distillery.training.single import predict
 from distillery.training.state import seeded
@@ -85,10 +85,10 @@ def objective(loss: str, device: str, count: int, some_unknown: bool = False) ->
 
 def train(
     networks: list[nn.Module], rows: np.ndarray, device: str, recipe: Recipe, loss: str = "kd", **more: Any
-) -> list[Course]:
+) -> list[TrainResult]:
     """Trains the networks, with validation after every epoch."""
     inputs = Inputs(rows, np.arange(len(rows)), device)
-    learners = [Learner(network, recipe, seed % 2, inputs) for seed, network in enumerate(networks)]
+    learners = [TrainJob(network, recipe, seed % 2, inputs) for seed, network in enumerate(networks)]
     validation = Validation(rows, lambda logits: {"sum": float(np.abs(logits).sum())}, rows=np.arange(0, len(rows), 2))
     return fit(learners, objective(loss, device, len(networks), **more), device=device, validation=validation)
 
@@ -119,8 +119,8 @@ def test_a_gpu_trains_as_a_cpu_does(name: str, kept: bool, monkeypatch: pytest.M
         with pretended_cuda():
             if device == "cuda" and not kept:
                 monkeypatch.setenv(VARIABLE, "0")
-            courses = train(networks, rows, device, recipe, **options)
-            found[device] = (weights(networks), [[r["train_loss"], r["sum"]] for c in courses for r in c.history])
+            results = train(networks, rows, device, recipe, **options)
+            found[device] = (weights(networks), [[r["train_loss"], r["sum"]] for c in results for r in c.history])
     torch.testing.assert_close(found["cuda"][0], found["cpu"][0], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found["cuda"][1], found["cpu"][1], rtol=1e-4)
 
@@ -176,8 +176,8 @@ def test_a_network_with_kernels_in_space_trains_on_a_gpu() -> None:
     """contract: torch has no channels-last format for the weights of a Conv3d."""
     network = nn.Sequential(nn.Unflatten(1, (1, 1, 2, 3)), nn.Conv3d(1, 2, 1), nn.Flatten(), nn.Linear(12, 3))
     with pretended_cuda():
-        (course,) = train([network], TABLE, "cuda", Recipe(epochs=1), "labels")
-    assert course.error is None
+        (result,) = train([network], TABLE, "cuda", Recipe(epochs=1), "labels")
+    assert result.error is None
 
 
 def test_the_stages_that_train_do_so_on_a_gpu(

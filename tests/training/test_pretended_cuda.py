@@ -13,7 +13,7 @@ from torch import nn
 
 from distillery.config.experiment import Recipe
 from distillery.training.feed import Inputs
-from distillery.training.fit import Learner, fit
+from distillery.training.fit import TrainJob, fit
 from distillery.training.objectives import Answers, Labels
 
 ROWS = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
@@ -36,7 +36,7 @@ def train(network: nn.Module, labels: torch.Tensor) -> None:
     """Two epochs of two steps on the pretended GPU."""
     objective = Labels(Answers(labels, None, 3), [0.0])
     recipe = Recipe(epochs=2, batch_size=10)
-    fit([Learner(network, recipe, 0, Inputs(ROWS, np.arange(20), "cuda"))], objective, device="cuda")
+    fit([TrainJob(network, recipe, 0, Inputs(ROWS, np.arange(20), "cuda"))], objective, device="cuda")
 
 
 FAULTS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {

@@ -17,7 +17,7 @@ from distillery.losses import LOSSES
 from distillery.models import MODELS, InputSpec
 from distillery.training import fit as loop
 from distillery.training.feed import Inputs
-from distillery.training.fit import Course, Learner, Validation, fit
+from distillery.training.fit import TrainJob, TrainResult, Validation, fit
 from distillery.training.objectives import Answers, Labels, Objective, Taught
 from distillery.training.single import predict
 from distillery.training.stackable import stackable
@@ -59,7 +59,7 @@ class Case:
     some_unknown: bool = False
     rates: Sequence[float] = RATES
 
-    def learners(self, which: Sequence[int]) -> list[Learner]:
+    def learners(self, which: Sequence[int]) -> list[TrainJob]:
         """Some of them, untrained."""
         inputs = Inputs(TABLE, np.arange(ROWS), "cpu")
         recipe = Recipe(**{"epochs": 3, "batch_size": 16, **self.shared})
@@ -68,7 +68,7 @@ class Case:
             with seeded(self.seeds[i]):
                 network = MODELS["mlp"](SPEC, **{"hidden": [10, 8], **self.model})
             own = {"lr": self.rates[i], "weight_decay": DECAYS[i], "augment": Augment(noise=NOISES[i])}
-            found.append(Learner(network, recipe.model_copy(update=own), self.seeds[i], inputs))
+            found.append(TrainJob(network, recipe.model_copy(update=own), self.seeds[i], inputs))
         return found
 
     def objective(self, which: Sequence[int]) -> Objective:
@@ -80,11 +80,11 @@ class Case:
         own = ([values[i] for i in which] for values in (OPTIONS.get(self.loss, [{}] * 4), TEMPERATURES, ALPHAS))
         return Taught(TEACHER, answers, self.loss, *own, smoothings)
 
-    def train(self, which: Sequence[int], **more: Any) -> tuple[list[nn.Module], list[Course]]:
+    def train(self, which: Sequence[int], **more: Any) -> tuple[list[nn.Module], list[TrainResult]]:
         """Some of them, trained together."""
         learners = self.learners(which)
-        courses = fit(learners, self.objective(which), **more)
-        return [each.network for each in learners], courses
+        results = fit(learners, self.objective(which), **more)
+        return [each.network for each in learners], results
 
 
 def difference(a: nn.Module, b: nn.Module) -> float:
@@ -96,7 +96,7 @@ def difference(a: nn.Module, b: nn.Module) -> float:
 def alone(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """`Case.train` by torch's own means."""
 
-    def train(case: Case, which: Sequence[int], **more: Any) -> tuple[list[nn.Module], list[Course]]:
+    def train(case: Case, which: Sequence[int], **more: Any) -> tuple[list[nn.Module], list[TrainResult]]:
         with monkeypatch.context() as patch:
             patch.setattr(loop, "stackable", lambda networks: False)
             return case.train(which, **more)
@@ -130,13 +130,13 @@ def test_a_member_is_what_it_is_alone(name: str, alone: Callable[..., Any]) -> N
     figures."""
     case = CASES[name]
     validation = Validation(TABLE, lambda logits: {"sum": float(np.abs(logits).sum())})
-    networks, courses = case.train(EVERYONE, validation=validation)
+    networks, results = case.train(EVERYONE, validation=validation)
     assert min(difference(a, b) for a, b in pairwise(networks)) > 10 * APART
     for place in EVERYONE:
         for train in (case.train, lambda which, **more: alone(case, which, **more)):
-            (network,), (course,) = train([place], validation=validation)
+            (network,), (result,) = train([place], validation=validation)
             assert difference(network, networks[place]) < APART
-            sums = [[record["sum"] for record in each.history] for each in (course, courses[place])]
+            sums = [[record["sum"] for record in each.history] for each in (result, results[place])]
             assert sums[0] == pytest.approx(sums[1], rel=1e-3) and len(sums[0]) == 3
 
 
@@ -144,10 +144,10 @@ def test_a_member_is_what_it_is_alone(name: str, alone: Callable[..., Any]) -> N
 def test_the_losses_of_a_member_are_those_alone(name: str, alone: Callable[..., Any]) -> None:
     """reference: the same steps are looked at, whether a loss's gradient is written out or not."""
     case = Case(name, shared={"batch_size": 6})
-    _, courses = case.train(EVERYONE)
+    _, results = case.train(EVERYONE)
     for place in EVERYONE:
-        _, (course,) = alone(case, [place])
-        losses = [[record["train_loss"] for record in each.history] for each in (course, courses[place])]
+        _, (result,) = alone(case, [place])
+        losses = [[record["train_loss"] for record in each.history] for each in (result, results[place])]
         assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
@@ -207,7 +207,7 @@ def test_dropped_units_are_the_share_asked_for() -> None:
     inputs, recipe = Inputs(np.ones((100, 1), np.float32), np.arange(100), "cpu"), Recipe(epochs=1, batch_size=50)
     recipe = recipe.model_copy(update={"lr": 1e-9})
     objective = Watching(Answers(torch.zeros(100, dtype=torch.long), None, wide), [0.0])
-    fit([Learner(network, recipe, 0, inputs)], objective)
+    fit([TrainJob(network, recipe, 0, inputs)], objective)
     values = torch.cat([part[0] for part in seen])
     dropped = values < 0.5
     torch.testing.assert_close(values, torch.where(dropped, 0.0, 1 / 0.7), atol=1e-4, rtol=0)
@@ -274,33 +274,33 @@ def test_members_that_leave_are_as_they_were(leavers: str, seeds: Sequence[int],
         return leave.get(epoch, [])
 
     figures = Validation(TABLE, lambda logits: {"sum": float(np.abs(logits.astype(np.float64)).sum())})
-    networks, courses = case.train(EVERYONE, validation=figures, on_epochs=on_epochs)
+    networks, results = case.train(EVERYONE, validation=figures, on_epochs=on_epochs)
     staying = [i for i in EVERYONE if not any(i in gone for gone in leave.values())]
     expected = {1: set(EVERYONE), 2: set(EVERYONE) - set(leave[1]), 3: set(staying)}
     assert seen == [who for who in expected.values() if who]
     whole, _ = case.train(staying) if staying else ([], [])
     for place, network in zip(staying, whole, strict=True):
-        assert difference(network, networks[place]) < APART and not courses[place].stopped
+        assert difference(network, networks[place]) < APART and not results[place].stopped
     for epoch, gone in leave.items():
         for place in gone:
-            assert courses[place].stopped and len(courses[place].history) == epoch
+            assert results[place].stopped and len(results[place].history) == epoch
             logits = predict(networks[place], TABLE)
-            assert np.abs(logits.astype(np.float64)).sum() == pytest.approx(courses[place].history[-1]["sum"], rel=1e-5)
+            assert np.abs(logits.astype(np.float64)).sum() == pytest.approx(results[place].history[-1]["sum"], rel=1e-5)
             (single,), _ = case.train([place], on_epochs=lambda e, _, last=epoch: [0] if e == last else [])
             assert difference(single, networks[place]) < APART
 
 
 @pytest.mark.parametrize("loss", ["labels", "kd", "mse"])
 def test_one_that_diverges_fails_alone(loss: str) -> None:
-    """contract: its course says so and keeps the epochs before; the others end as without it."""
+    """contract: its result says so and keeps the epochs before; the others end as without it."""
     case = Case(loss, seeds=SEEDS, rates=(0.01, 1e30, 0.005, 0.01))
-    networks, courses = case.train(EVERYONE)
-    assert [course.error is None for course in courses] == [True, False, True, True]
-    assert "in epoch 1; a lower lr may help" in str(courses[1].error) and courses[1].history == []
+    networks, results = case.train(EVERYONE)
+    assert [result.error is None for result in results] == [True, False, True, True]
+    assert "in epoch 1; a lower lr may help" in str(results[1].error) and results[1].history == []
     others, _ = case.train([0, 2, 3])
     for place, network in zip([0, 2, 3], others, strict=True):
         assert difference(network, networks[place]) < APART
-        assert len(courses[place].history) == 3
+        assert len(results[place].history) == 3
 
 
 def test_a_stack_learns() -> None:

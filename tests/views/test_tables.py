@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from distillery.errors import InputError
-from distillery.ops.counter_rng import Draws
+from distillery.ops.counter_rng import CounterRNG
 from distillery.views import VIEWS, Pool
 
 GENERATOR = np.random.default_rng(1)
@@ -31,7 +31,7 @@ INPUTS = random_rows(COUNT)
 
 def viewed(name: str, pool: Pool = POOL, inputs: np.ndarray = INPUTS, **options: Any) -> np.ndarray:
     """One view of every row."""
-    draws = Draws(np.arange(len(inputs)), np.ones(len(inputs), np.int64))
+    draws = CounterRNG(np.arange(len(inputs)), np.ones(len(inputs), np.int64))
     found: np.ndarray = VIEWS[name](inputs, draws, pool, **options)
     return found
 

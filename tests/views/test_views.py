@@ -13,7 +13,7 @@ from scipy import stats
 
 from distillery.config.experiment import View
 from distillery.errors import InputError
-from distillery.ops.counter_rng import Draws
+from distillery.ops.counter_rng import CounterRNG
 from distillery.views import VIEWS, Pool
 
 GENERATOR = np.random.default_rng(0)
@@ -53,7 +53,7 @@ def shown(case: str, which: Any = slice(None), number: int = 1, key: int = 0) ->
     """View `number` of some of the case's rows."""
     name, _, data = CASES[case]
     rows = ROWS[which]
-    draws = Draws(rows, np.full(len(rows), number), key)
+    draws = CounterRNG(rows, np.full(len(rows), number), key)
     return VIEWS[name](data.inputs[which], draws, data.pool, **OPTIONS.get(name, {}))
 
 
@@ -87,7 +87,7 @@ def test_views_differ(case: str) -> None:
     assert np.array_equal(shown(case), shown(case))
     assert not np.array_equal(shown(case), shown(case, number=2))
     assert not np.array_equal(shown(case), shown(case, key=1))
-    other = VIEWS[name](data.inputs, Draws(ROWS + 50, np.ones(12, np.int64)), data.pool, **OPTIONS.get(name, {}))
+    other = VIEWS[name](data.inputs, CounterRNG(ROWS + 50, np.ones(12, np.int64)), data.pool, **OPTIONS.get(name, {}))
     assert not np.array_equal(shown(case), other)
 
 
@@ -143,7 +143,7 @@ def test_light_is_one_factor_per_image_within_its_bounds(size: float) -> None:
     """reference: of 100 on all pixels, what is shown is 100 times a factor between 1 - size and 1 + size, all alike;
     nothing is brighter than white or wraps around."""
     _, _, data = CASES["light image"]
-    draws = Draws(np.arange(2_000), np.ones(2_000, np.int64))
+    draws = CounterRNG(np.arange(2_000), np.ones(2_000, np.int64))
     for level in (100, 250):
         found = VIEWS["light"](np.full((2_000, 3, 4, 4), level, np.uint8), draws, data.pool, size=size)
         assert (found == found[:, :1, :1, :1]).all()
@@ -172,7 +172,7 @@ def test_cutmix_cuts_one_box_from_one_image(alpha: float) -> None:
     marked = np.broadcast_to(np.arange(100, 140, dtype=np.uint8)[:, None, None, None], (40, 3, side, side))
     pool = Pool(marked, TRAIN, NONE, NONE.astype(bool))
     inputs = np.random.default_rng(1).integers(0, 100, (count, 3, side, side), np.uint8)
-    draws = Draws(np.arange(count), np.ones(count, np.int64))
+    draws = CounterRNG(np.arange(count), np.ones(count, np.int64))
     found = VIEWS["cutmix"](inputs, draws, pool, alpha=alpha)
     areas, partners = [], []
     for before, after in zip(inputs, found, strict=True):
@@ -196,7 +196,7 @@ def test_mixup_lies_between_the_row_and_a_training_row(alpha: float) -> None:
     """reference: of all training rows, one is on a line with row and view; λ found there is Beta, by scipy's test."""
     inputs, others = np.split(np.random.default_rng(2).normal(size=(2_040, 6)).astype(np.float32), [2_000])
     pool = Pool(others, TRAIN, np.arange(6), np.ones(6, bool))
-    found = VIEWS["mixup"](inputs, Draws(np.arange(2_000), np.ones(2_000, np.int64)), pool, alpha=alpha)
+    found = VIEWS["mixup"](inputs, CounterRNG(np.arange(2_000), np.ones(2_000, np.int64)), pool, alpha=alpha)
     toward = pool.inputs[TRAIN].astype(np.float64)[None] - inputs[:, None]
     moved = (found - inputs).astype(np.float64)[:, None]
     place = (moved * toward).sum(-1) / (toward**2).sum(-1)
@@ -212,7 +212,7 @@ def test_mixup_lies_between_the_row_and_a_training_row(alpha: float) -> None:
 def test_mixup_rounds_bytes() -> None:
     """reference: blends of pixels by a loop, rounded to whole levels and never wrapped around."""
     _, _, data = CASES["mixup image"]
-    draws = Draws(ROWS, np.full(12, 7))
+    draws = CounterRNG(ROWS, np.full(12, 7))
     weights = stats.beta(0.4, 0.4).ppf(draws.uniform(0))
     found = VIEWS["mixup"](data.inputs, draws, data.pool)
     for image, weight, share, after in zip(data.inputs, weights, draws.uniform(1), found, strict=True):

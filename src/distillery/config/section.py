@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from distillery.registry import Registry, closest
-from distillery.user_code import is_own, own_digest
+from distillery.user_code import is_user_code, user_code_digest
 
 
 class Section(BaseModel):
@@ -38,9 +38,9 @@ class Choice(BaseModel):
     @model_validator(mode="after")
     def _resolve(self) -> Choice:
         name, extra = getattr(self, self.selector), self.__pydantic_extra__ or {}
-        given = {k: v for k, v in extra.items() if not (k == "code" and is_own(name))}
+        given = {k: v for k, v in extra.items() if not (k == "code" and is_user_code(name))}
         checked = self.registry.check(name, given, also=type(self).model_fields)
-        own = {"code": own_digest(name)} if is_own(name) else {}
+        own = {"code": user_code_digest(name)} if is_user_code(name) else {}
         object.__setattr__(self, "__pydantic_extra__", {**checked, **own})
         return self
 
@@ -48,4 +48,4 @@ class Choice(BaseModel):
     def options(self) -> dict[str, Any]:
         """The options of the choice, defaults filled in."""
         extra = self.__pydantic_extra__ or {}
-        return {k: v for k, v in extra.items() if not (k == "code" and is_own(getattr(self, self.selector)))}
+        return {k: v for k, v in extra.items() if not (k == "code" and is_user_code(getattr(self, self.selector)))}

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from distillery.models import MODELS, InputSpec
-from distillery.ops.quantile_bin_edges import landmarks
+from distillery.ops.quantile_bin_edges import quantile_bin_edges
 
 
 class PiecewiseLinear(nn.Module):
@@ -29,7 +29,7 @@ class PiecewiseLinear(nn.Module):
         low, scale, feature = [], [], []
         for index, points in enumerate(spec.numbers):
             values, counts = np.array([v for v, _ in points]), np.array([c for _, c in points])
-            edges = values[landmarks(values, counts, bins + 1)] if len(values) else values
+            edges = values[quantile_bin_edges(values, counts, bins + 1)] if len(values) else values
             low += edges[:-1].tolist()
             scale += (1 / np.diff(edges)).tolist()
             feature += [index] * max(0, len(edges) - 1)

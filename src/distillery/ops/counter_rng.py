@@ -14,7 +14,7 @@ MIX = np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclass(frozen=True)
-class Draws:
+class CounterRNG:
     """The random numbers of one transform for a batch of rows.
 
     Attributes:
@@ -40,7 +40,7 @@ class Draws:
         return (state >> np.uint64(11)).astype(np.float64) / float(1 << 53)
 
     def uniforms(self, first: int, count: int) -> np.ndarray:
-        """Draws `first` ... `first` + `count` - 1 of each row, float64 [B, count]."""
+        """CounterRNG `first` ... `first` + `count` - 1 of each row, float64 [B, count]."""
         return np.stack([self.uniform(first + k) for k in range(count)], axis=1)
 
     def normals(self, first: int, count: int) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 
-def landmarks(values: np.ndarray, counts: np.ndarray, number: int) -> np.ndarray:
+def quantile_bin_edges(values: np.ndarray, counts: np.ndarray, number: int) -> np.ndarray:
     """Places, ascending, of at most `number` distinct `values` [V] (ascending) that occur `counts` [V] times.
 
     A value that holds more than an equal share of the rows stands for itself; the others share what is left of the

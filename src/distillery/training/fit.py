@@ -1,7 +1,7 @@
 """Training as one plain function. Teacher, baseline and student differ only in their objective.
 
 Networks of one shape may train together: then each has its own seed, learning rate, weight decay, noise and objective,
-and equals the same network trained alone, to rounding. K learners, B rows, C classes.
+and equals the same network trained alone, to rounding. K networks, B rows, C classes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from distillery.training.streams import Streams
 OnEpoch = Callable[[int, dict[str, float]], None]
 
 OnEpochs = Callable[[int, dict[int, dict[str, float]]], Collection[int]]
-"""(epoch, record of each learner that trains) -> the learners that stop here."""
+"""(epoch, record of each job that trains) -> the jobs that stop here."""
 
 LOOK = 4
 """The losses of every so many steps, and of an epoch's last, are looked at."""
@@ -39,12 +39,12 @@ SHARED = ("epochs", "batch_size", "warmup_epochs", "clip_norm")
 
 
 @dataclass(frozen=True, eq=False)
-class Learner:
-    """A network, trained in place, and what is its own.
+class TrainJob:
+    """A network to be trained in place, with its own settings and rows.
 
     Attributes:
         network: Float inputs [B, ...] -> logits [B, C].
-        recipe: Learners that train together differ in lr, weight_decay and augment.noise alone.
+        recipe: Networks that train together differ in lr, weight_decay and augment.noise alone.
         seed: Of the order of rows, the augmentation and dropout.
         batches: What to train on, and in which order.
     """
@@ -57,7 +57,7 @@ class Learner:
 
 @dataclass(frozen=True)
 class Validation:
-    """Figures of every learner after some epochs.
+    """Figures of every network after some epochs.
 
     Attributes:
         inputs: Encoded rows, in memory or mapped into it.
@@ -82,8 +82,8 @@ class Validation:
 
 
 @dataclass
-class Course:
-    """What became of a learner: one record per epoch (loss, seconds, validation figures).
+class TrainResult:
+    """What came of a job: one record per epoch (loss, seconds, validation figures).
 
     Attributes:
         error: Why it ended early: its loss or its weights became infinite or not a number.
@@ -96,40 +96,40 @@ class Course:
 
 
 def fit(
-    learners: Sequence[Learner],
+    jobs: Sequence[TrainJob],
     objective: Objective,
     *,
     device: str = "cpu",
     validation: Validation | None = None,
     on_epochs: OnEpochs | None = None,
-) -> list[Course]:
-    """Trains all learners together, in place.
+) -> list[TrainResult]:
+    """Trains all networks together, in place.
 
     AdamW with decoupled weight decay on matrices and kernels only, linear warm-up, cosine to zero. Batches are drawn
     without replacement; the rows that do not fill the last batch of an epoch wait for the next one.
     A seed gives the same batches on all devices, but a GPU draws noise and dropout by itself, so that they are others.
 
     Args:
-        learners: One, or several whose networks can be stacked (`stackable`).
+        jobs: One, or several whose networks can be stacked (`stackable`).
         objective: The losses of a batch.
         device: Where to train.
         validation: Figures to record.
         on_epochs: Called after every epoch; an exception from it stops the training.
     """
-    return _Fit(learners, objective, device).run(validation, on_epochs)
+    return _Fit(jobs, objective, device).run(validation, on_epochs)
 
 
 class _Fit:
-    def __init__(self, learners: Sequence[Learner], objective: Objective, device: str) -> None:
-        self.learners, self.objective, self.device = list(learners), objective, device
-        recipe = self.recipe = learners[0].recipe
-        if any(getattr(each.recipe, name) != getattr(recipe, name) for each in learners for name in SHARED):
-            raise ValueError(f"learners that train together need the same {', '.join(SHARED)}")
-        networks = [each.network.to(device) for each in learners]
-        self.courses = [Course() for _ in learners]
-        self.left = list(range(len(learners)))
-        recipes = [each.recipe for each in learners]
-        seeds, batches = [each.seed for each in learners], [each.batches for each in learners]
+    def __init__(self, jobs: Sequence[TrainJob], objective: Objective, device: str) -> None:
+        self.jobs, self.objective, self.device = list(jobs), objective, device
+        recipe = self.recipe = jobs[0].recipe
+        if any(getattr(each.recipe, name) != getattr(recipe, name) for each in jobs for name in SHARED):
+            raise ValueError(f"networks that train together need the same {', '.join(SHARED)}")
+        networks = [each.network.to(device) for each in jobs]
+        self.results = [TrainResult() for _ in jobs]
+        self.left = list(range(len(jobs)))
+        recipes = [each.recipe for each in jobs]
+        seeds, batches = [each.seed for each in jobs], [each.batches for each in jobs]
         self.streams = Streams(seeds, batches, recipes, networks[0], device)
         self.factor = _warm_cosine(recipe, self.streams.steps)
         self.engine: Stack | Alone
@@ -138,12 +138,12 @@ class _Fit:
         elif len(networks) == 1:
             self.engine = Alone(networks[0], self.streams.network, recipe, self.streams.batch)
         else:
-            raise ValueError("these networks cannot be stacked: expected one learner")
+            raise ValueError("these networks cannot be stacked: expected one network")
 
-    def run(self, validation: Validation | None, on_epochs: OnEpochs | None) -> list[Course]:
-        """The courses of all learners."""
+    def run(self, validation: Validation | None, on_epochs: OnEpochs | None) -> list[TrainResult]:
+        """The results of all jobs."""
         shown: Inputs | None = None  # to validation, from its first time on
-        with seeded(self.learners[0].seed + ranks.rank()), without_denormals():  # each process drops its own units
+        with seeded(self.jobs[0].seed + ranks.rank()), without_denormals():  # each process drops its own units
             for epoch in range(1, self.recipe.epochs + 1):
                 began = time.perf_counter()
                 began_with, losses = self.left, self._epoch(epoch)
@@ -158,21 +158,21 @@ class _Fit:
                     for k, logits in zip(self.left, self.engine.predict(shown), strict=True):
                         records[k] |= validation.measure(logits)
                 for k, record in records.items():
-                    self.courses[k].history.append(record)
+                    self.results[k].history.append(record)
                 for k in on_epochs(epoch, records) if on_epochs is not None else ():
-                    self.courses[k].stopped = True
-                self._keep([k for k in self.left if not self.courses[k].stopped])
+                    self.results[k].stopped = True
+                self._keep([k for k in self.left if not self.results[k].stopped])
                 if not self.left:
                     break
         if self.left:
             self.engine.finish()
             for k in self.left:
-                finite = [torch.isfinite(p).all() for p in self.learners[k].network.parameters()]
+                finite = [torch.isfinite(p).all() for p in self.jobs[k].network.parameters()]
                 if not torch.stack(finite).all():
-                    self.courses[k].error = "weights became infinite in the last epoch; a lower lr may help"
-        for each in self.learners:
+                    self.results[k].error = "weights became infinite in the last epoch; a lower lr may help"
+        for each in self.jobs:
             each.network.eval()
-        return self.courses
+        return self.results
 
     def _keep(self, left: list[int]) -> None:
         if left == self.left:
@@ -184,18 +184,18 @@ class _Fit:
         self.left = left
 
     def _fail(self, losses: torch.Tensor, epoch: int) -> None:
-        """Leaves out the learners whose loss is not finite any more."""
+        """Leaves out the jobs whose loss is not finite any more."""
         finite = torch.isfinite(losses)
         if bool(finite.all()):
             return
         for k, values, good in zip(self.left, losses, finite, strict=True):
             if not good.all():
                 first = values[~good][0].item()
-                self.courses[k].error = f"the loss became {first} in epoch {epoch}; a lower lr may help"
-        self._keep([k for k in self.left if self.courses[k].error is None])
+                self.results[k].error = f"the loss became {first} in epoch {epoch}; a lower lr may help"
+        self._keep([k for k in self.left if self.results[k].error is None])
 
     def _epoch(self, epoch: int) -> torch.Tensor:
-        """Losses [K, steps] of the learners that are left, at the steps that were looked at."""
+        """Losses [K, steps] of the jobs that are left, at the steps that were looked at."""
         steps = self.streams.steps
         first = (epoch - 1) * steps
         objective = self.objective.of(torch.tensor(self.left, device=self.device))

@@ -33,7 +33,7 @@ from distillery.training import ranks
 from distillery.training.stackable import stackable
 
 if TYPE_CHECKING:
-    from distillery.training.fit import Course, OnEpochs
+    from distillery.training.fit import OnEpochs, TrainResult
 
 VARIABLE = "DISTILLERY_GPUS_PER_TRAINING"
 POLL_SECONDS = 0.05
@@ -52,7 +52,7 @@ def wanted(networks: Sequence[nn.Module]) -> bool:
     return processes() > 1 and len(networks) == 1 and not stackable(networks)
 
 
-def train(name: str, program: str, device: str, job: tuple[Any, ...], on_epochs: OnEpochs | None) -> Course:
+def train(name: str, program: str, device: str, job: tuple[Any, ...], on_epochs: OnEpochs | None) -> TrainResult:
     """What became of a network that several processes train.
 
     Args:
@@ -71,8 +71,8 @@ def train(name: str, program: str, device: str, job: tuple[Any, ...], on_epochs:
         (folder / "job").write_bytes(pickle.dumps((device, job)))
         code = _watched(program, folder, on_epochs)
         if code == 0:
-            course: Course = pickle.loads((folder / "course").read_bytes())
-            return course
+            result: TrainResult = pickle.loads((folder / "result").read_bytes())
+            return result
         if not (folder / "failure").exists():
             raise ChildProcessError(f"{name}: torchrun ended with {code}")
         killed, text = json.loads((folder / "failure").read_text())
@@ -133,7 +133,7 @@ def _launch(program: str, folder: Path, count: str) -> int:
         return 1
 
 
-def run_rank(train: Callable[..., Course]) -> NoReturn:
+def run_rank(train: Callable[..., TrainResult]) -> NoReturn:
     """Trains as one of several processes; the first one tells of the epochs and of what became of the network.
 
     It ends without Python's own end: threads of torch.distributed may still run, and one of them that asks for the
@@ -151,7 +151,7 @@ def run_rank(train: Callable[..., Course]) -> NoReturn:
 
 
 @record
-def _rank(train: Callable[..., Course]) -> None:
+def _rank(train: Callable[..., TrainResult]) -> None:
     folder = Path(sys.argv[1])
     _end_with_stdin(signal.SIGKILL)
     device, job = pickle.loads((folder / "job").read_bytes())
@@ -159,12 +159,12 @@ def _rank(train: Callable[..., Course]) -> None:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if device == "cuda" else "gloo")
     try:
-        course = train(*job, device=device, on_epochs=partial(_tell, folder / "epochs") if ranks.rank() == 0 else None)
+        result = train(*job, device=device, on_epochs=partial(_tell, folder / "epochs") if ranks.rank() == 0 else None)
     except Exception:
         time.sleep(LATE_SECONDS)
         raise
     if ranks.rank() == 0:
-        (folder / "course").write_bytes(pickle.dumps(course))
+        (folder / "result").write_bytes(pickle.dumps(result))
     dist.destroy_process_group()
 
 

@@ -8,13 +8,17 @@ import numpy as np
 from pydantic import Field
 from scipy.special import betaincinv
 
-from distillery.ops.counter_rng import Draws
+from distillery.ops.counter_rng import CounterRNG
 from distillery.views import VIEWS, Pool
 
 
 @VIEWS.register("cutmix", kinds=("image",), keeps_label=False)
 def cutmix(
-    inputs: np.ndarray, draws: Draws, pool: Pool, *, alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    inputs: np.ndarray,
+    draws: CounterRNG,
+    pool: Pool,
+    *,
+    alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0,
 ) -> np.ndarray:
     """A box of ``1 - λ`` of the area comes from a training image, λ from Beta(alpha, alpha).
 

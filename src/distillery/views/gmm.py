@@ -12,7 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
 from distillery.errors import InputError
-from distillery.ops.counter_rng import Draws
+from distillery.ops.counter_rng import CounterRNG
 from distillery.views import VIEWS, Pool
 
 RIDGE = 1e-3
@@ -21,7 +21,7 @@ RIDGE = 1e-3
 @VIEWS.register("gmm", kinds=("table",), keeps_label=False)
 def gmm(
     inputs: np.ndarray,
-    draws: Draws,
+    draws: CounterRNG,
     pool: Pool,
     *,
     components: Annotated[int, Field(ge=1)] = 16,

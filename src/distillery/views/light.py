@@ -7,13 +7,13 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from distillery.ops.counter_rng import Draws
+from distillery.ops.counter_rng import CounterRNG
 from distillery.views import VIEWS, Pool
 
 
 @VIEWS.register("light", kinds=("image",), keeps_label=True)
 def light(
-    inputs: np.ndarray, draws: Draws, pool: Pool, *, size: Annotated[float, Field(gt=0, lt=1)] = 0.4
+    inputs: np.ndarray, draws: CounterRNG, pool: Pool, *, size: Annotated[float, Field(gt=0, lt=1)] = 0.4
 ) -> np.ndarray:
     """Images [B, channels, S, S], each brighter or darker by a factor between 1 - `size` and 1 + `size`.
 

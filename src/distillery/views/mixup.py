@@ -8,13 +8,17 @@ import numpy as np
 from pydantic import Field
 from scipy.special import betaincinv
 
-from distillery.ops.counter_rng import Draws
+from distillery.ops.counter_rng import CounterRNG
 from distillery.views import VIEWS, Pool
 
 
 @VIEWS.register("mixup", kinds=("image", "table"), keeps_label=False)
 def mixup(
-    inputs: np.ndarray, draws: Draws, pool: Pool, *, alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.4
+    inputs: np.ndarray,
+    draws: CounterRNG,
+    pool: Pool,
+    *,
+    alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.4,
 ) -> np.ndarray:
     """``λ x + (1 - λ) x'`` with a training row x' and λ from Beta(alpha, alpha) (Zhang et al. 2018, arXiv 1710.09412).
 

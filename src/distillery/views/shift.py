@@ -7,14 +7,14 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from distillery.ops.counter_rng import Draws
+from distillery.ops.counter_rng import CounterRNG
 from distillery.ops.images import moved
 from distillery.views import VIEWS, Pool
 
 
 @VIEWS.register("shift", kinds=("image",), keeps_label=True)
 def shift(
-    inputs: np.ndarray, draws: Draws, pool: Pool, *, size: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    inputs: np.ndarray, draws: CounterRNG, pool: Pool, *, size: Annotated[float, Field(ge=0, le=0.5)] = 0.1
 ) -> np.ndarray:
     """Images [B, channels, S, S], each moved by up to `size` of the side in both directions; edges are repeated.
 

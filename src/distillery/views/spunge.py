@@ -7,14 +7,14 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from distillery.ops.counter_rng import Draws
+from distillery.ops.counter_rng import CounterRNG
 from distillery.views import VIEWS, Pool
 
 
 @VIEWS.register("spunge", kinds=("table",), keeps_label=False)
 def spunge(
     inputs: np.ndarray,
-    draws: Draws,
+    draws: CounterRNG,
     pool: Pool,
     *,
     columns: Annotated[float, Field(ge=0, le=1)] = 0.2,

@@ -184,8 +184,8 @@ def test_features_know_their_columns(mixed: SimpleNamespace) -> None:
     assert np.array_equal(pool.partners(share), dataset.inputs[places])
 
 
-def test_landmarks_are_values_of_train(mixed: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
-    """reference: pandas' counts of every training value of a number; with fewer landmarks each row counts for one.
+def test_bin_edges_are_values_of_train(mixed: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """reference: pandas' counts of every training value of a number; with fewer edges each row counts for one.
 
     Marks and categories have none.
     """
@@ -197,7 +197,7 @@ def test_landmarks_are_values_of_train(mixed: SimpleNamespace, monkeypatch: pyte
         counts = train[feature].value_counts().sort_index()
         assert list(numbers[feature]) == [(float(v), int(c)) for v, c in counts.items()]
     assert len(numbers[2]) == 6
-    monkeypatch.setattr(stage, "LANDMARKS", 9)
+    monkeypatch.setattr(stage, "MOST_BIN_EDGES", 9)
     few = stage._numbers(train.to_numpy(), [("", "number")] * 3 + [("", "category")] * 7)
     for feature in range(3):
         values, mass = np.array(few[feature]).T

@@ -12,7 +12,7 @@ from scipy import stats
 
 from distillery.config.experiment import Data, Views
 from distillery.errors import InputError
-from distillery.ops.counter_rng import Draws
+from distillery.ops.counter_rng import CounterRNG
 from distillery.sources import Rows
 from distillery.stages.data import transfer_set as module
 from distillery.stages.data.dataset import Dataset, prepare
@@ -84,7 +84,7 @@ def test_view_0_is_the_row_and_the_others_go_through_the_transforms(datasets: Da
     for place, (row, number) in enumerate(zip(rows, numbers, strict=True)):
         expected = dataset.inputs[[row]]
         for index, transform in enumerate(views.transforms if number else ()):
-            draws = Draws(np.array([7 * place]), np.array([number]), views.seed * 64 + index)
+            draws = CounterRNG(np.array([7 * place]), np.array([number]), views.seed * 64 + index)
             expected = VIEWS[transform.name](expected, draws, dataset.pool, **transform.options)
         assert np.array_equal(found[[place]], expected)
     other = views.model_copy(update={"seed": views.seed + 1})

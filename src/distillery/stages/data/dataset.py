@@ -16,7 +16,7 @@ from distillery.config.experiment import Data
 from distillery.errors import InputError
 from distillery.models import InputSpec
 from distillery.ops.encoded_rows import NAME, Encoded, open_inputs
-from distillery.ops.quantile_bin_edges import landmarks
+from distillery.ops.quantile_bin_edges import quantile_bin_edges
 from distillery.serving.image_file import DECODING
 from distillery.sources import SOURCES, Rows
 from distillery.stages.data import preprocess
@@ -29,7 +29,7 @@ from distillery.views import Pool
 
 VERSION = 6
 LEARNED = ("train", "val_ensemble", "val_search")  # what a network, its calibration and its choice rest on
-LANDMARKS = 257  # of every number on train, among which networks place the edges of their bins
+MOST_BIN_EDGES = 257  # of every number on train, among which networks place the edges of their bins
 
 
 def read_source(config: Data, store: Store | None = None) -> Rows:
@@ -178,15 +178,15 @@ def _moments(inputs: Encoded, train: np.ndarray) -> tuple[tuple[float, ...], tup
 
 
 def _numbers(train: np.ndarray, sources: list[tuple[str, str]]) -> tuple[tuple[tuple[float, int], ...], ...]:
-    """Landmarks of every feature that holds a number, each with the rows from it up to the next one."""
+    """Bin edges of every feature that holds a number, each with the rows from it up to the next one."""
     return tuple(
-        _landmarks(column) if kind == "number" else () for column, (_, kind) in zip(train.T, sources, strict=True)
+        _bin_edges(column) if kind == "number" else () for column, (_, kind) in zip(train.T, sources, strict=True)
     )
 
 
-def _landmarks(column: np.ndarray) -> tuple[tuple[float, int], ...]:
+def _bin_edges(column: np.ndarray) -> tuple[tuple[float, int], ...]:
     values, counts = np.unique(column, return_counts=True)
-    places = landmarks(values, counts, LANDMARKS)
+    places = quantile_bin_edges(values, counts, MOST_BIN_EDGES)
     mass = np.add.reduceat(counts, places)
     return tuple((float(v), int(m)) for v, m in zip(values[places], mass, strict=True))
 

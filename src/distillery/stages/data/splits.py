@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from distillery.errors import InputError
-from distillery.ops.counter_rng import Draws
+from distillery.ops.counter_rng import CounterRNG
 
 SPLIT_KEY = 1 << 21  # a stream of its own beside those of views
 NAMES = ("train", "val_ensemble", "val_search", "test")
@@ -96,7 +96,7 @@ def _shares(sizes: dict[str, float | None], names: list[str]) -> dict[str, float
 
 
 def _hashed(pool: np.ndarray, contents: np.ndarray, shares: dict[str, float], seed: int) -> dict[str, np.ndarray]:
-    drawn = Draws(contents, np.zeros(len(contents), np.int64), SPLIT_KEY + seed).uniform(0)
+    drawn = CounterRNG(contents, np.zeros(len(contents), np.int64), SPLIT_KEY + seed).uniform(0)
     ends = np.cumsum(list(shares.values()))
     places = np.searchsorted(ends, drawn, side="right")
     parts = {name: pool[places == number] for number, name in enumerate(shares)}

@@ -12,7 +12,7 @@ import torch
 from distillery.config.experiment import Views
 from distillery.devices import is_cuda
 from distillery.memory import blocks, resident_bytes
-from distillery.ops.counter_rng import Draws
+from distillery.ops.counter_rng import CounterRNG
 from distillery.stages.data.dataset import Dataset
 from distillery.views import VIEWS
 
@@ -36,7 +36,7 @@ def show(dataset: Dataset, config: Views, rows: np.ndarray, numbers: np.ndarray)
         inputs = inputs.copy()
         shown = inputs[changed]
         for index, transform in enumerate(config.transforms):
-            draws = Draws(dataset.places[rows[changed]], numbers[changed], config.seed * 64 + index)
+            draws = CounterRNG(dataset.places[rows[changed]], numbers[changed], config.seed * 64 + index)
             shown = VIEWS[transform.name](shown, draws, dataset.pool, **transform.options)
         inputs[changed] = shown
     return inputs
@@ -110,10 +110,10 @@ class Transfer:
         Which view of a row, or which unlabelled row in its place, depends on the epoch and the place alone.
         """
         places = torch.randperm(self.labelled, generator=generator).numpy()
-        draws = Draws(places, np.full(len(places), epoch), ORDER_KEY + self.config.seed)
+        draws = CounterRNG(places, np.full(len(places), epoch), ORDER_KEY + self.config.seed)
         numbers = np.zeros(len(places), np.int64)
         if self.cycles:
-            still = Draws(places, np.zeros_like(places), ORDER_KEY + self.config.seed)
+            still = CounterRNG(places, np.zeros_like(places), ORDER_KEY + self.config.seed)
             numbers = (still.below(0, self.config.count) + epoch - 1) % self.config.count
         other = draws.uniform(1) < self.share
         unseen, own = self.config.count * (len(self.rows) - self.labelled), 0

@@ -17,7 +17,7 @@ from distillery.stages.data.transfer_set import Transfer
 from distillery.stages.ensemble.weight_selection import teacher_logits
 from distillery.stages.logits.logit_cache import check_belongs
 from distillery.store import Handle, fingerprint
-from distillery.training.fit import Course, Learner, OnEpochs, Validation, fit
+from distillery.training.fit import OnEpochs, TrainJob, TrainResult, Validation, fit
 from distillery.training.networks import derive_seed
 from distillery.training.objectives import Answers, Taught
 
@@ -79,7 +79,7 @@ def distil(
     device: str = "cpu",
     validation: Validation | None = None,
     on_epochs: OnEpochs | None = None,
-) -> list[Course]:
+) -> list[TrainResult]:
     """Trains `networks` together on ``alpha · soft + (1 - alpha) · CE`` over the items of the transfer set.
 
     The cross-entropy is with the row's label; where an item has none, with the ensemble's probabilities. All settings
@@ -94,7 +94,7 @@ def distil(
         still = {"shift": 0.0, "flip": False, "light": 0.0}
         recipes = [r.model_copy(update={"augment": r.augment.model_copy(update=still)}) for r in recipes]
     learners = [
-        Learner(network, own, seed, transfers[setting.share])
+        TrainJob(network, own, seed, transfers[setting.share])
         for network, own, seed, setting in zip(networks, recipes, seeds, settings, strict=True)
     ]
     labels, known = learners[0].batches.answers(targets.logits)  # type: ignore[attr-defined]

@@ -10,7 +10,7 @@ import torch
 from distillery.config.search_space import Loss, Setting
 from distillery.errors import InputError
 from distillery.losses import LOSSES
-from distillery.user_code import is_own
+from distillery.user_code import is_user_code
 
 
 def check_loss(name: str, classes: int, where: str) -> None:
@@ -20,7 +20,7 @@ def check_loss(name: str, classes: int, where: str) -> None:
         InputError: It does.
     """
     traits = LOSSES.traits(name)
-    if is_own(name):
+    if is_user_code(name):
         _try_loss(name, classes, where)
     if classes < traits.get("min_classes", 2):
         raise InputError(

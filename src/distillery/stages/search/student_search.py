@@ -34,7 +34,7 @@ from distillery.stages.search.study import (
 from distillery.stages.teachers.member_keys import content_key
 from distillery.store import Handle, Store, fingerprint, write_json
 from distillery.training.networks import build_network
-from distillery.user_code import is_own, own_digest
+from distillery.user_code import is_user_code, user_code_digest
 
 VERSION = 4
 PROFILE_VERSION = 5
@@ -183,7 +183,7 @@ def study_settings(config: Experiment, role: str) -> list[Any]:
     """
     if role == "student":
         searched = config.search.model_dump(exclude={"finalists", "seeds", "baseline", "trials", "choose"})
-        own = [own_digest(loss.name) for loss in config.search.losses if is_own(loss.name)]
+        own = [user_code_digest(loss.name) for loss in config.search.losses if is_user_code(loss.name)]
         return [role, searched, config.student, config.seed, *own]
     searched = config.search.model_dump(include={"epochs", "halving", "objectives", "cohort"})
     return [role, searched, baseline_knobs(config), config.student.recipe, config.seed]

@@ -24,7 +24,7 @@ from distillery.stages.distillation.soft_losses import together
 from distillery.stages.teachers.member_keys import content_key
 from distillery.stages.teachers.teacher_training import OnEpochOf, fit_classifiers, validation_on
 from distillery.store import Handle, Store, write_json
-from distillery.training.fit import Course
+from distillery.training.fit import TrainResult
 from distillery.training.networks import build_network, load_network, save_network
 from distillery.training.single import predict
 from distillery.training.stack_size import stacks, within_memory
@@ -60,7 +60,9 @@ def train_students(
     shared = [config.views, ensemble.fingerprint, [h.fingerprint for h in logits]]
     keys = [["distilled", w.setting, w.setting.chosen_loss(config.loss), *shared] for w in wanted]
 
-    def train(networks: list[nn.Module], dataset: Dataset, mine: list[TrainingRequest], **options: Any) -> list[Course]:
+    def train(
+        networks: list[nn.Module], dataset: Dataset, mine: list[TrainingRequest], **options: Any
+    ) -> list[TrainResult]:
         targets = Targets.load(data, config.views, ensemble, logits, device)
         settings, seeds = [w.setting for w in mine], [student_seed(w.seed, capacity) for w in mine]
         return distil(networks, dataset, targets, settings, seeds, config, config.recipe, device=device, **options)
@@ -87,7 +89,9 @@ def train_baselines(
     device = resolved(device)
     recipes = [applied(w.setting, config.recipe) for w in wanted]
 
-    def train(networks: list[nn.Module], dataset: Dataset, mine: list[TrainingRequest], **options: Any) -> list[Course]:
+    def train(
+        networks: list[nn.Module], dataset: Dataset, mine: list[TrainingRequest], **options: Any
+    ) -> list[TrainResult]:
         own = [applied(w.setting, config.recipe) for w in mine]
         seeds = [student_seed(w.seed, capacity) for w in mine]
         return fit_classifiers(networks, dataset, own, seeds, device=device, **options)
@@ -108,7 +112,7 @@ class _Making:
     data: Handle
     device: str
     on_epoch: OnEpochOf | None
-    train: Callable[..., list[Course]]
+    train: Callable[..., list[TrainResult]]
 
     def handles(self, keys: list[list[Any]], groups: list[list[int]], store: Store) -> list[Handle]:
         """The stage directories, found or made, group by group."""
@@ -147,7 +151,7 @@ class _Making:
         }
 
     def _keep(
-        self, work: Path, network: nn.Module, number: int, course: Course, dataset: Dataset
+        self, work: Path, network: nn.Module, number: int, course: TrainResult, dataset: Dataset
     ) -> dict[str, Any] | Exception:
         if course.error is not None:
             return FloatingPointError(f"{self.role} {self.capacity.name!r}: {course.error}")

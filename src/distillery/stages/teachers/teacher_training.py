@@ -28,7 +28,7 @@ from distillery.stages.teachers.members import EstimatorMember, GivenMember, Mem
 from distillery.store import Handle, Store, fingerprint, write_json
 from distillery.training import torchrun
 from distillery.training.feed import Inputs
-from distillery.training.fit import Course, Learner, OnEpochs, Validation, fit
+from distillery.training.fit import OnEpochs, TrainJob, TrainResult, Validation, fit
 from distillery.training.networks import build_network, derive_seed, load_network, save_network
 from distillery.training.objectives import Answers, Labels
 from distillery.training.stack_size import stacks, within_memory
@@ -208,10 +208,10 @@ def fit_classifiers(
     device: str = "cpu",
     validation: Validation | None = None,
     on_epochs: OnEpochs | None = None,
-) -> list[Course]:
+) -> list[TrainResult]:
     """Trains `networks` together on the labels of train by cross-entropy."""
     batches = Inputs(dataset.inputs, dataset.splits["train"], device)
-    learners = [Learner(n, r, s, batches) for n, r, s in zip(networks, recipes, seeds, strict=True)]
+    learners = [TrainJob(n, r, s, batches) for n, r, s in zip(networks, recipes, seeds, strict=True)]
     labels = torch.from_numpy(dataset.labels("train")).to(device)
     objective = Labels(Answers(labels, None, dataset.spec.classes), [r.label_smoothing for r in recipes])
     return fit(learners, objective, device=device, validation=validation, on_epochs=on_epochs)

@@ -9,13 +9,13 @@ from distillery.stages.data.dataset import Dataset
 from distillery.stages.teachers.teacher_training import fit_classifiers, validation_on
 from distillery.store import Handle
 from distillery.training import ranks, torchrun
-from distillery.training.fit import Course, OnEpochs
+from distillery.training.fit import OnEpochs, TrainResult
 from distillery.training.networks import load_network, save_network
 
 
 def train(
     teacher: Teacher, recipe: Recipe, seed: int, data: Handle, weights: Path, *, device: str, on_epochs: OnEpochs | None
-) -> Course:
+) -> TrainResult:
     """What became of a teacher; the file holds its initial weights before, and the trained ones afterwards."""
     dataset = Dataset(data)
     network = load_network(teacher.model_dump(), dataset.spec, weights)
