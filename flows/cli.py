@@ -17,6 +17,7 @@ from rich.highlighter import NullHighlighter
 from rich.logging import RichHandler
 from rich.progress import Progress
 
+from distillery import __version__
 from distillery.errors import InputError
 from distillery.flows import importing
 from distillery.flows.failures import guarded
@@ -75,6 +76,7 @@ def program() -> None:
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     whole = argparse.ArgumentParser(prog="distillery", description="From an ensemble to one small, fast student.")
+    whole.add_argument("--version", action="version", version=f"distillery {__version__}")
     whole.add_argument("--debug", action="store_true", help="show tracebacks and Prefect's log")
     commands = whole.add_subparsers(required=True, metavar="COMMAND")
 

@@ -1,6 +1,7 @@
 """The command as a user meets it: good news, and one line for every kind of bad input."""
 
 import errno
+import importlib.metadata
 import json
 import os
 import shutil
@@ -292,3 +293,11 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
         run.stdout.close()
         said = run.stderr.read()
     assert (run.returncode, said) == (0, "")
+
+
+def test_the_command_tells_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+    """contract: it is the version of the installed package."""
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"distillery {importlib.metadata.version('distillery')}\n"
