@@ -16,6 +16,7 @@ from distillery.sources import Rows
 from distillery.stages.checks import prepare_and_check
 from distillery.stages.data import dataset
 from distillery.stages.ensemble import weight_selection
+from distillery.stages.ensemble.record import EnsembleChoice
 from distillery.stages.evaluation import evaluation
 from distillery.stages.logits import logit_cache
 from distillery.stages.report import figures
@@ -62,19 +63,18 @@ def cache_logits(ctx: Context, member: Handle, split: str, data: Handle) -> Hand
 def optimize_weights(ctx: Context, members: list[Handle], val_logits: list[Handle], data: Handle) -> Handle:
     """The table of weightings and the one in use."""
     handle = weight_selection.optimize_weights(members, val_logits, data, ctx.config.ensemble, ctx.store)
-    for note in handle.json("ensemble.json")["notes"]:
+    choice = EnsembleChoice.read(handle)
+    for note in choice.notes:
         log.warning("ensemble: %s", note)
     with ctx.tracker.child("ensemble", f"ensemble {weight_selection.label(handle)}", _key("ensemble", handle)) as run:
         if run.fresh:
-            content = handle.json("ensemble.json")
-            used = content["table"][content["chosen"]]
-            run.params({"role": "ensemble", "weighting": used["weighting"], "pool": used["pool"]})
+            run.params({"role": "ensemble", "weighting": choice.used.weighting, "pool": choice.used.pool})
             run.metrics({f"val_ensemble/{k}": v for k, v in handle.metrics.items()})
-            weights = dict(zip(content["members"], used["weights"], strict=True))
-            run.metrics({f"weight/{name}": weight for name, weight in weights.items()})
-            run.tags({"reason": content["reason"]})
-            run.json(content, "ensemble.json")
-            run.figure(figures.weights_figure(weights, f"Ensemble weights: {content['reason']}"), "weights.png")
+            run.metrics({f"weight/{name}": weight for name, weight in choice.weights.items()})
+            run.tags({"reason": choice.reason})
+            run.json(choice.model_dump(mode="json"), choice.FILE)
+            title = f"Ensemble weights: {choice.reason}"
+            run.figure(figures.weights_figure(choice.weights, title), "weights.png")
     return handle
 
 

@@ -13,6 +13,7 @@ from scipy.special import log_softmax
 
 from distillery.config.experiment import Ensemble, Recipe, Teacher, Weighting
 from distillery.stages.ensemble.member_notes import member_notes
+from distillery.stages.ensemble.record import EnsembleChoice
 from distillery.stages.ensemble.weight_selection import optimize_weights
 from distillery.stages.logits.logit_cache import cache_logits
 from distillery.stages.teachers.teacher_training import train_teachers
@@ -62,7 +63,7 @@ def test_what_a_given_teacher_may_have_learned_is_told(
 def test_trained_members_are_not_talked_about(chain: SimpleNamespace) -> None:
     """contract: networks that learned from train and are right more often than chance have no note."""
     assert member_notes(chain.members, chain.dataset) == []
-    assert chain.ensemble.json("ensemble.json")["notes"] == []
+    assert EnsembleChoice.read(chain.ensemble).notes == []
 
 
 def test_weights_from_a_file_are_told(chain: SimpleNamespace, tmp_path: Path) -> None:
@@ -92,4 +93,4 @@ def test_notes_stand_in_the_ensembles_file(chain: SimpleNamespace, store: Store,
     on_val = cache_logits(member, "val_ensemble", chain.data, chain.config.logits, store)
     config = Ensemble(weightings=(Weighting(name="uniform"),), pools=("probs",))
     handle = optimize_weights([member], [on_val], chain.data, config, store)
-    assert handle.json("ensemble.json")["notes"] == [UNKNOWN]
+    assert EnsembleChoice.read(handle).notes == [UNKNOWN]

@@ -20,9 +20,9 @@ from sklearn.tree import DecisionTreeClassifier
 from distillery.config.experiment import Ensemble, Weighting
 from distillery.errors import InputError
 from distillery.ops import metrics
-from distillery.ops.pooling import Pooling
 from distillery.stages.ensemble import weight_selection as stage
 from distillery.stages.ensemble.crossfit import Judged, gain
+from distillery.stages.ensemble.record import CandidateRow, EnsembleChoice
 from distillery.stages.ensemble.weight_selection import (
     active,
     candidates,
@@ -31,10 +31,11 @@ from distillery.stages.ensemble.weight_selection import (
     label,
     optimize_weights,
     pool_logits,
+    pooling_of,
     teacher_logits,
 )
 from distillery.stages.logits.logit_cache import read_logits
-from distillery.store import Handle, Store, write_json
+from distillery.store import Handle, Store
 
 QUICK = Ensemble(weightings=tuple(Weighting(name=name) for name in ("uniform", "convex")))
 STACKING = Ensemble(weightings=(Weighting(name="stacking", strength=10),))
@@ -48,22 +49,17 @@ def votes(seed: int, skill: tuple[float, ...] = (1.0, 0.5, 0.8), rows: int = 200
     return (signal + generator.normal(size=signal.shape)).astype(np.float32), labels
 
 
-def chosen_of(logits: np.ndarray, labels: np.ndarray, config: Ensemble) -> tuple[dict[str, Any], dict[str, Any]]:
+def chosen_of(logits: np.ndarray, labels: np.ndarray, config: Ensemble) -> tuple[EnsembleChoice, CandidateRow]:
     """(ensemble.json, its row in use)."""
     content = choose(logits, labels, config, [f"m{i}" for i in range(len(logits))])
-    return content, content["table"][content["chosen"]]
+    return content, content.used
 
 
-def pooling_of(row: dict[str, Any]) -> Pooling:
-    """How the members are pooled by a row of the table."""
-    return Pooling(np.array(row.get("coefficients", row["weights"])), row["pool"], row["temperature"])
-
-
-def saved(content: dict[str, Any], store: Store) -> Handle:
+def saved(content: EnsembleChoice, store: Store) -> Handle:
     """A stage with this ensemble.json."""
 
     def build(work: Any) -> dict[str, Any]:
-        write_json(work / "ensemble.json", content)
+        content.write(work)
         return {}
 
     return store.stage("ensemble", "ensemble", [content], build)
@@ -82,8 +78,8 @@ def test_copies_of_one_member_stay_uniform() -> None:
     """golden: where no weighting can win, uniform weights with probability pooling stay."""
     logits, labels = votes(1)
     content, used = chosen_of(np.stack([logits[0]] * 4), labels, QUICK)
-    assert (used["weighting"], used["pool"]) == ("uniform", "probs")
-    assert used["weights"] == [0.25] * 4 and content["reason"].startswith("uniform weights, probs pool")
+    assert (used.weighting, used.pool) == ("uniform", "probs")
+    assert used.weights == [0.25] * 4 and content.reason.startswith("uniform weights, probs pool")
 
 
 def test_a_gain_that_may_be_chance_is_not_taken() -> None:
@@ -92,12 +88,12 @@ def test_a_gain_that_may_be_chance_is_not_taken() -> None:
     for seed in range(8):
         logits, labels = votes(seed, rows=60)
         content, _ = chosen_of(logits, labels, QUICK)
-        table = content["table"]
-        best = min(range(len(table)), key=lambda i: table[i]["nll"])
-        taken = table[best]["nll_gain_low"] > 0
-        assert content["chosen"] == (best if taken or best == 0 else 0)
-        assert ("may be chance" in content["reason"]) == (best != 0 and not taken)
-        used_others += content["chosen"] != 0
+        table = content.table
+        best = min(range(len(table)), key=lambda i: table[i].nll)
+        taken = table[best].nll_gain_low > 0
+        assert content.chosen == (best if taken or best == 0 else 0)
+        assert ("may be chance" in content.reason) == (best != 0 and not taken)
+        used_others += content.chosen != 0
     assert 0 < used_others < 8
 
 
@@ -130,8 +126,8 @@ def test_a_useless_member_is_weighed_down() -> None:
     logits, labels = votes(3, skill=(2.0, 2.0, 0.0))
     logits[2] *= 5
     _, used = chosen_of(logits, labels, QUICK)
-    assert used["weighting"] != "uniform" and used["weights"][2] < 0.1
-    assert used["nll_gain_low"] > 0
+    assert used.weighting != "uniform" and used.weights[2] < 0.1
+    assert used.nll_gain_low > 0
 
 
 @pytest.fixture(scope="module")
@@ -145,22 +141,22 @@ def test_learned_weights_beat_uniform_where_some_models_are_bad(mixed: tuple[np.
     """golden: real models of unlike skill: another candidate is adopted, and on rows never seen its NLL is lower."""
     logits, labels = mixed
     content, used = chosen_of(logits[:, :400], labels[:400], Ensemble())
-    assert used["weighting"] != "uniform" and used["nll_gain_low"] > 0
-    plain = next(r for r in content["table"] if (r["weighting"], r["pool"]) == ("uniform", "probs"))
+    assert used.weighting != "uniform" and used.nll_gain_low > 0
+    plain = next(r for r in content.table if (r.weighting, r.pool) == ("uniform", "probs"))
     on_test = [metrics.row_nll(pooling_of(r).apply(logits[:, 400:]), labels[400:]).mean() for r in (plain, used)]
     assert on_test[1] < on_test[0]
-    assert content["left_out"] == {"stacking": "expected at least 500 rows in val_ensemble, got 400"}
+    assert content.left_out == {"stacking": "expected at least 500 rows in val_ensemble, got 400"}
 
 
 def test_uniform_loses_nothing_where_models_are_alike() -> None:
     """golden: real models that differ in their seed: on rows never seen, what is used is no worse than uniform."""
     logits, labels = digits([ExtraTreesClassifier(20, max_depth=6, random_state=seed) for seed in range(6)])
     content, used = chosen_of(logits[:, :400], labels[:400], Ensemble())
-    rows = (used, content["table"][0])
+    rows = (used, content.table[0])
     on_test = [metrics.row_nll(pooling_of(r).apply(logits[:, 400:]), labels[400:]).mean() for r in rows]
     assert on_test[0] < on_test[1] + 0.002
     # the mean of shallow trees is timid: one temperature after pooling pays
-    assert used["temperature"] < 0.8 and used["nll"] == used["nll_calibrated"] < used["nll_plain"]
+    assert used.temperature < 0.8 and used.nll == used.nll_calibrated < used.nll_plain
 
 
 def test_a_temperature_that_may_be_chance_is_not_taken() -> None:
@@ -171,8 +167,8 @@ def test_a_temperature_that_may_be_chance_is_not_taken() -> None:
         logits = np.log(generator.dirichlet([1, 1, 1], 100))
         labels = np.array([generator.choice(3, p=np.exp(row)) for row in logits])
         _, used = chosen_of(np.stack([logits, logits]), labels, QUICK)
-        adopted.append(used["temperature"] != 1)
-        assert used["nll"] == (used["nll_calibrated"] if adopted[-1] else used["nll_plain"])
+        adopted.append(used.temperature != 1)
+        assert used.nll == (used.nll_calibrated if adopted[-1] else used.nll_plain)
     assert sum(adopted) <= 1
 
 
@@ -182,27 +178,28 @@ def test_pruning_is_told_and_applied_only_on_demand() -> None:
     logits = np.concatenate([logits, logits[:1]])
     config = QUICK.model_copy(update={"prune_tolerance": 0.01})
     told, _ = chosen_of(logits, labels, config)
-    pruning = told["pruning"]
-    assert not pruning["applied"] and sorted(pruning["kept"] + pruning["dropped"]) == ["m0", "m1", "m2", "m3"]
-    assert pruning["dropped"] and pruning["cost_saved"] == len(pruning["dropped"]) / 4
-    assert pruning["nll_loss_high"] < 0.01 and pruning["nll_after"] - pruning["nll_before"] == pruning["nll_loss"]
+    pruning = told.pruning
+    assert pruning is not None
+    assert not pruning.applied and sorted(pruning.kept + pruning.dropped) == ["m0", "m1", "m2", "m3"]
+    assert pruning.dropped and pruning.cost_saved == len(pruning.dropped) / 4
+    assert pruning.nll_loss_high < 0.01 and pruning.nll_after - pruning.nll_before == pruning.nll_loss
     applied, smaller = chosen_of(logits, labels, config.model_copy(update={"prune": True}))
-    assert applied["pruning"] == {**pruning, "applied": True} and applied["chosen"] == told["chosen"]
-    assert [weight > 0 for weight in smaller["weights"]] == [f"m{i}" in pruning["kept"] for i in range(4)]
-    assert np.isclose(sum(smaller["weights"]), 1) and "members kept" in applied["reason"]
+    assert applied.pruning == pruning.model_copy(update={"applied": True}) and applied.chosen == told.chosen
+    assert [weight > 0 for weight in smaller.weights] == [f"m{i}" in pruning.kept for i in range(4)]
+    assert np.isclose(sum(smaller.weights), 1) and "members kept" in applied.reason
 
 
 def test_what_stacking_is_told_as(store: Store) -> None:
     """contract: a row has one number per member beside the map; all members count, none is pruned."""
     logits, labels = votes(5)
     content, used = chosen_of(logits, labels, STACKING)
-    assert np.isclose(sum(used["weights"]), 1) and len(used["weights"]) == 3
-    assert np.shape(used["coefficients"]) == (10, 3)
-    assert content["pruning"] is None and "every member" in content["pruning_note"]
-    assert content["diversity"]["pooling"] == "uniform weights, probs pool"
+    assert np.isclose(sum(used.weights), 1) and len(used.weights) == 3
+    assert np.shape(used.coefficients) == (10, 3)
+    assert content.pruning is None and "every member" in content.pruning_note
+    assert content.diversity.pooling == "uniform weights, probs pool"
     handle = saved(content, store)
     assert active(handle) == ["m0", "m1", "m2"] and label(handle) == "stacking-logits"
-    expected = pool_logits(logits, np.array(used["coefficients"]), "logits", used["temperature"])
+    expected = pool_logits(logits, np.array(used.coefficients), "logits", used.temperature)
     assert np.array_equal(chosen(handle).apply(logits), expected)
 
 
@@ -227,38 +224,38 @@ def test_every_candidate_is_judged_on_rows_it_was_not_fitted_on(chain: SimpleNam
     """reference: uniform weights need no fitting, so their plain row is the quality of the mean on all rows."""
     logits = np.stack([read_logits(h) for h in chain.logits["val_ensemble"]])
     labels = chain.dataset.labels("val_ensemble")
-    table = chain.ensemble.json("ensemble.json")["table"]
+    table = EnsembleChoice.read(chain.ensemble).table
     pooled = [(w, p) for w in ("uniform", "convex", "greedy") for p in ("probs", "logits")]
-    assert [(r["weighting"], r["pool"]) for r in table] == [*pooled, ("stacking", "logits")]
+    assert [(r.weighting, r.pool) for r in table] == [*pooled, ("stacking", "logits")]
     for row in table[:2]:
-        expected = metrics.quality(pool_logits(logits, np.full(3, 1 / 3), row["pool"]), labels)
-        assert row["nll_plain"] == pytest.approx(expected["nll"])
-        assert row["accuracy"] == pytest.approx(expected["accuracy"])
-    assert all(np.isclose(sum(r["weights"]), 1) for r in table)
-    gains = [r["nll_gain"] for r in table]
-    assert gains == pytest.approx([table[0]["nll"] - r["nll"] for r in table])
+        expected = metrics.quality(pool_logits(logits, np.full(3, 1 / 3), row.pool), labels)
+        assert row.nll_plain == pytest.approx(expected["nll"])
+        assert row.accuracy == pytest.approx(expected["accuracy"])
+    assert all(np.isclose(sum(r.weights), 1) for r in table)
+    gains = [r.nll_gain for r in table]
+    assert gains == pytest.approx([table[0].nll - r.nll for r in table])
 
 
 def test_the_members_diversity_is_that_of_the_ensemble_in_use(chain: SimpleNamespace) -> None:
-    """reference: NLL of the pool in use, on the rows of val_ensemble, without a temperature; the file is plain JSON."""
-    content = chain.ensemble.json("ensemble.json")
+    """reference: NLL of the pool in use, on the rows of val_ensemble, without a temperature; the file holds no NaN."""
+    content = EnsembleChoice.read(chain.ensemble)
     logits = np.stack([read_logits(h) for h in chain.logits["val_ensemble"]])
-    row, found = content["table"][content["chosen"]], content["diversity"]
-    pooled = pool_logits(logits, np.array(row["weights"]), row["pool"])
-    if row["weighting"] != "stacking":
+    row, found = content.used, content.diversity
+    pooled = pool_logits(logits, np.array(row.weights), row.pool)
+    if row.weighting != "stacking":
         labels = chain.dataset.labels("val_ensemble")
-        assert found["ensemble_nll"] == pytest.approx(metrics.row_nll(pooled, labels).mean())
-    assert found["rows"] == 150 and found["ambiguity"] >= 0 and len(found["without"]) == 3
-    assert json.loads(json.dumps(content, allow_nan=False)) == content
+        assert found.ensemble_nll == pytest.approx(metrics.row_nll(pooled, labels).mean())
+    assert found.rows == 150 and found.ambiguity >= 0 and len(found.without) == 3
+    assert json.dumps(content.model_dump(), allow_nan=False)
 
 
 def test_what_the_chain_goes_on_with(chain: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     """reference: weights, pool, temperature and targets of later stages are those of the chosen row."""
-    content = chain.ensemble.json("ensemble.json")
-    row, pooling = content["table"][content["chosen"]], chosen(chain.ensemble)
-    assert content["members"] == ["mlp-00", "mlp-01", "mlp-02"]
-    assert chain.ensemble.metrics == {"nll": row["nll"], "accuracy": row["accuracy"]}
-    assert (pooling.pool, pooling.temperature) == (row["pool"], row["temperature"])
+    content = EnsembleChoice.read(chain.ensemble)
+    row, pooling = content.used, chosen(chain.ensemble)
+    assert content.members == ["mlp-00", "mlp-01", "mlp-02"]
+    assert chain.ensemble.metrics == {"nll": row.nll, "accuracy": row.accuracy}
+    assert (pooling.pool, pooling.temperature) == (row.pool, row.temperature)
     stacked = np.stack([read_logits(h) for h in chain.logits["test"]])
     found = teacher_logits(chain.ensemble, chain.logits["test"])
     assert found.dtype == np.float32
@@ -269,9 +266,16 @@ def test_what_the_chain_goes_on_with(chain: SimpleNamespace, monkeypatch: pytest
 
 def test_targets_need_the_active_members_alone(chain: SimpleNamespace, store: Store) -> None:
     """property: logits of the active members, in order, give the targets that logits of all give; fewer are refused."""
-    row = {"weighting": "convex", "pool": "probs", "weights": [0.3, 0.0, 0.7], "temperature": 1.5}
-    names = ["mlp-00", "mlp-01", "mlp-02"]
-    handle = saved({"members": names, "table": [row], "chosen": 0, "pruning": None}, store)
+    given = {
+        "weighting": "convex",
+        "pool": "probs",
+        "weights": [0.3, 0.0, 0.7],
+        "temperature": 1.5,
+        "coefficients": None,
+    }
+    content = EnsembleChoice.read(chain.ensemble)
+    row = content.used.model_copy(update=given)
+    handle = saved(content.model_copy(update={"table": [row], "chosen": 0, "pruning": None}), store)
     assert active(handle) == ["mlp-00", "mlp-02"] and label(handle) == "convex-probs"
     handles = chain.logits["test"]
     expected = pooling_of(row).apply(np.stack([read_logits(h) for h in handles])).astype(np.float32)
@@ -286,7 +290,7 @@ def test_candidates_are_the_configs(chain: SimpleNamespace, store: Store) -> Non
     on_val = chain.logits["val_ensemble"]
     alone = Ensemble(weightings=(Weighting(name="uniform"),), pools=("probs",))
     handle = optimize_weights(chain.members, on_val, chain.data, alone, store)
-    assert len(handle.json("ensemble.json")["table"]) == 1 and label(handle) == "chosen (uniform)"
+    assert len(EnsembleChoice.read(handle).table) == 1 and label(handle) == "chosen (uniform)"
     assert chosen(handle).weights.tolist() == [1 / 3] * 3
     fewer = optimize_weights(chain.members[:2], on_val[:2], chain.data, alone, store)
     assert fewer.fingerprint != handle.fingerprint
@@ -322,16 +326,16 @@ def test_long_work_that_is_asked_for_is_told(monkeypatch: pytest.MonkeyPatch, ca
     monkeypatch.setattr("distillery.stages.ensemble.candidates.MOST_SECONDS", 0)
     logits, labels = votes(4, skill=(2.0, 2.0, 0.0))
     content, _ = chosen_of(logits, labels, Ensemble())
-    assert [row["weighting"] for row in content["table"]] == ["uniform", "uniform"]
-    assert set(content["left_out"]) == {
+    assert [row.weighting for row in content.table] == ["uniform", "uniform"]
+    assert set(content.left_out) == {
         "stacking",
         *(f"{name} weights, {pool} pool" for name in ("convex", "greedy") for pool in ("probs", "logits")),
     }
-    assert content["pruning"] is None
-    assert content["pruning_note"] == "would take about a minute; set ensemble.prune to have it tried"
+    assert content.pruning is None
+    assert content.pruning_note == "would take about a minute; set ensemble.prune to have it tried"
     assert not caplog.records
     content, _ = chosen_of(logits, labels, QUICK.model_copy(update={"prune": True}))
-    assert content["pruning"]["applied"] and len(content["table"]) == 4
+    assert content.pruning.applied and len(content.table) == 4
     told = [record.getMessage() for record in caplog.records]
     assert len(told) == 3 and "convex weights, probs pool are named" in told[0] and "ensemble.prune is set" in told[2]
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from distillery.config.config_file import parse
+from distillery.stages.ensemble.record import EnsembleChoice
 from distillery.stages.report import assembly
 from distillery.stages.report.advice import advise
 from distillery.stages.search.importances import importances
@@ -63,8 +64,8 @@ def test_the_report_is_what_the_stages_say(finished: SimpleNamespace, assembled:
     assert list(assembled["teachers"]) == names == [m.name for m in finished.members]
     assert assembled["teachers"][names[0]]["recipe"]["lr"] == 0.005
     pooled = finished.ensemble.json("ensemble.json")
-    used = pooled["table"][pooled["chosen"]]
-    assert assembled["weights"]["members"] == dict(zip(pooled["members"], used["weights"], strict=True))
+    assert assembled["weights"]["members"] == EnsembleChoice.read(finished.ensemble).weights
+    assert assembled["weights"]["candidates"] == pooled["table"]
     for key in ("reason", "notes", "left_out"):
         assert assembled["weights"][key] == pooled[key]
     assert assembled["promotion"] == PROMOTION and assembled["export"] == EXPORT.metrics

@@ -20,15 +20,16 @@ from distillery.stages.ensemble import diversity, pruning
 from distillery.stages.ensemble.candidates import candidates, duration, takes_long, too_long
 from distillery.stages.ensemble.crossfit import ROUNDING, Candidate, Judged, Votes, assess, fits, gain, judge
 from distillery.stages.ensemble.member_notes import member_notes
+from distillery.stages.ensemble.record import CandidateRow, Diversity, EnsembleChoice, Pruning
 from distillery.stages.logits.logit_cache import reader_of
 from distillery.stages.logits.logit_store import ahead
-from distillery.store import Handle, Store, write_json
+from distillery.store import Handle, Store
 
 __all__ = ["active", "candidates", "choose", "chosen", "label", "optimize_weights", "pool_logits", "teacher_logits"]
 
 log = logging.getLogger(__name__)
 
-VERSION = 4
+VERSION = 5
 BLOCK_BYTES = 32 << 20  # of members' log-probabilities that are pooled at once, so that memory knows no rows or views
 NEEDS_ALL = "stacking needs every member"
 SELECTED = "NLL of cross-fitted weights; the temperature and the members are chosen on the rows that judge them"
@@ -54,10 +55,10 @@ def optimize_weights(
         dataset = Dataset(data)
         logits_MNC = gathered(val_logits, work.parent)
         labels_N = dataset.labels("val_ensemble")
-        content = choose(logits_MNC, labels_N, config, [m.name for m in members], work.parent)
-        content["notes"] = member_notes(members, dataset)
-        write_json(work / "ensemble.json", content)
-        return {k: content["table"][content["chosen"]][k] for k in ("nll", "accuracy")}
+        found = choose(logits_MNC, labels_N, config, [m.name for m in members], work.parent)
+        found = found.model_copy(update={"notes": member_notes(members, dataset)})
+        found.write(work)
+        return {"nll": found.used.nll, "accuracy": found.used.accuracy}
 
     return store.stage("ensemble", "ensemble", key, build)
 
@@ -76,8 +77,8 @@ def gathered(logits: Sequence[Handle], folder: Path | None = None) -> np.ndarray
 
 def choose(
     logits_MNC: np.ndarray, labels_N: np.ndarray, config: Ensemble, names: list[str], folder: Path | None = None
-) -> dict[str, Any]:
-    """The content of ``ensemble.json``.
+) -> EnsembleChoice:
+    """The choice among all candidates, still without notes on the members.
 
     Args:
         logits_MNC: The members' logits, perhaps a file's: they are read by blocks of rows.
@@ -100,17 +101,17 @@ def choose(
         reason += f"; temperature {judged[used].temperature:.2f} after pooling"
     table = _table(tried, judged, standing, len(names))
     if tried[used].stacks:
-        table[used]["coefficients"] = judged[used].weights.tolist()
-    return {
-        "members": names,
-        "table": table,
-        "chosen": used,
-        "reason": reason,
-        "left_out": left_out,
-        "diversity": _diversity(votes, tried[used], table[used]),
-        "pruning": None if pruned is None else _told(pruned, names, config.prune),
-        "pruning_note": note,
-    }
+        table[used] = table[used].model_copy(update={"coefficients": judged[used].weights.tolist()})
+    return EnsembleChoice(
+        members=names,
+        table=table,
+        chosen=used,
+        reason=reason,
+        left_out=left_out,
+        diversity=_diversity(votes, tried[used], table[used]),
+        pruning=None if pruned is None else _told(pruned, names, config.prune),
+        pruning_note=note,
+    )
 
 
 def _judge(candidate: Candidate, votes: Votes, folds: int) -> Judged:
@@ -155,25 +156,25 @@ def _pick(tried: list[Candidate], judged: list[Judged]) -> tuple[int, str]:
     )
 
 
-def _table(tried: list[Candidate], judged: list[Judged], standing: Judged, members: int) -> list[dict[str, Any]]:
+def _table(tried: list[Candidate], judged: list[Judged], standing: Judged, members: int) -> list[CandidateRow]:
     rows = []
     for candidate, result in zip(tried, judged, strict=True):
         weights = np.zeros(members)
         weights[result.members] = influence(result.weights) if candidate.stacks else result.weights
         lower, low, high = gain(standing, result, len(tried))
         rows.append(
-            {
-                "weighting": candidate.weighting.name,
-                "pool": candidate.pool,
-                "weights": weights.tolist(),
+            CandidateRow(
+                weighting=candidate.weighting.name,
+                pool=candidate.pool,
+                weights=weights.tolist(),
                 **result.used.quality(),
-                "temperature": result.temperature,
-                "nll_plain": float(result.plain.nll.mean()),
-                "nll_calibrated": float(result.calibrated.nll.mean()),
-                "nll_gain": lower,
-                "nll_gain_low": low,
-                "nll_gain_high": high,
-            }
+                temperature=result.temperature,
+                nll_plain=float(result.plain.nll.mean()),
+                nll_calibrated=float(result.calibrated.nll.mean()),
+                nll_gain=lower,
+                nll_gain_low=low,
+                nll_gain_high=high,
+            )
         )
     return rows
 
@@ -198,50 +199,54 @@ def _prune(candidate: Candidate, judged: Judged, votes: Votes, config: Ensemble)
     return pruning.prune(judge, fit, tolerance=config.prune_tolerance), SELECTED
 
 
-def _told(pruned: pruning.Pruned, names: list[str], applied: bool) -> dict[str, Any]:
+def _told(pruned: pruning.Pruned, names: list[str], applied: bool) -> Pruning:
     kept = [names[i] for i in pruned.part.kept]
-    return {
-        "applied": applied,
-        "kept": kept,
-        "dropped": [name for name in names if name not in kept],
-        "nll_before": pruned.nll_before,
-        "nll_after": pruned.nll_after,
-        "nll_loss": pruned.nll_after - pruned.nll_before,
-        "nll_loss_high": pruned.loss_high,
-        "cost_saved": 1 - len(kept) / len(names),
-    }
+    return Pruning(
+        applied=applied,
+        kept=kept,
+        dropped=[name for name in names if name not in kept],
+        nll_before=pruned.nll_before,
+        nll_after=pruned.nll_after,
+        nll_loss=pruned.nll_after - pruned.nll_before,
+        nll_loss_high=pruned.loss_high,
+        cost_saved=1 - len(kept) / len(names),
+    )
 
 
-def _diversity(votes: Votes, candidate: Candidate, row: dict[str, Any]) -> dict[str, Any]:
+def _diversity(votes: Votes, candidate: Candidate, row: CandidateRow) -> Diversity:
     """The panel of the ensemble in use; of the plain mean beside stacking, which has no weights to scale up."""
-    weights_M = np.array(row["weights"])
+    weights_M = np.array(row.weights)
     if candidate.stacks:
         candidate, weights_M = (
             Candidate(Weighting(name="uniform"), "probs"),
             np.full(len(weights_M), 1 / len(weights_M)),
         )
-    return {"pooling": candidate.name, **diversity.panel(votes.logits_MNC, votes.labels_N, weights_M, candidate.pool)}
+    panel = diversity.panel(votes.logits_MNC, votes.labels_N, weights_M, candidate.pool)
+    return Diversity(pooling=candidate.name, **panel)
 
 
 def chosen(ensemble: Handle) -> Pooling:
     """The ensemble in use."""
-    content = ensemble.json("ensemble.json")
-    row = content["table"][content["chosen"]]
-    return Pooling(np.array(row.get("coefficients", row["weights"])), row["pool"], row["temperature"])
+    return pooling_of(EnsembleChoice.read(ensemble).used)
+
+
+def pooling_of(row: CandidateRow) -> Pooling:
+    """How the members are pooled by a candidate."""
+    weights = row.weights if row.coefficients is None else row.coefficients
+    return Pooling(np.array(weights), row.pool, row.temperature)
 
 
 def active(ensemble: Handle) -> list[str]:
     """Names of the members that count, in their order: those with weight; all of them beside stacking."""
-    names = ensemble.json("ensemble.json")["members"]
+    names = EnsembleChoice.read(ensemble).members
     return [names[i] for i in chosen(ensemble).active]
 
 
 def label(ensemble: Handle) -> str:
     """What the ensemble in use is called in tables, for instance ``convex-probs``."""
-    content = ensemble.json("ensemble.json")
-    row = content["table"][content["chosen"]]
-    name = f"{row['weighting']}-{row['pool']}"
-    if content["pruning"] and content["pruning"]["applied"] and content["pruning"]["dropped"]:
+    found = EnsembleChoice.read(ensemble)
+    name = f"{found.used.weighting}-{found.used.pool}"
+    if found.pruning is not None and found.pruning.applied and found.pruning.dropped:
         return f"{name}-pruned"
     return "chosen (uniform)" if name == "uniform-probs" else name
 
@@ -256,7 +261,7 @@ def teacher_logits(ensemble: Handle, member_logits: list[Handle]) -> np.ndarray:
         member_logits: Of the active members, in the members' order, or of all members; read by blocks of rows, the next
             one while this one is pooled.
     """
-    pooling, names = chosen(ensemble), ensemble.json("ensemble.json")["members"]
+    pooling, names = chosen(ensemble), EnsembleChoice.read(ensemble).members
     if len(member_logits) == len(names):
         member_logits = [member_logits[i] for i in pooling.active]
     assert len(member_logits) == len(pooling.active), f"expected logits of {', '.join(active(ensemble))}"

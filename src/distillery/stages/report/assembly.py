@@ -7,6 +7,7 @@ from typing import Any
 
 from distillery.config.experiment import Experiment
 from distillery.stages.data.dataset import Dataset
+from distillery.stages.ensemble.record import EnsembleChoice
 from distillery.stages.report.advice import advise
 from distillery.stages.report.cost_ledger import ledger, passes
 from distillery.stages.search.importances import importances
@@ -56,9 +57,9 @@ def assemble(
         total_seconds: Wall time of this run.
     """
     judged = evaluation.json("evaluation.json")
-    pooled = ensemble.json("ensemble.json")
+    pooled = EnsembleChoice.read(ensemble)
+    told = pooled.model_dump(mode="json")
     found, alone = search.json("search.json"), baseline_search.json("search.json")
-    used = pooled["table"][pooled["chosen"]]
     rows = judged["rows"]
     for row in rows:
         if row["role"] == "student" and row["chosen"]:
@@ -75,16 +76,13 @@ def assemble(
             for name, member, _ in config.teachers.each()
         },
         "weights": {
-            "weighting": used["weighting"],
-            "pool": used["pool"],
-            "temperature": used["temperature"],
-            "members": dict(zip(pooled["members"], used["weights"], strict=True)),
-            "reason": pooled["reason"],
-            "candidates": pooled["table"],
-            "diversity": pooled["diversity"],
-            "pruning": pooled["pruning"],
-            "left_out": pooled["left_out"],
-            "notes": pooled["notes"],
+            "weighting": pooled.used.weighting,
+            "pool": pooled.used.pool,
+            "temperature": pooled.used.temperature,
+            "members": pooled.weights,
+            "reason": pooled.reason,
+            "candidates": told["table"],
+            **{k: told[k] for k in ("diversity", "pruning", "left_out", "notes")},
         },
         "search": {
             **{k: found[k] for k in ("study", "objectives", "trials", "front", "ranked", "chosen")},
