@@ -224,6 +224,13 @@ def test_a_report_of_given_logits_is_readable(tree: dict[str, Any], read_page: A
     assert "Disturbed rows were not tried" in root.text
 
 
+def test_a_student_that_was_not_registered_has_no_version(tree: dict[str, Any], read_page: Any) -> None:
+    """contract: a run without a registry tells what the gates found, and names no version."""
+    tree["promotion"]["version"] = None
+    verdict = read_page(page(tree)).by_id("verdict").text
+    assert "The student does not pass its gates; it is not registered." in verdict and "Version" not in verdict
+
+
 def test_the_page_of_equal_reports_is_equal(tree: dict[str, Any]) -> None:
     """determinism: nothing but the report is on the page."""
     assert page(tree) == page(tree)
