@@ -3,7 +3,7 @@
 data -> teachers -> logits -> ensemble weights -> search (T, alpha, capacity) -> students
      -> evaluation -> export -> promotion
 
-`run_chain` is the chain. The flows below it run the chain with Prefect and MLflow; benchmarks and tests run it without.
+`run_chain` is the chain. `flow.py` runs it with Prefect and MLflow; benchmarks and tests run it without.
 """
 
 from __future__ import annotations

@@ -71,8 +71,7 @@ class Context:
     @classmethod
     def untracked(cls, config: Experiment, places: Places) -> Context:
         """A run without Prefect and MLflow, in this process."""
-        workers = Workers(places.workers)
-        return cls(config, places, Untracked(), workers, Progress(disable=True), orchestrated=False)
+        return cls(config, places, Untracked(), Workers(1), Progress(disable=True), orchestrated=False)
 
     @property
     def store(self) -> Store:

@@ -10,32 +10,32 @@ from typing import Any, Protocol
 from distillery.store import Handle
 
 
-class RecordedRun(Protocol):
-    """A run as a step sees it: `fresh` says whether it is new, so that there is something to record."""
+class RecordedRun:
+    """A run as a step sees it; this one is kept nowhere. `fresh` says whether there is something to record."""
 
-    id: str
-    fresh: bool
+    id = ""
+    fresh = False
 
     def params(self, values: dict[str, Any]) -> None:
-        """Parameters."""
+        """Records parameters."""
 
     def metrics(self, values: dict[str, Any]) -> None:
-        """Figures; those that do not exist (None) are left out."""
+        """Records figures; those that do not exist (None) are left out."""
 
     def epoch(self, epoch: int, values: dict[str, float]) -> None:
-        """A point of the training curves."""
+        """Adds a point to the training curves."""
 
     def tags(self, values: dict[str, Any]) -> None:
-        """Tags."""
+        """Records tags."""
 
     def json(self, value: Any, name: str) -> None:
-        """A JSON or YAML file."""
+        """Records a JSON or YAML file."""
 
     def figure(self, figure: Any, name: str) -> None:
-        """A matplotlib figure."""
+        """Records a matplotlib figure."""
 
     def file(self, path: Path, folder: str | None = None) -> None:
-        """A file."""
+        """Records a file."""
 
 
 class RunTracker(Protocol):
@@ -63,45 +63,17 @@ class RunTracker(Protocol):
         """Notes that the run needs these stages, so that no sweep removes them."""
 
 
-class NoRun:
-    """A run that is kept nowhere."""
-
-    id = ""
-    fresh = False
-
-    def params(self, values: dict[str, Any]) -> None:
-        """Drops parameters."""
-
-    def metrics(self, values: dict[str, Any]) -> None:
-        """Drops figures."""
-
-    def epoch(self, epoch: int, values: dict[str, float]) -> None:
-        """Drops a point of the training curves."""
-
-    def tags(self, values: dict[str, Any]) -> None:
-        """Drops tags."""
-
-    def json(self, value: Any, name: str) -> None:
-        """Drops a JSON file."""
-
-    def figure(self, figure: Any, name: str) -> None:
-        """Drops a figure."""
-
-    def file(self, path: Path, folder: str | None = None) -> None:
-        """Drops a file."""
-
-
 class Untracked:
     """A tracker that keeps nothing, for runs without MLflow."""
 
-    parent: RecordedRun = NoRun()
+    parent = RecordedRun()
 
     @contextmanager
     def child(
         self, role: str, name: str, key: str, parent: RecordedRun | None = None, *, new: bool = False
     ) -> Iterator[RecordedRun]:
-        """A run that is kept nowhere."""
-        yield NoRun()
+        """Gives a run that is kept nowhere."""
+        yield RecordedRun()
 
     def describes(self, run: RecordedRun, known_as: str) -> None:
         """Does nothing."""
@@ -110,7 +82,7 @@ class Untracked:
         """Drops figures."""
 
     def keys(self, prefix: str) -> dict[str, bool]:
-        """No run is known."""
+        """Knows no run."""
         return {}
 
     def uses(self, handles: list[Handle]) -> None:

@@ -36,7 +36,7 @@ VIEW = "workflowType=machine_learning"  # without it MLflow opens its pages for 
 STORE_ERRORS = (MlflowException, ConnectionError)
 
 
-class Run:
+class Run(RecordedRun):
     """One MLflow run, by id. Parameters, figures and tags wait and are written together: each call costs as much."""
 
     def __init__(self, client: MlflowClient, run_id: str, fresh: bool, new: bool = False) -> None:
