@@ -158,16 +158,31 @@ class Step(Generic[P, R]):
         if ctx.orchestrated:
             pending: Pending[R] = self._task.submit(ctx, *args, **kwargs)
             return pending
+        return Finished(self._run(ctx, *args, **kwargs))
+
+    def _run(self, ctx: Context, *args: P.args, **kwargs: P.kwargs) -> R:
         result = self._function(ctx, *args, **kwargs)
         handles = _handles_of(result)
         if handles:
             ctx.note(handles)
-        return Finished(result)
+        return result
 
     @functools.cached_property
     def _task(self) -> Any:
+        """The step as a task of Prefect's, which shows what was found finished as `Cached`."""
         from prefect import task
         from prefect.cache_policies import NO_CACHE
+        from prefect.states import Completed
+
+        # Prefect reads the parameters' names from the function, for the names of its runs.
+        @functools.wraps(self._function)
+        def run(ctx: Context, *args: P.args, **kwargs: P.kwargs) -> Any:
+            result = self._run(ctx, *args, **kwargs)
+            handles = _handles_of(result)
+            if not handles or not all(handle.cached for handle in handles):
+                return result
+            paths = ", ".join(handle.path for handle in handles)
+            return Completed(name="Cached", message=f"found in the store: {paths}", data=result)
 
         decorate = task(
             name=self._name,
@@ -177,25 +192,7 @@ class Step(Generic[P, R]):
             retry_delay_seconds=RETRY_SECONDS,
             retry_condition_fn=transient,
         )
-        return decorate(self._noted)
-
-    @property
-    def _noted(self) -> Callable[..., Any]:
-        @functools.wraps(self._function)
-        def run(ctx: Context, *args: P.args, **kwargs: P.kwargs) -> Any:
-            from prefect.states import Completed
-
-            result = self._function(ctx, *args, **kwargs)
-            handles = _handles_of(result)
-            if not handles:
-                return result
-            ctx.note(handles)
-            if not all(handle.cached for handle in handles):
-                return result
-            paths = ", ".join(handle.path for handle in handles)
-            return Completed(name="Cached", message=f"found in the store: {paths}", data=result)
-
-        return run
+        return decorate(run)
 
 
 def step(name: str, run_name: str | None = None) -> Callable[[Callable[Concatenate[Context, P], R]], Step[P, R]]:
