@@ -135,13 +135,14 @@ def _run(given: argparse.Namespace) -> None:
             from distillery.flows.environment import Places
             from distillery.flows.flow import pipeline
             from distillery.flows.tracking.runs import connect
+            from distillery.stages.evaluation.record import EvaluationResult
         connect(Places.from_environment())  # makes a new database while Prefect's server makes its own
         ready()
-        found = pipeline(config, given.part)
-        if given.part == "search":
-            console.print(models_table(config.name, found["test_rows"], found["rows"]))
+        result = pipeline(config, given.part)
+        if isinstance(result, EvaluationResult):
+            console.print(models_table(config.name, result.test_rows, result.rows))
             return
-        show(found, console)
+        show(result, console)
     _name_page(Places.from_environment().runs / config.name)
 
 
@@ -155,6 +156,7 @@ def _check(given: argparse.Namespace) -> None:
 def _report(given: argparse.Namespace) -> None:
     from distillery.flows.console.table import show
     from distillery.flows.environment import Places
+    from distillery.stages.report.record import Report
 
     runs = Places.from_environment().runs
     file = runs / given.name / "report.json"
@@ -164,7 +166,7 @@ def _report(given: argparse.Namespace) -> None:
     if given.json:
         console.out(file.read_text(), highlight=False)
     else:
-        show(json.loads(file.read_text()), console)
+        show(Report.read(file.parent), console)
         _name_page(file.parent)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from prefect import flow
 from rich import get_console
@@ -19,11 +18,13 @@ from distillery.flows.tracking import lock, registry
 from distillery.flows.tracking.runs import Tracker
 from distillery.flows.workers.shared_folder import open_workers
 from distillery.stages.data.dataset import read_source
+from distillery.stages.evaluation.record import EvaluationResult
+from distillery.stages.report.record import Report
 from distillery.store import Store
 
 
 @flow(name="distillery", flow_run_name="{config.name}", validate_parameters=True)
-def pipeline(config: Experiment, part: Part = "all") -> dict[str, Any]:
+def pipeline(config: Experiment, part: Part = "all") -> Report | EvaluationResult:
     """Runs the chain, or a part of it, and records it in MLflow."""
     places = Places.from_environment()
     lock.check_database(places)

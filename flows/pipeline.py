@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from distillery.config.experiment import Experiment
 from distillery.flows.tasks import networks, release, stages, studies
@@ -19,7 +19,10 @@ from distillery.flows.tasks.context import Context, Pending
 from distillery.flows.tasks.external_members import resolve_external_teachers
 from distillery.sources import Rows
 from distillery.stages.ensemble.weight_selection import active
-from distillery.stages.evaluation.evaluation import Inputs
+from distillery.stages.evaluation.inputs import Inputs
+from distillery.stages.evaluation.record import EvaluationResult
+from distillery.stages.report.record import Report
+from distillery.stages.roles import Role
 from distillery.stages.students.final_models import FinalModels, TrainingGroup, plan_final_models
 from distillery.stages.teachers.groups import in_one_go
 from distillery.store import Handle
@@ -63,7 +66,7 @@ class StudentResults:
         return next(final.students[0] for final in self.finals if final.capacity == self.chosen)
 
 
-def run_chain(ctx: Context, rows: Rows, part: Part = "all") -> dict[str, Any]:
+def run_chain(ctx: Context, rows: Rows, part: Part = "all") -> Report | EvaluationResult:
     """Distils the ensemble that the config describes and returns the report.
 
     The part `search` ends with the evaluation, and returns that. The part `release` begins there: it computes nothing
@@ -79,8 +82,7 @@ def run_chain(ctx: Context, rows: Rows, part: Part = "all") -> dict[str, Any]:
     students = distil_students(ctx, teachers)
     evaluation = stages.evaluate_models(ctx, evaluation_inputs(ctx, teachers, students), rows)
     if part == "search":
-        content: dict[str, Any] = evaluation.json("evaluation.json")
-        return content
+        return EvaluationResult.read(evaluation)
 
     # -> export -> promotion -> report
     ctx = ctx.writing()
@@ -131,7 +133,7 @@ def distil_students(ctx: Context, teachers: EnsembleResults) -> StudentResults:
     def begin(groups: Sequence[TrainingGroup]) -> list[Pending[list[Handle]]]:
         begun = []
         for group in groups:
-            if group.role == "student":
+            if group.role is Role.STUDENT:
                 begun.append(networks.train_students.begin(ctx, group, data, ensemble, transfer_logits))
             else:
                 begun.append(networks.train_baselines.begin(ctx, group, data))

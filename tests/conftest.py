@@ -6,11 +6,11 @@ import gc
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from chain import Chain, FinishedChain
 from hypothesis import settings
 
 from distillery.config import config_file
@@ -23,6 +23,7 @@ from distillery.stages.data.dataset import Dataset, read_source
 from distillery.stages.ensemble import weight_selection
 from distillery.stages.logits import logit_cache
 from distillery.stages.search import student_search
+from distillery.stages.students.student_training import StudentRecord
 from distillery.store import Handle, Store
 
 torch.set_num_threads(1)
@@ -77,14 +78,14 @@ def store(tmp_path: Path) -> Store:
 
 
 @pytest.fixture(scope="session")
-def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
     """Stages `data` to `ensemble` of the tiny experiment, and the members' logits on every split."""
     config = config_file.parse(TINY)
     ctx = Context.untracked(config, Places(tmp_path_factory.mktemp("chain"), workers=1, device="cpu"))
     gc.freeze()  # what is imported by now need not be searched before every measured latency
     rows = read_source(config.data)
     teachers = build_ensemble(ctx, rows)
-    yield SimpleNamespace(
+    yield Chain(
         ctx=ctx,
         config=config,
         store=ctx.store,
@@ -105,7 +106,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]
 
 
 @pytest.fixture(scope="session")
-def search_with(chain: SimpleNamespace) -> Callable[..., Handle]:
+def search_with(chain: Chain) -> Callable[..., Handle]:
     """`run_search` on the tiny chain, with changes of the sections `search` and `student` of the config."""
 
     def run(
@@ -127,11 +128,11 @@ def search_with(chain: SimpleNamespace) -> Callable[..., Handle]:
 
 
 @pytest.fixture(scope="session")
-def finished(chain: SimpleNamespace) -> SimpleNamespace:
+def finished(chain: Chain) -> FinishedChain:
     """The tiny chain up to `evaluation`."""
     students = distil_students(chain.ctx, chain.results)
     inputs = evaluation_inputs(chain.ctx, chain.results, students)
-    return SimpleNamespace(
+    return FinishedChain(
         **vars(chain),
         search=students.search,
         alone=students.baseline_search,
@@ -144,4 +145,4 @@ def finished(chain: SimpleNamespace) -> SimpleNamespace:
 
 
 def _setting(student: Handle) -> Setting:
-    return Setting(**student.json("student.json")["setting"])
+    return Setting.model_validate(StudentRecord.read(student).setting)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 import re
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from chain import Chain
 
 from distillery.config import config_file
 from distillery.config.experiment import Experiment
@@ -76,9 +76,7 @@ def with_loss(tree: dict[str, Any], loss: dict[str, Any]) -> Experiment:
     return config_file.parse(changed)
 
 
-def test_an_own_loss_and_network_train_a_student(
-    chain: SimpleNamespace, tree: dict[str, Any], file: Path, store: Store
-) -> None:
+def test_an_own_loss_and_network_train_a_student(chain: Chain, tree: dict[str, Any], file: Path, store: Store) -> None:
     """reference: with the factor 1 the student of the user's loss is that of `kd`, bit by bit; it is loaded again."""
     changed = copy.deepcopy(tree)
     changed["student"]["capacities"] = [{"name": "mine", "family": f"{file}:Tiny", "width": 5}]
@@ -161,7 +159,7 @@ def test_own_names_are_not_offered(file: Path) -> None:
     assert not [name for registry in (LOSSES, MODELS) for name in registry.names() if ".py:" in name]
 
 
-def test_the_documented_example_works(chain: SimpleNamespace, tmp_path: Path) -> None:
+def test_the_documented_example_works(chain: Chain, tmp_path: Path) -> None:
     """contract: the file in docs/methods.md holds a loss that can train, equal to `kd` at gamma 0, and a network."""
     text = (Path(__file__).parent.parent / "docs" / "methods.md").read_text()
     (tmp_path / "mine.py").write_text(re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0])

@@ -11,6 +11,7 @@ from distillery.flows.tasks.context import Context, step
 from distillery.flows.tracking.interface import RecordedRun
 from distillery.stages.data.dataset import LEARNED, Dataset
 from distillery.stages.distillation.distill import applied
+from distillery.stages.roles import Role
 from distillery.stages.students import student_training
 from distillery.stages.students.final_models import TrainingGroup
 from distillery.stages.teachers import teacher_training
@@ -82,7 +83,7 @@ def train_students(
     return handles
 
 
-@step("baselines", "{group.role}-baselines-{group.capacity.name}")
+@step("baselines", "{group.role}s-{group.capacity.name}")
 def train_baselines(ctx: Context, group: TrainingGroup, data: Handle) -> list[Handle]:
     """The same networks without a teacher: plain, with the student's own recipe, or tuned, with one of their own."""
     with _recorded(ctx, group, [Dataset(data).digest(*LEARNED)]) as (runs, on_epoch):
@@ -100,17 +101,12 @@ def train_baselines(ctx: Context, group: TrainingGroup, data: Handle) -> list[Ha
     return handles
 
 
-def _role(group: TrainingGroup) -> str:
-    """What the group's networks are called in MLflow."""
-    return "student" if group.role == "student" else f"{group.role} baseline"
-
-
 @contextmanager
 def _recorded(
     ctx: Context, group: TrainingGroup, upstream: list[str]
 ) -> Iterator[tuple[list[RecordedRun], teacher_training.OnEpochOf]]:
     """A run for each network of the group, found again by its key, and what reports their epochs."""
-    role = _role(group)
+    role = group.role.words
     name = f"{role} {group.capacity.name}"
     recipes = [applied(request.setting, ctx.config.student.recipe) for request in group.requests]
     epochs = max(recipe.epochs for recipe in recipes)
@@ -127,7 +123,7 @@ def _recorded(
 
 def _describe_all(ctx: Context, group: TrainingGroup, runs: Sequence[RecordedRun], handles: Sequence[Handle]) -> None:
     """Records how each network was trained and what it reaches on val_search."""
-    role = _role(group)
+    role = group.role.words
     student = ctx.config.student
     for run, handle, request in zip(runs, handles, group.requests, strict=True):
         ctx.tracker.describes(run, f"{role} {handle.fingerprint}")
@@ -136,7 +132,7 @@ def _describe_all(ctx: Context, group: TrainingGroup, runs: Sequence[RecordedRun
         setting = request.setting
         recipe = applied(setting, student.recipe)
         shown = {k: getattr(recipe, k) for k in ("lr", "weight_decay", "epochs")}
-        if group.role == "student":
+        if group.role is Role.STUDENT:
             loss = setting.chosen_loss(student.loss).name
             taught = {"temperature": setting.temperature, "alpha": setting.alpha, "loss": loss}
         else:

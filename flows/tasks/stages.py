@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
-
-import numpy as np
 
 from distillery.config.experiment import Capacity
 from distillery.devices import AUTO
@@ -18,8 +15,11 @@ from distillery.stages.data import dataset
 from distillery.stages.ensemble import weight_selection
 from distillery.stages.ensemble.record import EnsembleChoice
 from distillery.stages.evaluation import evaluation
+from distillery.stages.evaluation.inputs import Inputs
+from distillery.stages.evaluation.record import EvaluationResult, ModelRow
 from distillery.stages.logits import logit_cache
 from distillery.stages.report import figures
+from distillery.stages.roles import Role
 from distillery.stages.search import student_search
 from distillery.store import Handle
 
@@ -49,12 +49,19 @@ def cache_logits(ctx: Context, member: Handle, split: str, data: Handle) -> Hand
 
     Found ones are compared with what the member answers now, on a sample.
     """
-    seen: dict[str, Any] = {}
-    if split == "transfer":
-        seen = {"views": ctx.config.student.views, "temperatures": ctx.config.search.temperatures}
-    inputs = (member, split, data, ctx.config.logits)
-    handle = ctx.workers.stage(logit_cache.cache_logits, *inputs, store=ctx.store, device=AUTO, **seen)
-    if handle.cached and split == "transfer":
+    is_transfer = split == "transfer"
+    handle: Handle = ctx.workers.stage(
+        logit_cache.cache_logits,
+        member,
+        split,
+        data,
+        ctx.config.logits,
+        store=ctx.store,
+        device=AUTO,
+        views=ctx.config.student.views if is_transfer else None,
+        temperatures=ctx.config.search.temperatures if is_transfer else (),
+    )
+    if handle.cached and is_transfer:
         logit_cache.check_drift(handle, member, data, device=AUTO)
     return handle
 
@@ -79,50 +86,56 @@ def optimize_weights(ctx: Context, members: list[Handle], val_logits: list[Handl
 
 
 @step("evaluation")
-def evaluate_models(ctx: Context, inputs: evaluation.Inputs, rows: Rows) -> Handle:
+def evaluate_models(ctx: Context, inputs: Inputs, rows: Rows) -> Handle:
     """Every model on the test split, with pictures on the parent run."""
     handle = evaluation.evaluate(inputs, rows, ctx.config.evaluation, ctx.store)
     if isinstance(ctx.tracker, Untracked):
         return handle
-    content = handle.json("evaluation.json")
-    parent = ctx.tracker.parent
+
+    result = EvaluationResult.read(handle)
+    logits = evaluation.logits_on_test(handle)
     labels = dataset.Dataset(inputs.data).labels("test")
-    shown = [content["ensemble"], *content["baselines"].values(), content["student"]]
-    with np.load(handle.file("test_logits.npz")) as arrays:
-        held = {name: arrays[name] for name in shown}
-    parent.figure(figures.front_figure(content["rows"]), "front.png")
-    parent.figure(figures.reliability_figure(held, labels), "reliability.png")
-    counts = metrics.confusion(held[content["student"]], labels)
-    title = f"{content['student']} on test"
-    parent.figure(figures.confusion_figure(counts, content["classes"], title), "confusion.png")
-    parent.figure(figures.curves_figure(_histories(inputs)), "training_curves.png")
-    judged = _judged(inputs)
-    for row in content["rows"]:
-        name = f"{row['role']} {row['name']}"
-        run = f"{row['role']} {judged[name].fingerprint}" if name in judged else name
-        ctx.tracker.complete(row["role"], name, handle.fingerprint, _figures(row), run)
+    compared = {result.compared(role).title: values for role, values in logits.items()}
+    student = result.student
+    counts = metrics.confusion(logits[Role.STUDENT], labels)
+    networks = _networks(inputs)
+
+    parent = ctx.tracker.parent
+    parent.figure(figures.front_figure(result.rows), "front.png")
+    parent.figure(figures.reliability_figure(compared, labels), "reliability.png")
+    title = f"{student.title} on test"
+    parent.figure(figures.confusion_figure(counts, result.classes, title), "confusion.png")
+    parent.figure(figures.curves_figure(_histories(inputs, networks)), "training_curves.png")
+    for row in result.rows:
+        known_as = row.title
+        if row.title in networks:
+            known_as = f"{row.role.words} {networks[row.title].fingerprint}"
+        ctx.tracker.complete(row.role.words, row.title, handle.fingerprint, _figures(row), known_as)
     return handle
 
 
-def _judged(inputs: evaluation.Inputs) -> dict[str, Handle]:
-    """Of all seeds, the networks that have a row in the evaluation, by its role and name."""
-    found: dict[str, Handle] = {}
-    for finals in inputs.finals:
-        roles = {"student": finals.students, "plain baseline": finals.plain, "tuned baseline": finals.tuned}
-        found |= {f"{role} {finals.capacity}": handles[0] for role, handles in roles.items() if handles}
-    return found
+def _networks(inputs: Inputs) -> dict[str, Handle]:
+    """Of all seeds, the networks that have a row in the evaluation, by its title."""
+    networks: dict[str, Handle] = {}
+    for final in inputs.finals:
+        for role in (Role.STUDENT, Role.PLAIN, Role.TUNED):
+            handles = final.of(role)
+            if handles:
+                networks[f"{role.words} {final.capacity}"] = handles[0]
+    return networks
 
 
-def _histories(inputs: evaluation.Inputs) -> dict[str, list[dict[str, float]]]:
-    models = {f"teacher {m.name}": m for m in inputs.members} | _judged(inputs)
-    histories = {name: model.json("history.json") for name, model in models.items()}
-    return {name: history for name, history in histories.items() if history}
+def _histories(inputs: Inputs, networks: dict[str, Handle]) -> dict[str, list[dict[str, float]]]:
+    """Training curves of all models that were trained by gradients, by title."""
+    models = {f"teacher {member.name}": member for member in inputs.members} | networks
+    histories = {title: model.json("history.json") for title, model in models.items()}
+    return {title: history for title, history in histories.items() if history}
 
 
-def _figures(row: dict[str, Any]) -> dict[str, Any]:
-    quality = {f"test/{k}": row.get(k) for k in ("accuracy", "nll", "brier", "ece", "agreement")}
-    on_val = {f"val_search/{k}": row[f"val_search_{k}"] for k in ("accuracy", "nll")}
-    return {**quality, **on_val, **{k: row[k] for k in COSTS}}
+def _figures(row: ModelRow) -> dict[str, float | None]:
+    on_test = {f"test/{name}": getattr(row, name) for name in ("accuracy", "nll", "brier", "ece", "agreement")}
+    on_val = {"val_search/accuracy": row.val_search_accuracy, "val_search/nll": row.val_search_nll}
+    return {**on_test, **on_val, **{name: getattr(row, name) for name in COSTS}}
 
 
 def _key(role: str, handle: Handle) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from functools import partial
-from typing import Any
 
 from distillery.devices import AUTO
 from distillery.flows.tasks.context import Context, step
@@ -13,6 +12,7 @@ from distillery.flows.tracking.interface import RecordedRun
 from distillery.stages.data.dataset import LEARNED, Dataset
 from distillery.stages.report import figures
 from distillery.stages.search import student_search
+from distillery.stages.search.record import SearchResult, Trial
 from distillery.store import Handle, fingerprint
 
 
@@ -31,16 +31,15 @@ def run_search(
 @step("baseline-search")
 def run_baseline_search(ctx: Context, data: Handle, found: Handle, profiles: list[Handle]) -> Handle:
     """The study of the chosen capacity without a teacher, with as many trials as it had with one."""
-    content = found.json("search.json")
-    trials = sum(record["capacity"] == content["chosen"] for record in content["trials"])
+    result = SearchResult.read(found)
     run = partial(student_search.run_baseline_search, ctx.config, data, found, profiles, ctx.store)
     key = [
         student_search.study_settings(ctx.config, "baseline"),
-        content["chosen"],
-        trials,
+        result.chosen,
+        result.trials_of_chosen,
         Dataset(data).digest(*LEARNED),
     ]
-    return _study(ctx, "baseline search", trials, fingerprint("baseline search", key), run)
+    return _study(ctx, "baseline search", result.trials_of_chosen, fingerprint("baseline search", key), run)
 
 
 def _study(ctx: Context, name: str, total: int, key: str, run_study: Callable[..., Handle]) -> Handle:
@@ -49,33 +48,37 @@ def _study(ctx: Context, name: str, total: int, key: str, run_study: Callable[..
         advance = ctx.bar(name, total)
         advance(sum(before.values()))
 
-        def on_trial(record: dict[str, Any]) -> None:
-            _log_trial(ctx, study, f"trial-{key}-{record['number']}", record, before)
-            advance(record["number"] + 1)
+        def on_trial(trial: Trial) -> None:
+            _log_trial(ctx, study, f"trial-{key}-{trial.number}", trial, before)
+            advance(trial.number + 1)
 
         handle = run_study(device=AUTO, run_many=ctx.workers.map, on_trial=on_trial, database=ctx.study_database)
         advance(total)
-        content = handle.json("search.json")
         if study.fresh:
+            result = SearchResult.read(handle)
             logged = ctx.tracker.keys(f"trial-{key}-")
-            for record in content["trials"]:
-                if not logged.get(f"trial-{key}-{record['number']}"):
-                    _log_trial(ctx, study, f"trial-{key}-{record['number']}", record, logged)
-            study.params({"role": "study", "trials": total, "objectives": ", ".join(content["objectives"])})
-            study.metrics({f"val_search/{k}": handle.metrics[k] for k in ("nll", "accuracy")})
-            study.tags({"optuna.study": content["study"], "chosen": content["chosen"]})
-            study.json(content, "search.json")
-            study.figure(figures.search_figure(content["trials"]), "trials.png")
+            for trial in result.trials:
+                if not logged.get(f"trial-{key}-{trial.number}"):
+                    _log_trial(ctx, study, f"trial-{key}-{trial.number}", trial, logged)
+            study.params({"role": "study", "trials": total, "objectives": ", ".join(result.objectives)})
+            study.metrics({f"val_search/{name}": handle.metrics[name] for name in ("nll", "accuracy")})
+            study.tags({"optuna.study": result.study, "chosen": result.chosen})
+            study.json(result.model_dump(mode="json"), result.FILE)
+            study.figure(figures.search_figure(result.trials), "trials.png")
     return handle
 
 
-def _log_trial(ctx: Context, study: RecordedRun, key: str, record: dict[str, Any], known: Collection[str]) -> None:
-    name = f"trial {record['number']:03d} {record['capacity']}"
+def _log_trial(ctx: Context, study: RecordedRun, key: str, trial: Trial, known: Collection[str]) -> None:
+    name = f"trial {trial.number:03d} {trial.capacity}"
     with ctx.tracker.child("trial", name, key, study, new=key not in known) as run:
-        if run.fresh:
-            setting = {k: v["name"] if isinstance(v, dict) else v for k, v in record["setting"].items()}
-            options = {k: v for k, v in record["proposal"].items() if "." in k}
-            run.params({"role": "trial", "model": record["capacity"], **setting, **options})
-            run.tags({"state": record["state"], **({"reason": record["reason"]} if "reason" in record else {})})
-            figures_ = {f"val_search/{k}": record.get(k) for k in ("accuracy", "nll")}
-            run.metrics({**figures_, **{k: record[k] for k in COSTS}, "train_seconds": record.get("seconds")})
+        if not run.fresh:
+            return
+        setting = {knob: v["name"] if isinstance(v, dict) else v for knob, v in trial.setting.items()}
+        options = {knob: value for knob, value in trial.proposal.items() if "." in knob}
+        run.params({"role": "trial", "model": trial.capacity, **setting, **options})
+        run.tags({"state": trial.state.value})
+        if trial.reason is not None:
+            run.tags({"reason": trial.reason})
+        run.metrics({"val_search/accuracy": trial.accuracy, "val_search/nll": trial.nll})
+        run.metrics({name: getattr(trial, name) for name in COSTS})
+        run.metrics({"train_seconds": trial.seconds})

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from distillery.errors import InputError
+from distillery.stages.promotion.record import DecisionCount
 
 PROMOTED, REJECTED, BY_HAND, ROLLED_BACK = "promoted", "rejected", "promoted by hand", "rolled back"
 KEY = re.compile(r"history\.(\d{6,})")
@@ -90,10 +91,11 @@ def champion(entries: Sequence[Entry]) -> int | None:
     return next((e.version for e in reversed(entries) if e.moves), None)
 
 
-def decisions(entries: Sequence[Entry], test_rows: str) -> dict[str, int]:
-    """How many decisions were made by test rows: by the `same_rows`, those of this digest, and `all` of them.
+def decisions(entries: Sequence[Entry], test_rows: str) -> DecisionCount:
+    """How many decisions were made by the test rows of this digest, and by test rows at all.
 
     What a person promoted or rolled back was not decided by test rows.
     """
     judged = [entry for entry in entries if entry.action in (PROMOTED, REJECTED)]
-    return {"same_rows": sum(entry.test_rows == test_rows for entry in judged), "all": len(judged)}
+    same = sum(entry.test_rows == test_rows for entry in judged)
+    return DecisionCount(same_rows=same, all=len(judged))

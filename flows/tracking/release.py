@@ -10,8 +10,10 @@ from distillery.flows.tracking import history, lifecycle, registry
 from distillery.flows.tracking.runs import Tracker
 from distillery.sources import Rows
 from distillery.stages.data.split_identity import split_digest, test_rows_digest
+from distillery.stages.evaluation.record import EvaluationResult
 from distillery.stages.promotion.decision import Decision
 from distillery.stages.promotion.judgement import judge_student
+from distillery.stages.promotion.record import Promotion
 from distillery.store import Handle, fingerprint
 
 FIGURES = ("accuracy", "nll", "brier", "ece", "params", "size_mb", "latency_ms_p50", "latency_ms_p95")
@@ -25,17 +27,17 @@ def decide_and_register(
     evaluation: Handle,
     data: Handle,
     rows: Rows,
-) -> tuple[Decision, int, dict[str, int]]:
-    """The decision, the student's version, and how often these test rows, and any of this model's, have decided."""
+) -> Promotion:
+    """The decision about a student, which is a version of its model afterwards."""
     client = tracker.client
     name = config.name
-    content = evaluation.json("evaluation.json")
+    result = EvaluationResult.read(evaluation)
     test_rows = test_rows_digest(data, rows)
-    row = next(r for r in content["rows"] if r["role"] == "student" and r["chosen"])
-    figures = {k: row[k] for k in FIGURES} | exported.metrics
+    row = result.student
+    figures = {name: getattr(row, name) for name in FIGURES} | exported.metrics
     tags = {
-        "student": row["name"],
-        "test_rows": str(content["test_rows"]),
+        "student": row.name,
+        "test_rows": str(result.test_rows),
         "test_rows_content": test_rows,
         "data": data.fingerprint,
         "dealing": split_digest(config.data, rows),
@@ -48,7 +50,7 @@ def decide_and_register(
 
     key = f"release-{exported.fingerprint}-{evaluation.fingerprint}"
     with tracker.child("release", "release", key) as run, lifecycle.turn(client, places, name) as turn:
-        registered = registry.register(client, name, exported, rows, content["classes"], run, tags)
+        registered = registry.register(client, name, exported, rows, result.classes, run, tags)
         registry.describe(client, name, registered, run, figures)
         rules = fingerprint(config.gates)
         decision = turn.consider(registered.version, rules, judge, prefect.runtime.flow_run.id)
@@ -57,4 +59,10 @@ def decide_and_register(
             run.metrics({k: v for k, v in figures.items() if k.startswith(("latency", "request", "parity"))})
             run.tags({"promoted": decision.promoted, "reasons": "; ".join(decision.reasons)})
         decided = history.decisions(turn.entries, test_rows)
-    return decision, registered.version, decided
+    return Promotion(
+        promoted=decision.promoted,
+        version=registered.version,
+        reasons=decision.reasons,
+        gates=decision.gates,
+        decisions=decided,
+    )

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from distillery.stages.report.assembly import without_timing
+from reports import without_timing
 
 # Imports are most of what the command costs here. So one process imports, and every run is a fork of it that does what
 # the command does; whatever a run opens or starts is its own.

@@ -11,6 +11,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 from prefect import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from reports import without_timing
 
 from distillery.config.config_file import load
 from distillery.config.gates import DEFAULT_GATES
@@ -20,7 +21,6 @@ from distillery.flows.tracking.history import read
 from distillery.flows.tracking.registry import by_alias, open_model
 from distillery.flows.tracking.runs import connect
 from distillery.stages.data.dataset import read_source
-from distillery.stages.report.assembly import without_timing
 
 COMPARED = {"val_search/accuracy", "val_search/nll", "params", "macs", "latency_ms_p50", "throughput_per_s"}
 

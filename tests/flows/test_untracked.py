@@ -8,12 +8,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from reports import without_timing
+
 from distillery.config.config_file import load
 from distillery.flows.environment import Places
 from distillery.flows.pipeline import run_chain
 from distillery.flows.tasks.context import Context
 from distillery.stages.data.dataset import read_source
-from distillery.stages.report.assembly import without_timing
 
 IMPORTED = """
 import sys

@@ -5,12 +5,12 @@ On a pretended GPU (pretended_cuda.py). What is drawn on a GPU itself is left ou
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from chain import Chain
 from pretended_cuda import Seen, pretended_cuda
 from torch import nn
 
@@ -180,9 +180,7 @@ def test_a_network_with_kernels_in_space_trains_on_a_gpu() -> None:
     assert result.error is None
 
 
-def test_the_stages_that_train_do_so_on_a_gpu(
-    chain: SimpleNamespace, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_stages_that_train_do_so_on_a_gpu(chain: Chain, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """reference: teachers, logits, trials and students of the tiny experiment are the CPU's; the device is decided by
     the process that computes."""
     (member,), config = chain.config.teachers.members, chain.config

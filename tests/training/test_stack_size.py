@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from bisect import bisect_left
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
+from chain import Chain
 
 from distillery.config.experiment import Capacity, Recipe, Teachers
 from distillery.config.search_space import Setting
@@ -37,7 +37,7 @@ def test_stacks_are_as_large_as_the_cache() -> None:
     assert stack_size(mlp(8), Recipe(), InputSpec("image", (3, 8, 8), 2)) == 1
 
 
-def test_groups_hold_every_teacher_once_in_order(chain: SimpleNamespace) -> None:
+def test_groups_hold_every_teacher_once_in_order(chain: Chain) -> None:
     """contract: the groups, joined, are the config's teachers; none is larger than its stack."""
     members = [
         {"name": "wide", "family": "mlp", "hidden": [600, 600], "copies": 5},
@@ -52,7 +52,7 @@ def test_groups_hold_every_teacher_once_in_order(chain: SimpleNamespace) -> None
 
 
 def test_a_cohort_that_does_not_fit_is_split(
-    chain: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    chain: Chain, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """reference: its trials are those of a whole cohort, and the log says in what groups they trained."""
     settings = tuple(Setting(temperature=2.0, alpha=0.6, lr=lr) for lr in (0.01, 0.02, 0.03, 0.04, 0.05))
@@ -72,7 +72,7 @@ def test_a_cohort_that_does_not_fit_is_split(
 
 
 def test_teachers_that_do_not_fit_are_split(
-    chain: SimpleNamespace, store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    chain: Chain, store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """reference: copies of a member have the figures that they have in one go."""
     (member,) = chain.config.teachers.members

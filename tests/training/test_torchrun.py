@@ -9,12 +9,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
 import torch
+from chain import Chain
 from safetensors.torch import load_file
 
 from distillery.config.experiment import Data, Recipe, Teacher
@@ -114,7 +114,7 @@ def same(together: Handle, alone: Handle) -> None:
 
 
 def test_a_killed_process_ends_the_others_and_the_training_can_be_repeated(
-    chain: SimpleNamespace, store: Store, code: str, monkeypatch: pytest.MonkeyPatch
+    chain: Chain, store: Store, code: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """resume: teacher, process and signal are named, nothing runs on, and the same call gives one process's weights.
 
@@ -154,7 +154,7 @@ def test_images_are_augmented_and_normalised_as_in_one_process(
 
 
 def test_an_error_of_one_process_is_the_error(
-    chain: SimpleNamespace, store: Store, code: str, monkeypatch: pytest.MonkeyPatch
+    chain: Chain, store: Store, code: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """contract: teacher, process and its last lines; so ends being short of memory where there are batch statistics."""
     monkeypatch.setenv(VARIABLE, "2")
@@ -167,7 +167,7 @@ def test_an_error_of_one_process_is_the_error(
 
 
 def test_an_interrupted_training_leaves_no_process(
-    chain: SimpleNamespace, store: Store, code: str, monkeypatch: pytest.MonkeyPatch
+    chain: Chain, store: Store, code: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """contract: after Ctrl-C, or whatever ends a flow, torchrun and its two have ended when the call returns."""
     seen: list[psutil.Process] = []
@@ -200,7 +200,7 @@ def test_each_row_of_a_batch_is_one_process_s(monkeypatch: pytest.MonkeyPatch, c
         ranks.own(size - 1)
 
 
-def test_no_process_outlives_a_killed_parent(chain: SimpleNamespace, store: Store, code: str, tmp_path: Path) -> None:
+def test_no_process_outlives_a_killed_parent(chain: Chain, store: Store, code: str, tmp_path: Path) -> None:
     """contract: SIGKILL of the process that trains ends torchrun and its two, and no file of theirs stays."""
     job, marker = tmp_path / "job", tmp_path / "marker"
     long = Recipe(epochs=1_000_000)
@@ -216,9 +216,7 @@ def test_no_process_outlives_a_killed_parent(chain: SimpleNamespace, store: Stor
     assert not list((tmp_path / "temporary").glob("distillery-*"))
 
 
-def test_only_single_large_networks_are_spread(
-    chain: SimpleNamespace, code: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_single_large_networks_are_spread(chain: Chain, code: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """contract: one that cannot be stacked, and only if it was asked for."""
     own, mlp = (
         build_network(Teacher(name="x", **options), chain.dataset.spec, 0)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from chain import FinishedChain
 from rich.console import Console
 
 from distillery.flows.console.summary import summary
@@ -22,7 +22,7 @@ PROMOTION = {"promoted": False, "version": 3, "reasons": ["FAILED recovery: expe
 
 
 @pytest.fixture
-def tree(finished: SimpleNamespace) -> dict[str, Any]:
+def tree(finished: FinishedChain) -> dict[str, Any]:
     """The report of the tiny chain."""
     exported = Handle("export", "student", "/no/where", "0", SERVED)
     stages = (finished.data, finished.ensemble, finished.search, finished.alone, finished.evaluation, exported)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import mlflow
 import numpy as np
 import onnx
 import pytest
+from chain import Chain
 from onnx import helper, numpy_helper
 from scipy.special import softmax
 from sklearn.dummy import DummyClassifier
@@ -47,7 +47,7 @@ def registry(client: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield
 
 
-def context(chain: SimpleNamespace) -> Context:
+def context(chain: Chain) -> Context:
     """Of a run that keeps its stages with the chain's."""
     return Context.untracked(chain.config, Places(chain.store.root.parent, 1, "cpu"))
 
@@ -81,7 +81,7 @@ def answers_of(member: Teacher) -> np.ndarray:
 
 
 def test_a_model_that_can_run_code_is_opened_only_if_it_is_trusted(
-    chain: SimpleNamespace, registry: None, tmp_path: Path
+    chain: Chain, registry: None, tmp_path: Path
 ) -> None:
     """contract: the line names the field; sklearn's flavour is not opened, nor a Python model with two ONNX files."""
     for name in ("one", "two"):
@@ -96,7 +96,7 @@ def test_a_model_that_can_run_code_is_opened_only_if_it_is_trusted(
             ask(context(chain), Teacher(name="prod", family="mlflow", model=address), chain.rows, chain.data)
 
 
-def test_an_onnx_file_is_run_without_the_code_around_it(chain: SimpleNamespace, registry: None, tmp_path: Path) -> None:
+def test_an_onnx_file_is_run_without_the_code_around_it(chain: Chain, registry: None, tmp_path: Path) -> None:
     """reference: a student's file gives what onnxruntime gives; the Python around it is run only if it is trusted."""
     graph = onnx.load(chain.data.file("preprocess.onnx"))
     network = linear(chain.dataset.spec.shape[0], 3, ("inputs", "logits"), "logits")
@@ -114,7 +114,7 @@ def test_an_onnx_file_is_run_without_the_code_around_it(chain: SimpleNamespace, 
         ask(context(chain), trusted, chain.rows, chain.data)
 
 
-def test_any_onnx_model_of_numbers_is_asked(chain: SimpleNamespace, registry: None) -> None:
+def test_any_onnx_model_of_numbers_is_asked(chain: Chain, registry: None) -> None:
     """reference: the softmax by numpy; columns of another number are told in one line."""
     for name, features in (("narrow", 8), ("wide", 9)):
         model = linear(features, 3, ("rows", "logits"), "probabilities")
@@ -128,7 +128,7 @@ def test_any_onnx_model_of_numbers_is_asked(chain: SimpleNamespace, registry: No
         ask(context(chain), Teacher(name="p", family="mlflow", model="models:/wide/1"), chain.rows, chain.data)
 
 
-def test_a_registered_model_is_asked_about_every_row(chain: SimpleNamespace, registry: None) -> None:
+def test_a_registered_model_is_asked_about_every_row(chain: Chain, registry: None) -> None:
     """reference: another flavour's own probabilities, in the order of the classes; labels or no model: one error."""
     frame, labels = chain.rows.frame, chain.rows.labels
     model = LogisticRegression().fit(frame, labels)

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from chain import Chain
 
 from distillery.devices import AUTO
 from distillery.errors import InputError
@@ -93,7 +94,7 @@ def test_the_job_of_a_killed_worker_is_run_by_another(work: DaskWork, calls: Any
     assert work._result(future) == "done by another"
 
 
-def test_a_search_survives_its_workers(work: DaskWork, chain: SimpleNamespace, tmp_path: Path) -> None:
+def test_a_search_survives_its_workers(work: DaskWork, chain: Chain, tmp_path: Path) -> None:
     """resume: with one of two workers killed half-way the study has the trials that it has in one process."""
     upstream = (chain.config, chain.data, chain.ensemble, chain.taught, chain.profiles)
     alone = run_search(*upstream, Store(tmp_path / "alone"))

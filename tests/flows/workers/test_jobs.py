@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from chain import Chain
 
 from distillery.devices import AUTO
 from distillery.flows.workers import jobs
@@ -138,7 +138,7 @@ def test_all_runs_are_served_in_turn(tmp_path: Path, calls: Any) -> None:
     assert jobs.turn(root) == 0 and jobs.result_of(left) is None
 
 
-def test_a_search_survives_its_workers(chain: SimpleNamespace, search_with: Any, tmp_path: Path) -> None:
+def test_a_search_survives_its_workers(chain: Chain, search_with: Any, tmp_path: Path) -> None:
     """resume: with one of two workers killed half-way the study has the trials that it has in one process."""
     upstream = (chain.config, chain.data, chain.ensemble, chain.taught, chain.profiles)
     alone = run_search(*upstream, Store(tmp_path / "alone"))

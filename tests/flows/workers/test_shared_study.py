@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import mlflow
 import optuna
 import pytest
+from chain import Chain
 
 from distillery.errors import InputError
 from distillery.flows.environment import Places
@@ -25,7 +25,7 @@ class Stopped(Exception):
 
 
 def test_a_study_in_a_database_goes_on_anywhere(
-    chain: SimpleNamespace, postgres: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    chain: Chain, postgres: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """resume: a search that stops on one machine goes on in another store, with the trials of the journal's search."""
     monkeypatch.setenv("DISTILLERY_DATABASE", postgres.replace("/postgres", "/studies"))

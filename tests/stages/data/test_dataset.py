@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pandas as pd
 import pytest
+from chain import Chain
 
 from distillery.config import experiment
 from distillery.sources import Rows, table_feeds
@@ -22,7 +23,7 @@ from distillery.store import Store
 DIGITS: dict[str, Any] = {"source": "digits", "image_size": 12, "split": {"train": 60, "test": 40}}
 
 
-def test_a_table_is_encoded_row_by_row(chain: SimpleNamespace) -> None:
+def test_a_table_is_encoded_row_by_row(chain: Chain) -> None:
     """reference: inputs are the graph's output for every row, labels index the sorted class names."""
     running = preprocess.session(onnx.load(chain.data.file("preprocess.onnx")))
     expected = preprocess.encode(running, chain.rows.feed(np.arange(len(chain.rows))))
@@ -35,7 +36,7 @@ def test_a_table_is_encoded_row_by_row(chain: SimpleNamespace) -> None:
     assert chain.dataset.spec.shape == (8,) and chain.dataset.skipped == []
 
 
-def test_preprocessing_knows_the_training_rows_alone(chain: SimpleNamespace) -> None:
+def test_preprocessing_knows_the_training_rows_alone(chain: Chain) -> None:
     """property: training features have mean 0 and variance 1; those of other rows have not."""
     train = chain.dataset.inputs[chain.dataset.splits["train"]]
     assert np.abs(train.mean(0)).max() < 1e-5 and np.abs(train.std(0) - 1).max() < 1e-5
@@ -100,7 +101,7 @@ def test_a_digest_is_of_the_rows_and_labels_of_its_splits(growing: pd.DataFrame,
     assert [name for name in NAMES if after.digest(name) != before.digest(name)] == ["test"]
 
 
-def test_labels_of_rows_are_their_classes(chain: SimpleNamespace) -> None:
+def test_labels_of_rows_are_their_classes(chain: Chain) -> None:
     """reference: a loop over rows of several splits; rows of test are never answered for."""
     rows = np.concatenate([chain.dataset.splits[n][:9] for n in ("val_search", "train", "val_ensemble")])
     assert [chain.dataset.classes[i] for i in chain.dataset.labels_of(rows)] == chain.rows.labels[rows].tolist()
@@ -155,7 +156,7 @@ def test_unlabelled_rows_are_in_no_split(mixed: SimpleNamespace) -> None:
     assert np.array_equal(dataset.inputs, preprocess.encode(running, feeds))
 
 
-def test_rows_without_unlabelled_ones_have_none(chain: SimpleNamespace) -> None:
+def test_rows_without_unlabelled_ones_have_none(chain: Chain) -> None:
     """golden: an empty list of row ids."""
     assert chain.dataset.unlabeled.tolist() == [] and chain.dataset.unlabeled.dtype.kind == "i"
 

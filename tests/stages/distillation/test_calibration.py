@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
+from chain import Chain
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
@@ -64,7 +63,7 @@ def test_the_temperature_is_the_best_guess(seed: int, rows: int, true: float) ->
     assert lost(found) <= min(lost(t) for t in np.linspace(-1.6, 1.6, 65)) + 1e-3
 
 
-def test_answers_stay_what_they_are(chain: SimpleNamespace) -> None:
+def test_answers_stay_what_they_are(chain: Chain) -> None:
     """property: logits are divided by one number, which is part of what is saved; the top class of no row changes."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -77,7 +76,7 @@ def test_answers_stay_what_they_are(chain: SimpleNamespace) -> None:
     assert sure.state_dict()["temperature"] == 2.5 and len(list(sure.parameters())) == len(list(network.parameters()))
 
 
-def test_it_is_fitted_on_the_validation_rows(chain: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_fitted_on_the_validation_rows(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
     """reference: by hand on the rows of both validation splits; test rows are not among them."""
     data, seen = chain.dataset, []
     expected = np.concatenate([data.splits["val_ensemble"], data.splits["val_search"]])
@@ -96,7 +95,7 @@ def test_it_is_fitted_on_the_validation_rows(chain: SimpleNamespace, monkeypatch
     assert np.array_equal(labels, data.labels_of(expected))
 
 
-def test_students_and_baselines_are_calibrated(chain: SimpleNamespace, store: Store) -> None:
+def test_students_and_baselines_are_calibrated(chain: Chain, store: Store) -> None:
     """reference: the temperature in their files is the one that fits their own logits, and is what loading applies."""
     cfg, wanted = chain.config.student, [TrainingRequest(Setting(temperature=6.0, alpha=1.0), 0)]
     upstream = (cfg, chain.data, chain.ensemble, chain.taught, store)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from chain import Chain
 from scipy.special import log_softmax
 
 from distillery.config.experiment import Ensemble, Recipe, Teacher, Weighting
@@ -25,14 +25,14 @@ UNKNOWN = (
 )
 
 
-def teacher_with(logits: np.ndarray, chain: SimpleNamespace, store: Store, folder: Path) -> Handle:
+def teacher_with(logits: np.ndarray, chain: Chain, store: Store, folder: Path) -> Handle:
     """A teacher with these logits."""
     np.savez(folder / "theirs.npz", logits=logits)
     teacher = Teacher(name="theirs", family="given", path=str(folder / "theirs.npz"))
     return train_teachers(["theirs"], teacher, Recipe(), 0, chain.data, store)[0]
 
 
-def answers(chain: SimpleNamespace, known: tuple[str, ...]) -> np.ndarray:
+def answers(chain: Chain, known: tuple[str, ...]) -> np.ndarray:
     """Logits [900, 3] that are right more often by chance, and more so on the rows of some splits."""
     labels, splits = np.load(chain.data.file("labels.npy")), chain.dataset.splits
     logits = np.random.default_rng(0).normal(size=(900, 3)) + np.eye(3)[labels]
@@ -52,7 +52,7 @@ LEARNED = {
 
 @pytest.mark.parametrize("known", LEARNED)
 def test_what_a_given_teacher_may_have_learned_is_told(
-    chain: SimpleNamespace, store: Store, tmp_path: Path, known: tuple[str, ...]
+    chain: Chain, store: Store, tmp_path: Path, known: tuple[str, ...]
 ) -> None:
     """golden: it is always said that its rows are unknown; more only where train and val_ensemble differ."""
     member = teacher_with(answers(chain, known), chain, store, tmp_path)
@@ -60,13 +60,13 @@ def test_what_a_given_teacher_may_have_learned_is_told(
     assert re.fullmatch(re.escape(UNKNOWN) + LEARNED[known].removesuffix("$"), note)
 
 
-def test_trained_members_are_not_talked_about(chain: SimpleNamespace) -> None:
+def test_trained_members_are_not_talked_about(chain: Chain) -> None:
     """contract: networks that learned from train and are right more often than chance have no note."""
     assert member_notes(chain.members, chain.dataset) == []
     assert EnsembleChoice.read(chain.ensemble).notes == []
 
 
-def test_weights_from_a_file_are_told(chain: SimpleNamespace, tmp_path: Path) -> None:
+def test_weights_from_a_file_are_told(chain: Chain, tmp_path: Path) -> None:
     """contract: the teacher and the file that it started from are named."""
     write_json(tmp_path / "member.json", {"checkpoint": "theirs.safetensors"})
     member = replace(chain.members[0], path=str(tmp_path))
@@ -76,7 +76,7 @@ def test_weights_from_a_file_are_told(chain: SimpleNamespace, tmp_path: Path) ->
     )
 
 
-def test_columns_in_another_order_are_noticed(chain: SimpleNamespace, store: Store, tmp_path: Path) -> None:
+def test_columns_in_another_order_are_noticed(chain: Chain, store: Store, tmp_path: Path) -> None:
     """golden: a good teacher whose columns are turned is below chance and right in another order; noise is neither."""
     good = answers(chain, SPLITS)
     turned = teacher_with(good[:, [1, 2, 0]], chain, store, tmp_path)
@@ -87,7 +87,7 @@ def test_columns_in_another_order_are_noticed(chain: SimpleNamespace, store: Sto
     assert member_notes([noise], chain.dataset) == [UNKNOWN]
 
 
-def test_notes_stand_in_the_ensembles_file(chain: SimpleNamespace, store: Store, tmp_path: Path) -> None:
+def test_notes_stand_in_the_ensembles_file(chain: Chain, store: Store, tmp_path: Path) -> None:
     """contract: beside the table, for the report."""
     member = teacher_with(answers(chain, ()), chain, store, tmp_path)
     on_val = cache_logits(member, "val_ensemble", chain.data, chain.config.logits, store)

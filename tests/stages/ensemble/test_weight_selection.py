@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import tracemalloc
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from chain import Chain
 from sklearn.datasets import load_digits
 from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import ExtraTreesClassifier
@@ -220,7 +220,7 @@ def test_rows_that_do_not_suffice_are_told() -> None:
     assert left_out == {name: f"expected at least {n} rows in val_ensemble, got 100" for name, n in least.items()}
 
 
-def test_every_candidate_is_judged_on_rows_it_was_not_fitted_on(chain: SimpleNamespace) -> None:
+def test_every_candidate_is_judged_on_rows_it_was_not_fitted_on(chain: Chain) -> None:
     """reference: uniform weights need no fitting, so their plain row is the quality of the mean on all rows."""
     logits = np.stack([read_logits(h) for h in chain.logits["val_ensemble"]])
     labels = chain.dataset.labels("val_ensemble")
@@ -236,7 +236,7 @@ def test_every_candidate_is_judged_on_rows_it_was_not_fitted_on(chain: SimpleNam
     assert gains == pytest.approx([table[0].nll - r.nll for r in table])
 
 
-def test_the_members_diversity_is_that_of_the_ensemble_in_use(chain: SimpleNamespace) -> None:
+def test_the_members_diversity_is_that_of_the_ensemble_in_use(chain: Chain) -> None:
     """reference: NLL of the pool in use, on the rows of val_ensemble, without a temperature; the file holds no NaN."""
     content = EnsembleChoice.read(chain.ensemble)
     logits = np.stack([read_logits(h) for h in chain.logits["val_ensemble"]])
@@ -249,7 +249,7 @@ def test_the_members_diversity_is_that_of_the_ensemble_in_use(chain: SimpleNames
     assert json.dumps(content.model_dump(), allow_nan=False)
 
 
-def test_what_the_chain_goes_on_with(chain: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_chain_goes_on_with(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
     """reference: weights, pool, temperature and targets of later stages are those of the chosen row."""
     content = EnsembleChoice.read(chain.ensemble)
     row, pooling = content.used, chosen(chain.ensemble)
@@ -264,7 +264,7 @@ def test_what_the_chain_goes_on_with(chain: SimpleNamespace, monkeypatch: pytest
     assert np.array_equal(teacher_logits(chain.ensemble, chain.logits["test"]), found)
 
 
-def test_targets_need_the_active_members_alone(chain: SimpleNamespace, store: Store) -> None:
+def test_targets_need_the_active_members_alone(chain: Chain, store: Store) -> None:
     """property: logits of the active members, in order, give the targets that logits of all give; fewer are refused."""
     given = {
         "weighting": "convex",
@@ -285,7 +285,7 @@ def test_targets_need_the_active_members_alone(chain: SimpleNamespace, store: St
         teacher_logits(handle, handles[:1])
 
 
-def test_candidates_are_the_configs(chain: SimpleNamespace, store: Store) -> None:
+def test_candidates_are_the_configs(chain: Chain, store: Store) -> None:
     """contract: only what the config lists is tried; one more member or weighting is another result."""
     on_val = chain.logits["val_ensemble"]
     alone = Ensemble(weightings=(Weighting(name="uniform"),), pools=("probs",))
@@ -357,9 +357,7 @@ def test_choosing_goes_by_blocks_of_rows(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert peak < 20e6
 
 
-def test_logits_beyond_memory_lie_on_disk(
-    chain: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_logits_beyond_memory_lie_on_disk(chain: Chain, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """reference: the members' logits side by side, in memory or in a file without a name; the choice is the same."""
     handles = chain.logits["val_ensemble"]
     expected, labels = np.stack([read_logits(h) for h in handles]), chain.dataset.labels("val_ensemble")
@@ -373,7 +371,7 @@ def test_logits_beyond_memory_lie_on_disk(
     assert found == choose(held, labels, QUICK, ["a", "b", "c"])
 
 
-def test_targets_beyond_memory_lie_on_disk(chain: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_targets_beyond_memory_lie_on_disk(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
     """reference: the same numbers, in a file without a name; nothing is left in the store."""
     held = teacher_logits(chain.ensemble, chain.taught)
     folder = Path(chain.ensemble.path).parent

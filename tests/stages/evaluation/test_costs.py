@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from chain import FinishedChain
 
 from distillery.stages.ensemble.weight_selection import chosen
 from distillery.stages.evaluation import costs
@@ -22,7 +22,7 @@ from distillery.store import Store
 EACH = 8 * 24 + 24 + 24 * 12 + 12 + 12 * 3 + 3  # parameters of a member
 
 
-def measured(finished: SimpleNamespace, store: Store) -> dict[str, Any]:
+def measured(finished: FinishedChain, store: Store) -> dict[str, Any]:
     """costs.json of the tiny chain."""
     students = [final.students[0] for final in finished.finals]
     parts = (finished.members, students, finished.profiles, finished.ensemble, finished.data)
@@ -31,7 +31,7 @@ def measured(finished: SimpleNamespace, store: Store) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def graph(finished: SimpleNamespace) -> onnx.ModelProto:
+def graph(finished: FinishedChain) -> onnx.ModelProto:
     """Of the first member, which all of them share."""
     member = load_member(finished.members[0], finished.dataset.spec)
     assert isinstance(member, NetworkMember)
@@ -58,7 +58,7 @@ def clock(monkeypatch: pytest.MonkeyPatch, graph: onnx.ModelProto) -> list[str]:
 
 
 def test_all_models_run_in_onnxruntime_and_each_architecture_once(
-    finished: SimpleNamespace, store: Store, clock: list[str]
+    finished: FinishedChain, store: Store, clock: list[str]
 ) -> None:
     """golden: three copies of one network share a figure; two capacities and the ensemble have their own."""
     found = measured(finished, store)
@@ -72,7 +72,7 @@ def test_all_models_run_in_onnxruntime_and_each_architecture_once(
     assert clock.count("timed") in (4, 5)  # the ensemble in use may be the simple average
 
 
-def test_costs_are_those_of_the_networks(finished: SimpleNamespace, store: Store, clock: list[str]) -> None:
+def test_costs_are_those_of_the_networks(finished: FinishedChain, store: Store, clock: list[str]) -> None:
     """reference: parameters by hand, those of capacities by their profiles; an ensemble is the sum of its members."""
     found = measured(finished, store)
     assert [t["params"] for t in found["teachers"]] == [EACH] * 3
@@ -85,7 +85,7 @@ def test_costs_are_those_of_the_networks(finished: SimpleNamespace, store: Store
 
 
 def test_a_network_that_cannot_be_exported_puts_all_into_torch(
-    finished: SimpleNamespace,
+    finished: FinishedChain,
     store: Store,
     clock: list[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -104,7 +104,7 @@ def test_a_network_that_cannot_be_exported_puts_all_into_torch(
     assert "teacher 'mlp-00' cannot be exported" in caplog.text and "it looks at its numbers" in caplog.text
 
 
-def test_other_weights_of_a_capacity_cost_the_same(finished: SimpleNamespace, store: Store, clock: list[str]) -> None:
+def test_other_weights_of_a_capacity_cost_the_same(finished: FinishedChain, store: Store, clock: list[str]) -> None:
     """determinism: a student that is trained again is not measured again."""
     measured(finished, store)
     students = [final.plain[0] for final in finished.finals]

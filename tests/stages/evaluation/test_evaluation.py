@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from chain import FinishedChain
 
 from distillery.config.experiment import Recipe, Teacher
 from distillery.errors import InputError
@@ -29,13 +30,13 @@ SETTINGS: dict[str, Any] = {"resamples": 200, "confidence": 0.95}
 
 
 @pytest.fixture(scope="module")
-def content(finished: SimpleNamespace) -> dict[str, Any]:
+def content(finished: FinishedChain) -> dict[str, Any]:
     """evaluation.json."""
     found: dict[str, Any] = finished.evaluation.json("evaluation.json")
     return found
 
 
-def networks(finished: SimpleNamespace) -> dict[str, Handle]:
+def networks(finished: FinishedChain) -> dict[str, Handle]:
     """The trained network of each row: of every capacity the first student and its baselines."""
     found = {}
     for final in finished.finals:
@@ -47,7 +48,7 @@ def networks(finished: SimpleNamespace) -> dict[str, Handle]:
 
 
 @pytest.fixture(scope="module")
-def logits(finished: SimpleNamespace) -> dict[str, np.ndarray]:
+def logits(finished: FinishedChain) -> dict[str, np.ndarray]:
     """What every model answers on test: members by their cache, ensembles as pools of it, students by networks."""
     stacked = np.stack([read_logits(h) for h in finished.logits["test"]])
     found = {f"teacher {m.name}": z for m, z in zip(finished.members, stacked, strict=True)}
@@ -60,7 +61,7 @@ def logits(finished: SimpleNamespace) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def kept(finished: SimpleNamespace) -> dict[str, np.ndarray]:
+def kept(finished: FinishedChain) -> dict[str, np.ndarray]:
     """test_logits.npz."""
     with np.load(finished.evaluation.file("test_logits.npz")) as arrays:
         return {name: arrays[name] for name in arrays.files}
@@ -73,7 +74,7 @@ def row(content: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def test_there_is_a_row_for_every_model(
-    finished: SimpleNamespace, content: dict[str, Any], logits: dict[str, np.ndarray]
+    finished: FinishedChain, content: dict[str, Any], logits: dict[str, np.ndarray]
 ) -> None:
     """golden: members, both ensembles, student and baseline of each capacity, the tuned one of the chosen alone."""
     names = [f"{r['role']} {r['name']}" for r in content["rows"]]
@@ -91,7 +92,7 @@ def test_there_is_a_row_for_every_model(
 
 
 def test_figures_are_those_of_the_models(
-    finished: SimpleNamespace, content: dict[str, Any], logits: dict[str, np.ndarray]
+    finished: FinishedChain, content: dict[str, Any], logits: dict[str, np.ndarray]
 ) -> None:
     """reference: quality, recalls and nearness to the ensemble of every row, computed again."""
     labels = finished.dataset.labels("test")
@@ -117,7 +118,7 @@ def test_logits_of_the_compared_models_are_kept(
         np.testing.assert_allclose(found, logits[name], rtol=1e-5, atol=1e-5)
 
 
-def test_val_search_figures_stand_beside(finished: SimpleNamespace, content: dict[str, Any]) -> None:
+def test_val_search_figures_stand_beside(finished: FinishedChain, content: dict[str, Any]) -> None:
     """reference: figures on val_search are those of the members' logits and of the students' handles."""
     rows = {f"{r['role']} {r['name']}": r for r in content["rows"]}
     labels = finished.dataset.labels("val_search")
@@ -130,7 +131,7 @@ def test_val_search_figures_stand_beside(finished: SimpleNamespace, content: dic
 
 
 def test_comparisons_are_the_chosen_students(
-    finished: SimpleNamespace, content: dict[str, Any], kept: dict[str, np.ndarray]
+    finished: FinishedChain, content: dict[str, Any], kept: dict[str, np.ndarray]
 ) -> None:
     """reference: gains, recoveries and the worst class by direct calls on the kept logits."""
     labels, student, whole = finished.dataset.labels("test"), kept[content["student"]], kept[content["ensemble"]]
@@ -148,7 +149,7 @@ def test_comparisons_are_the_chosen_students(
     assert content["worst_class_drop"] == asdict(worst) and worst.note in content["classes"]
 
 
-def test_seeds_are_on_record(finished: SimpleNamespace, content: dict[str, Any]) -> None:
+def test_seeds_are_on_record(finished: FinishedChain, content: dict[str, Any]) -> None:
     """reference: a record per seed of the chosen capacity's networks on test; the first is the row's."""
     final = next(f for f in finished.finals if f.capacity == finished.chosen)
     labels = finished.dataset.labels("test")
@@ -200,7 +201,7 @@ def test_the_curse_is_that_of_the_chosen_student(content: dict[str, Any]) -> Non
 
 
 def test_disturbed_rows_are_judged(
-    finished: SimpleNamespace, content: dict[str, Any], kept: dict[str, np.ndarray]
+    finished: FinishedChain, content: dict[str, Any], kept: dict[str, np.ndarray]
 ) -> None:
     """reference: accuracy on the disturbed rows, and the student's loss minus the ensemble's, computed again."""
     ids, labels = finished.dataset.splits["test"], finished.dataset.labels("test")
@@ -220,7 +221,7 @@ def test_disturbed_rows_are_judged(
 
 
 def test_disturbed_rows_are_of_every_class(
-    finished: SimpleNamespace, store: Store, monkeypatch: pytest.MonkeyPatch
+    finished: FinishedChain, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """property: of a test split that is sorted by class, the rows that are disturbed hold every class."""
     seen: list[np.ndarray] = []
@@ -241,7 +242,7 @@ def test_disturbed_rows_are_of_every_class(
     assert len(ids) == 30 and {labels[row] for row in ids} == {0, 1, 2}
 
 
-def test_groups_are_judged_one_by_one(finished: SimpleNamespace, kept: dict[str, np.ndarray], tmp_path: Path) -> None:
+def test_groups_are_judged_one_by_one(finished: FinishedChain, kept: dict[str, np.ndarray], tmp_path: Path) -> None:
     """reference: accuracy of every value's rows by a loop, the worst fall below the tuned baseline."""
     side = np.where(np.arange(900) % 3 == 0, "left", "right").astype(object)
     side[::50] = None
@@ -267,7 +268,7 @@ def test_groups_are_judged_one_by_one(finished: SimpleNamespace, kept: dict[str,
     assert content["groups"]["worst"] == asdict(comparisons.worst_drop(*z, labels, parts, 0.95))
 
 
-def test_groups_must_be_columns(finished: SimpleNamespace) -> None:
+def test_groups_must_be_columns(finished: FinishedChain) -> None:
     """contract of error messages: the nearest column; images have none."""
     column = str(finished.rows.frame.columns[0])
     check_groups((column,), finished.rows)
@@ -277,7 +278,7 @@ def test_groups_must_be_columns(finished: SimpleNamespace) -> None:
         check_groups(("x",), replace(finished.rows, frame=None))
 
 
-def test_costs_add_up(finished: SimpleNamespace, content: dict[str, Any]) -> None:
+def test_costs_add_up(finished: FinishedChain, content: dict[str, Any]) -> None:
     """golden: an ensemble costs its active members together; compression is its costs by the student's."""
     rows = {f"{r['role']} {r['name']}": r for r in content["rows"]}
     each = 8 * 24 + 24 + 24 * 12 + 12 + 12 * 3 + 3
@@ -288,14 +289,14 @@ def test_costs_add_up(finished: SimpleNamespace, content: dict[str, Any]) -> Non
     assert content["compression"] == {k: ensemble[f] / student[f] for k, f in keys.items()}
 
 
-def test_the_test_rows_are_on_record(finished: SimpleNamespace, content: dict[str, Any]) -> None:
+def test_the_test_rows_are_on_record(finished: FinishedChain, content: dict[str, Any]) -> None:
     """reference: number and digest of the rows that were opened, and the class names."""
     assert (content["test_rows"], content["test_rows_digest"]) == (300, finished.dataset.digest("test"))
     assert content["classes"] == finished.dataset.classes
 
 
 def test_members_without_a_network_have_the_costs_they_can_have(
-    finished: SimpleNamespace, store: Store, tmp_path: Any
+    finished: FinishedChain, store: Store, tmp_path: Any
 ) -> None:
     """contract: an estimator has size and latency, given logits have none, and an ensemble of them has no sum."""
     np.savez(tmp_path / "x.npz", logits=np.eye(3, dtype=np.float32)[np.arange(900) % 3])

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import tracemalloc
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from chain import FinishedChain
 
 from distillery.ops import sampling
 from distillery.ops.pooling import Pooling
@@ -57,7 +57,7 @@ def test_memory_does_not_grow_with_members_times_rows(tmp_path: Path, monkeypatc
     assert peak < 40e6 < 8 * logits_NC.nbytes
 
 
-def test_a_student_is_asked_part_by_part(finished: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_student_is_asked_part_by_part(finished: FinishedChain, monkeypatch: pytest.MonkeyPatch) -> None:
     """reference: its answers to all rows at once."""
     student = finished.finals[0].students[0]
     expected = evaluate_on(student, finished.dataset, "test")

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
+from chain import Chain
 from safetensors.torch import load_file, save_file
 
 from distillery import memory
@@ -29,7 +30,7 @@ VIEWS = Views(count=3, transforms=[{"name": "noise"}, {"name": "spunge"}], seed=
 CHUNKS = Logits(dtype="float32", chunk_rows=64)  # five chunks of 60 of the 300 test rows
 
 
-def given_member(array: np.ndarray, folder: Path, chain: SimpleNamespace, store: Store) -> Handle:
+def given_member(array: np.ndarray, folder: Path, chain: Chain, store: Store) -> Handle:
     """A member with these logits for the source's rows."""
     np.savez(folder / "given.npz", logits=array)
     teacher = Teacher(name="given", family="given", path=str(folder / "given.npz"))
@@ -37,7 +38,7 @@ def given_member(array: np.ndarray, folder: Path, chain: SimpleNamespace, store:
 
 
 @pytest.mark.parametrize("split", ["train", "val_ensemble", "val_search", "test"])
-def test_logits_follow_the_rows_of_the_split(chain: SimpleNamespace, store: Store, split: str) -> None:
+def test_logits_follow_the_rows_of_the_split(chain: Chain, store: Store, split: str) -> None:
     """reference: the member asked directly, row by row of the split, within half precision."""
     for member in chain.members:
         handle = cache_logits(member, split, chain.data, Logits(), store)
@@ -48,7 +49,7 @@ def test_logits_follow_the_rows_of_the_split(chain: SimpleNamespace, store: Stor
         np.testing.assert_allclose(found, expected, rtol=2**-11, atol=2**-24)
 
 
-def test_each_row_keeps_its_place(chain: SimpleNamespace, store: Store, tmp_path: Path) -> None:
+def test_each_row_keeps_its_place(chain: Chain, store: Store, tmp_path: Path) -> None:
     """golden: logits that are the row's number come back as the numbers of the split's rows, exactly."""
     numbers = np.arange(900, dtype=np.float32)[:, None] * [1, -1, 0]
     member = given_member(numbers, tmp_path, chain, store)
@@ -56,7 +57,7 @@ def test_each_row_keeps_its_place(chain: SimpleNamespace, store: Store, tmp_path
     assert np.array_equal(found, numbers[chain.dataset.splits["test"]])
 
 
-def test_single_precision_is_exact(chain: SimpleNamespace, store: Store) -> None:
+def test_single_precision_is_exact(chain: Chain, store: Store) -> None:
     """property: float32 keeps every bit, half precision half the bytes; each is a stage of its own."""
     handles = {
         d: cache_logits(chain.members[0], "test", chain.data, Logits(dtype=d), store) for d in ("float16", "float32")
@@ -70,12 +71,12 @@ def test_single_precision_is_exact(chain: SimpleNamespace, store: Store) -> None
 
 
 @pytest.fixture
-def labelled(chain: SimpleNamespace, store: Store) -> Handle:
+def labelled(chain: Chain, store: Store) -> Handle:
     """The first member's logits of the transfer set in three views, at single precision."""
     return cache_logits(chain.members[0], "transfer", chain.data, CHUNKS, store, views=VIEWS)
 
 
-def test_the_transfer_set_is_labelled_as_it_is_shown(chain: SimpleNamespace, labelled: Handle) -> None:
+def test_the_transfer_set_is_labelled_as_it_is_shown(chain: Chain, labelled: Handle) -> None:
     """reference: item v · N + p is the member's answer to what `show` makes of view v of the training row at place p.
 
     Without views it is the row itself.
@@ -90,7 +91,7 @@ def test_the_transfer_set_is_labelled_as_it_is_shown(chain: SimpleNamespace, lab
     assert np.abs(np.diff(found.reshape(3, -1, 3), axis=0)).max(-1).min() > 0
 
 
-def test_each_kind_of_views_is_a_stage_of_its_own(chain: SimpleNamespace, store: Store, labelled: Handle) -> None:
+def test_each_kind_of_views_is_a_stage_of_its_own(chain: Chain, store: Store, labelled: Handle) -> None:
     """property: another seed, number or option of the views is other logits; the same ones are found again."""
 
     def again(views: Views) -> Handle:
@@ -109,14 +110,14 @@ def changed(handle: Handle, folder: Path) -> Handle:
     return replace(handle, path=str(folder))
 
 
-def test_fresh_logits_have_not_drifted(chain: SimpleNamespace, store: Store, labelled: Handle) -> None:
+def test_fresh_logits_have_not_drifted(chain: Chain, store: Store, labelled: Handle) -> None:
     """contract: right after labelling the member still answers the same, at half precision as well."""
     assert check_drift(labelled, chain.members[0], chain.data) < 1e-5
     half = cache_logits(chain.members[0], "transfer", chain.data, Logits(), store, views=VIEWS)
     assert 0 < check_drift(half, chain.members[0], chain.data) < stage.DRIFT / 5
 
 
-def test_the_worst_changed_entry_is_told(chain: SimpleNamespace, labelled: Handle, tmp_path: Path) -> None:
+def test_the_worst_changed_entry_is_told(chain: Chain, labelled: Handle, tmp_path: Path) -> None:
     """contract: of entries that were changed after labelling the worst is named: the member, its row and its view."""
     copy = changed(labelled, tmp_path / "changed")
     array = zarr.open_array(copy.file("logits.zarr"), mode="r+")
@@ -133,7 +134,7 @@ def test_the_worst_changed_entry_is_told(chain: SimpleNamespace, labelled: Handl
     assert away == pytest.approx(10 + worst, abs=12)  # so that it is this row's change, give or take its logits
 
 
-def test_a_changed_member_is_found(chain: SimpleNamespace, labelled: Handle, tmp_path: Path) -> None:
+def test_a_changed_member_is_found(chain: Chain, labelled: Handle, tmp_path: Path) -> None:
     """contract: logits are refused when the member's weights are others than those that made them."""
     copy = changed(chain.members[0], tmp_path / "member")
     weights = load_file(copy.file("model.safetensors"))
@@ -167,9 +168,7 @@ def test_large_logits_do_not_drift_by_being_kept(
     assert drift == 0 if kept == "float32" else drift > 0
 
 
-def test_answers_that_differ_by_a_gpus_rounding_have_not_drifted(
-    chain: SimpleNamespace, store: Store, tmp_path: Path
-) -> None:
+def test_answers_that_differ_by_a_gpus_rounding_have_not_drifted(chain: Chain, store: Store, tmp_path: Path) -> None:
     """property: a thousandth of large logits is allowed, a twentieth is not; the message says what would help."""
     array = 60 * np.random.default_rng(0).normal(size=(900, 3)).astype(np.float32)
     noise = np.random.default_rng(1).choice([-1, 1], array.shape).astype(np.float32)
@@ -185,7 +184,7 @@ def test_answers_that_differ_by_a_gpus_rounding_have_not_drifted(
         check_drift(labelled, handles[2], chain.data)
 
 
-def test_logits_too_large_for_half_precision_are_told(chain: SimpleNamespace, store: Store, tmp_path: Path) -> None:
+def test_logits_too_large_for_half_precision_are_told(chain: Chain, store: Store, tmp_path: Path) -> None:
     """contract: member, row and remedy are named; single precision keeps them."""
     array = np.zeros((900, 3), np.float32)
     row = int(chain.dataset.splits["test"][3])
@@ -198,7 +197,7 @@ def test_logits_too_large_for_half_precision_are_told(chain: SimpleNamespace, st
 
 
 def test_members_are_shown_rows_by_the_block(
-    chain: SimpleNamespace, store: Store, labelled: Handle, monkeypatch: pytest.MonkeyPatch
+    chain: Chain, store: Store, labelled: Handle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """reference: the same logits where a block is seven rows; never more than these are asked for at once."""
     expected, asked = read_logits(labelled), []
@@ -219,7 +218,7 @@ def test_members_are_shown_rows_by_the_block(
     assert max(asked) == 7
 
 
-def test_a_shift_of_all_classes_is_no_drift(chain: SimpleNamespace, labelled: Handle, tmp_path: Path) -> None:
+def test_a_shift_of_all_classes_is_no_drift(chain: Chain, labelled: Handle, tmp_path: Path) -> None:
     """property: what is compared are log-probabilities, which a constant on all logits of a row does not change."""
     copy = changed(labelled, tmp_path / "shifted")
     array = zarr.open_array(copy.file("logits.zarr"), mode="r+")
@@ -228,7 +227,7 @@ def test_a_shift_of_all_classes_is_no_drift(chain: SimpleNamespace, labelled: Ha
 
 
 def test_logits_belong_to_their_data_split_and_views(
-    chain: SimpleNamespace, store: Store, labelled: Handle, tree: dict[str, Any]
+    chain: Chain, store: Store, labelled: Handle, tree: dict[str, Any]
 ) -> None:
     """contract: logits of other data, of another split or of other views are InputErrors that name what differs."""
     check_belongs([labelled, labelled], chain.data, VIEWS)
@@ -276,9 +275,7 @@ DAMAGE: dict[str, Callable[[Path], Any]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_only_the_damaged_chunk_is_computed_again(
-    chain: SimpleNamespace, store: Store, labelled: Handle, damage: str
-) -> None:
+def test_only_the_damaged_chunk_is_computed_again(chain: Chain, store: Store, labelled: Handle, damage: str) -> None:
     """resume: of what a killed run left behind, whole chunks are kept and others computed, with the same result."""
     total, expected = 3 * 300, read_logits(labelled)
     assert labelled.metrics == {"rows": total, "rows_computed": total}
@@ -289,9 +286,7 @@ def test_only_the_damaged_chunk_is_computed_again(
     assert np.array_equal(read_logits(again), expected)
 
 
-def test_a_run_killed_between_chunks_goes_on(
-    chain: SimpleNamespace, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_killed_between_chunks_goes_on(chain: Chain, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """resume: two chunks written before the interrupt are not asked for again."""
     asked: list[np.ndarray] = []
 
@@ -312,9 +307,7 @@ def test_a_run_killed_between_chunks_goes_on(
     assert np.array_equal(np.concatenate([*asked[:2], *asked[3:]]), rows)
 
 
-def test_logits_that_are_no_numbers_are_told(
-    chain: SimpleNamespace, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_logits_that_are_no_numbers_are_told(chain: Chain, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """contract: the error names the member and the row of the source."""
     broken = int(chain.dataset.splits["test"][7])
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from chain import FinishedChain
 from pydantic import ValidationError
 
 from distillery.config.config_file import parse
@@ -102,14 +102,14 @@ def test_the_config_has_the_default_gates_unless_it_says_otherwise(tree: dict[st
         assert Gate(**gate.model_dump()) == gate and FIGURES[gate.figure]
 
 
-def test_every_figure_is_measured(finished: SimpleNamespace) -> None:
+def test_every_figure_is_measured(finished: FinishedChain) -> None:
     """property: a finished run gives each name that a gate may use, and no other."""
     found = gate_figures(finished.evaluation.json("evaluation.json"), EXPORTED)
     assert set(found) == set(FIGURES)
     assert all(isinstance(v, Interval) and (v.value is not None or v.note) for v in found.values())
 
 
-def test_figures_are_those_of_the_stages(finished: SimpleNamespace) -> None:
+def test_figures_are_those_of_the_stages(finished: FinishedChain) -> None:
     """reference: gains, recovery, rows and latency of the evaluation; requests, size and parity of the export."""
     content = finished.evaluation.json("evaluation.json")
     found = gate_figures(content, EXPORTED)
@@ -132,7 +132,7 @@ def test_figures_are_those_of_the_stages(finished: SimpleNamespace) -> None:
     [(0.4, 0.9, 0.9), (0.9, 0.4, 0.4), (None, 0.4, 0.4), (-0.5, None, -0.5), (-0.2, -0.5, -0.5), (None, None, None)],
 )
 def test_recovery_is_that_of_nll_where_it_has_a_gap(
-    finished: SimpleNamespace, accuracy: float | None, nll: float | None, expected: float | None
+    finished: FinishedChain, accuracy: float | None, nll: float | None, expected: float | None
 ) -> None:
     """golden: never the better of two, which chance favours; accuracy's where it alone is defined; or none."""
     content = finished.evaluation.json("evaluation.json")

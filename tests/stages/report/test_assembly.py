@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 import json
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from chain import FinishedChain
 
 from distillery.config.config_file import parse
 from distillery.stages.ensemble.record import EnsembleChoice
@@ -32,7 +32,7 @@ PROMOTION = {
 
 
 @pytest.fixture
-def assembled(finished: SimpleNamespace) -> dict[str, Any]:
+def assembled(finished: FinishedChain) -> dict[str, Any]:
     """The report of the tiny chain, of which two members were found finished."""
     first, *others = finished.members
     handles = [finished.data, first, *(replace(m, cached=True) for m in others), EXPORT, replace(EXPORT, cached=True)]
@@ -47,7 +47,7 @@ def test_the_report_is_plain_json(assembled: dict[str, Any]) -> None:
     assert parse(assembled["config"]).name == assembled["name"] == "tiny"
 
 
-def test_the_report_is_what_the_stages_say(finished: SimpleNamespace, assembled: dict[str, Any]) -> None:
+def test_the_report_is_what_the_stages_say(finished: FinishedChain, assembled: dict[str, Any]) -> None:
     """reference: rows, recovery, trials and weights from the stages' own files."""
     judged, found = finished.evaluation.json("evaluation.json"), finished.search.json("search.json")
     for key in (*assembly.JUDGED, "classes"):
@@ -73,7 +73,7 @@ def test_the_report_is_what_the_stages_say(finished: SimpleNamespace, assembled:
     assert assembled["data"]["rows_test"] == 300 and assembled["data"]["skipped_rows"] == []
 
 
-def test_the_chosen_student_has_the_figures_of_its_export(finished: SimpleNamespace, assembled: dict[str, Any]) -> None:
+def test_the_chosen_student_has_the_figures_of_its_export(finished: FinishedChain, assembled: dict[str, Any]) -> None:
     """golden: they stand in its row and in no other; every other row is the evaluation's."""
     for row, judged in zip(assembled["rows"], finished.evaluation.json("evaluation.json")["rows"], strict=True):
         is_served = row["role"] == "student" and row["chosen"]
@@ -81,12 +81,12 @@ def test_the_chosen_student_has_the_figures_of_its_export(finished: SimpleNamesp
         assert row == {**judged, **more}
 
 
-def first_of(finished: SimpleNamespace) -> float:
+def first_of(finished: FinishedChain) -> float:
     """Seconds of the one member that was not found finished."""
     return float(finished.members[0].seconds)
 
 
-def test_time_is_counted_once(finished: SimpleNamespace, assembled: dict[str, Any]) -> None:
+def test_time_is_counted_once(finished: FinishedChain, assembled: dict[str, Any]) -> None:
     """golden: seconds are summed by stage over different results; a stage is cached if all of its parts were."""
     seconds = assembled["seconds"]
     assert seconds["teachers"] == pytest.approx(sum(m.seconds for m in finished.members))
@@ -140,7 +140,7 @@ def test_unequal_runs_have_unequal_reports(assembled: dict[str, Any], change: st
     assert assembly.without_timing(other) != assembly.without_timing(assembled)
 
 
-def test_the_advice_keeps_the_budget_of_the_search(finished: SimpleNamespace, assembled: dict[str, Any]) -> None:
+def test_the_advice_keeps_the_budget_of_the_search(finished: FinishedChain, assembled: dict[str, Any]) -> None:
     """reference: the advice about this very report, for the latency that the config allows."""
     assert assembled["advice"] == advise(assembled, None)
     search = finished.config.search.model_copy(update={"max_latency_ms": 1e-6})

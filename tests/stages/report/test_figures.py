@@ -5,11 +5,11 @@ from __future__ import annotations
 import importlib
 import io
 import warnings
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from chain import FinishedChain
 from matplotlib.figure import Figure
 
 from distillery.ops import metrics
@@ -43,7 +43,7 @@ def points(axes: Any) -> list[list[float]]:
     return sorted(point for c in axes.collections for point in np.asarray(c.get_offsets()).tolist())
 
 
-def test_the_front_has_every_model_that_can_be_placed(finished: SimpleNamespace) -> None:
+def test_the_front_has_every_model_that_can_be_placed(finished: FinishedChain) -> None:
     """reference: one point per row with latency and parameters; each role has its colour; names are written."""
     rows = finished.evaluation.json("evaluation.json")["rows"]
     unplaced = {**rows[0], "name": "given", "params": None, "latency_ms_p50": None}
@@ -69,7 +69,7 @@ def test_curves_go_by_epoch() -> None:
     assert lines == {"a": ([1, 2, 3], [3, 2, 1]), "b": ([1], [5])}
 
 
-def test_reliability_is_that_of_the_metrics(finished: SimpleNamespace) -> None:
+def test_reliability_is_that_of_the_metrics(finished: FinishedChain) -> None:
     """reference: the bins of `metrics.reliability`, beside the diagonal."""
     labels = finished.dataset.labels("test")
     with np.load(finished.evaluation.file("test_logits.npz")) as arrays:
@@ -93,7 +93,7 @@ def test_the_confusion_shows_counts_and_shares() -> None:
     assert len(drawn(figures.confusion_figure(np.eye(40, dtype=int), list("x" * 40), "many")).texts) == 0
 
 
-def test_trials_are_shown_by_knob(finished: SimpleNamespace) -> None:
+def test_trials_are_shown_by_knob(finished: FinishedChain) -> None:
     """reference: NLL against each searched knob, a cross for a stopped trial; failed ones are left out."""
     trials = finished.search.json("search.json")["trials"]
     failed = {**trials[0], "state": "fail", "nll": None}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import optuna
 import pytest
 import zarr
+from chain import FinishedChain
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
@@ -18,7 +18,7 @@ from distillery.stages.search.student_search import baseline_knobs, run_baseline
 from distillery.store import Store
 
 
-def test_it_has_the_trials_of_the_chosen_capacity(finished: SimpleNamespace) -> None:
+def test_it_has_the_trials_of_the_chosen_capacity(finished: FinishedChain) -> None:
     """contract: as many trials as that capacity had with a teacher, of it alone, and none of the soft knobs."""
     found, alone = finished.search.json("search.json"), finished.alone.json("search.json")
     assert len(alone["trials"]) == sum(t["capacity"] == finished.chosen for t in found["trials"]) == 2
@@ -32,7 +32,7 @@ def test_it_has_the_trials_of_the_chosen_capacity(finished: SimpleNamespace) -> 
     assert set(study.trials[0].params) == {"capacity", "lr", "weight_decay"}
 
 
-def test_its_knobs_lie_around_the_recipes(finished: SimpleNamespace, tree: dict[str, Any]) -> None:
+def test_its_knobs_lie_around_the_recipes(finished: FinishedChain, tree: dict[str, Any]) -> None:
     """golden: by default a factor 4 around the learning rate, 8 around the decay, the recipe itself first."""
     knobs = baseline_knobs(finished.config)
     assert knobs.lr == Range(low=0.0025, high=0.04, log=True)
@@ -48,7 +48,7 @@ def test_its_knobs_lie_around_the_recipes(finished: SimpleNamespace, tree: dict[
 
 
 def test_it_opens_no_logits(
-    finished: SimpleNamespace, store: Store, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+    finished: FinishedChain, store: Store, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """property: without any logits to open it gives the same trials; the study of students cannot."""
 
@@ -65,7 +65,7 @@ def test_it_opens_no_logits(
         run_search(*upstream, finished.ensemble, finished.taught, finished.profiles, Store(tmp_path / "other"))
 
 
-def test_its_own_knobs_are_searched(finished: SimpleNamespace, tree: dict[str, Any], store: Store) -> None:
+def test_its_own_knobs_are_searched(finished: FinishedChain, tree: dict[str, Any], store: Store) -> None:
     """contract: search.baseline's ranges count, not those of the students; a change of it is another study."""
     tree["search"]["baseline"] = {"lr": {"low": 0.5, "high": 0.6}, "noise": 0.2, "known_good": [{"lr": 0.55}]}
     alone = run_baseline_search(parse(tree), finished.data, finished.search, finished.profiles, store)

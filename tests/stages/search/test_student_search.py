@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from chain import Chain
 
 from distillery.config.search_space import Search, Setting
 from distillery.errors import InputError
@@ -143,7 +144,7 @@ def test_the_order_of_work_does_not_matter(
 
 
 def test_test_rows_are_never_read(
-    chain: SimpleNamespace, undisturbed: SimpleNamespace, run: Callable[..., Handle], store: Store, tmp_path: Path
+    chain: Chain, undisturbed: SimpleNamespace, run: Callable[..., Handle], store: Store, tmp_path: Path
 ) -> None:
     """property: with nonsense in place of the test rows' inputs and labels the trials are the same, bit by bit."""
     copy = tmp_path / "data"
@@ -157,7 +158,7 @@ def test_test_rows_are_never_read(
     assert facts(handle) == facts(undisturbed.handle)
 
 
-def test_budgets_leave_capacities_out(chain: SimpleNamespace, run: Callable[..., Handle], store: Store) -> None:
+def test_budgets_leave_capacities_out(chain: Chain, run: Callable[..., Handle], store: Store) -> None:
     """contract: capacities over the budget get no trial; where none is left, the message says what was measured."""
     params = {p.name: p.metrics["params"] for p in chain.profiles}
     handle = run(store, {"trials": 3, "max_params": params["small"]})
@@ -254,7 +255,7 @@ def test_the_mean_over_seeds_decides() -> None:
     assert select(runs, "nll") == 1 and select(runs, "error") == 0
 
 
-def test_a_profile_is_of_the_capacity(chain: SimpleNamespace, store: Store) -> None:
+def test_a_profile_is_of_the_capacity(chain: Chain, store: Store) -> None:
     """golden: 8 inputs, 4 hidden, 3 classes are 51 parameters and 44 multiplications; measured once."""
     small = chain.config.student.capacities[0]
     handle = profile_capacity(small, chain.data, 10, store)
@@ -266,7 +267,7 @@ def test_a_profile_is_of_the_capacity(chain: SimpleNamespace, store: Store) -> N
 
 
 def test_a_capacity_that_cannot_be_served_is_refused(
-    chain: SimpleNamespace, store: Store, monkeypatch: pytest.MonkeyPatch
+    chain: Chain, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """contract of error messages: before anything trains, by the capacity's name, with the exporter's reason."""
 
@@ -279,7 +280,7 @@ def test_a_capacity_that_cannot_be_served_is_refused(
 
 
 def test_the_capacity_to_ship_may_be_named(
-    chain: SimpleNamespace, undisturbed: SimpleNamespace, run: Callable[..., Handle], store: Store
+    chain: Chain, undisturbed: SimpleNamespace, run: Callable[..., Handle], store: Store
 ) -> None:
     """contract: another choice keeps the study and its trials; a capacity over the budget is refused by its name."""
     trained: list[Any] = []

@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import optuna
 import pytest
+from chain import Chain
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -298,7 +299,7 @@ def test_optunas_pictures_can_be_drawn(studies: dict[str, SimpleNamespace], name
         plt.close("all")
 
 
-def planned(chain: SimpleNamespace, search: dict[str, Any]) -> Plan:
+def planned(chain: Chain, search: dict[str, Any]) -> Plan:
     """A plan over two capacities that trains nothing."""
     config = chain.config.model_copy(update={"search": Search(**search)})
     costs = {p.name: p.metrics for p in chain.profiles}
@@ -320,7 +321,7 @@ def history(plan: Plan, count: int) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("count", [MEMORY // 2, 3 * MEMORY])
-def test_a_long_study_is_remembered_in_part(chain: SimpleNamespace, count: int) -> None:
+def test_a_long_study_is_remembered_in_part(chain: Chain, count: int) -> None:
     """contract: the proposals see the best and the latest trials that did not fail, at most `MEMORY`, in their order;
     values are in units of the capacity's median; they go where trials were good."""
     plan = planned(chain, {"temperature": {"low": 1, "high": 8}, "alpha": {"low": 0.3, "high": 1}, "known_good": []})

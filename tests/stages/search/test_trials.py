@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from chain import Chain
 
 from distillery.config.experiment import Recipe
 from distillery.config.search_space import Halving, Loss, Setting
@@ -31,7 +31,7 @@ COHORT = tuple(
 
 
 @pytest.fixture
-def job(chain: SimpleNamespace) -> Job:
+def job(chain: Chain) -> Job:
     """A trial of the smaller capacity, with the recipe's own five epochs."""
     config = chain.config.model_copy(update={"search": chain.config.search.model_copy(update={"epochs": None})})
     capacity = config.student.capacities[0]
@@ -56,7 +56,7 @@ def with_halving(job: Job, rungs: dict[int, tuple[float, ...]], **halving: int) 
     return replace(job, config=job.config.model_copy(update={"search": search}), rungs=tuple(rungs.items()))
 
 
-def test_a_trial_is_the_student_of_its_setting(chain: SimpleNamespace, store: Store, job: Job) -> None:
+def test_a_trial_is_the_student_of_its_setting(chain: Chain, store: Store, job: Job) -> None:
     """reference: at the same length a trial has the figures of the student, or without a teacher of the baseline."""
     config, wanted = job.config, [TrainingRequest(SETTING, job.config.seed)]
     upstream = (chain.data, chain.ensemble, chain.taught, store)
@@ -182,7 +182,7 @@ def test_a_trial_that_diverges_fails_alone(job: Job) -> None:
         assert record["nll"] == pytest.approx(free["nll"], abs=1e-4)
 
 
-def test_the_memory_between_trials_is_of_one_study(chain: SimpleNamespace, job: Job, store: Store) -> None:
+def test_the_memory_between_trials_is_of_one_study(chain: Chain, job: Job, store: Store) -> None:
     """property: a trial that follows one of another study is taught by that study's own logits."""
     first, config = train(job)["nll"], chain.config.logits.model_copy(update={"dtype": "float32"})
     exact = tuple(cache_logits(m, "transfer", chain.data, config, store) for m in chain.members)

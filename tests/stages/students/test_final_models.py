@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
+from chain import FinishedChain
 
 from distillery.stages.students.final_models import FinalPlan, plan_final_models
 from distillery.store import Handle
 
 
 @pytest.fixture
-def plan(finished: SimpleNamespace) -> FinalPlan:
+def plan(finished: FinishedChain) -> FinalPlan:
     """For the tiny experiment."""
     return plan_final_models(finished.config, finished.data, finished.search, finished.alone)
 
@@ -22,7 +22,7 @@ def network(name: str, nll: float) -> Handle:
     return Handle("students", name, "", name, metrics={"nll": nll, "accuracy": 0.5})
 
 
-def test_every_setting_is_trained_with_every_seed(finished: SimpleNamespace, plan: FinalPlan) -> None:
+def test_every_setting_is_trained_with_every_seed(finished: FinishedChain, plan: FinalPlan) -> None:
     """contract: of the chosen capacity all, settings one after another; of each other capacity one of both kinds."""
     assert plan.chosen.name == finished.chosen and plan.seeds[0] == finished.config.seed
     requests = [request for group in plan.students for request in group.requests]
@@ -31,7 +31,7 @@ def test_every_setting_is_trained_with_every_seed(finished: SimpleNamespace, pla
     assert finished.chosen not in {group.capacity.name for group in plan.others}
 
 
-def test_rivals_are_also_trained_as_long_as_their_trials(finished: SimpleNamespace, plan: FinalPlan) -> None:
+def test_rivals_are_also_trained_as_long_as_their_trials(finished: FinishedChain, plan: FinalPlan) -> None:
     """contract: labels alone overfit sooner, so the tuned baseline may stop where its trials stopped."""
     epochs = [request.setting.epochs for group in plan.tuned for request in group.requests]
     assert finished.config.search.epochs in epochs and None in epochs

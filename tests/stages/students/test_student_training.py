@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from chain import Chain
 from pydantic import ValidationError
 from safetensors.torch import load_file
 from scipy.special import log_softmax, softmax
@@ -35,7 +36,7 @@ SETTING = Setting(temperature=2.0, alpha=0.7)
 NOISY = Views(count=3, transforms=(View(name="noise", size=0.5),))
 
 
-def student(chain: SimpleNamespace, store: Store, setting: Setting = SETTING, **more: Any) -> Handle:
+def student(chain: Chain, store: Store, setting: Setting = SETTING, **more: Any) -> Handle:
     """The smaller capacity, distilled; `loss` changes the config's."""
     cfg = chain.config.student.model_copy(update={"loss": more.pop("loss", Loss())})
     upstream = (chain.data, chain.ensemble, chain.taught)
@@ -45,7 +46,7 @@ def student(chain: SimpleNamespace, store: Store, setting: Setting = SETTING, **
     return handle
 
 
-def baseline(chain: SimpleNamespace, store: Store, setting: Setting = SETTING) -> Handle:
+def baseline(chain: Chain, store: Store, setting: Setting = SETTING) -> Handle:
     """The smaller capacity, on labels alone."""
     cfg, wanted = chain.config.student, [TrainingRequest(setting, chain.config.seed)]
     (handle,) = train_baselines(cfg.capacities[0], wanted, cfg, chain.data, store)
@@ -57,7 +58,7 @@ def weights(handle: Handle) -> str:
     return checksum(handle.file("model.safetensors"))
 
 
-def test_without_soft_targets_the_student_is_the_baseline(chain: SimpleNamespace, store: Store) -> None:
+def test_without_soft_targets_the_student_is_the_baseline(chain: Chain, store: Store) -> None:
     """reference: alpha = 0 leaves the cross-entropy alone, so both have the same bits, smoothing and noise included."""
     for more in ({}, {"lr": 0.02, "weight_decay": 0.1, "noise": 0.2, "label_smoothing": 0.1}):
         setting = Setting(temperature=3.0, alpha=0.0, **more)
@@ -67,7 +68,7 @@ def test_without_soft_targets_the_student_is_the_baseline(chain: SimpleNamespace
     )
 
 
-def test_the_same_setting_gives_the_same_bits(chain: SimpleNamespace, store: Store, tmp_path: Any) -> None:
+def test_the_same_setting_gives_the_same_bits(chain: Chain, store: Store, tmp_path: Any) -> None:
     """determinism: in another store the same weights; another knob or loss is another student."""
     first, again = student(chain, store), student(chain, Store(tmp_path / "other"))
     assert weights(first) == weights(again) and first.fingerprint == again.fingerprint
@@ -83,7 +84,7 @@ def test_the_same_setting_gives_the_same_bits(chain: SimpleNamespace, store: Sto
 
 
 def test_to_look_for_students_draws_no_random_numbers(
-    chain: SimpleNamespace, store: Store, monkeypatch: pytest.MonkeyPatch
+    chain: Chain, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """determinism: another thread may be drawing initial weights from the one generator meanwhile."""
     monkeypatch.setattr(torch, "manual_seed", lambda seed: pytest.fail("the generator was set"))
@@ -93,14 +94,14 @@ def test_to_look_for_students_draws_no_random_numbers(
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_settings_loss_goes_before_the_configs(chain: SimpleNamespace, store: Store) -> None:
+def test_a_settings_loss_goes_before_the_configs(chain: Chain, store: Store) -> None:
     """reference: a loss in the setting teaches what the same loss in the config does."""
     mse = Loss(name="mse", clip=5.0)
     own = student(chain, store, SETTING.model_copy(update={"loss": mse}))
     assert weights(own) == weights(student(chain, store, loss=mse)) != weights(student(chain, store))
 
 
-def test_the_baseline_knows_no_teacher(chain: SimpleNamespace, store: Store) -> None:
+def test_the_baseline_knows_no_teacher(chain: Chain, store: Store) -> None:
     """property: temperature, alpha and loss of a setting do not reach the baseline, its recipe does."""
     first = baseline(chain, store)
     assert baseline(chain, store, Setting(temperature=8.0, alpha=0.1, share=0.3, loss=Loss(name="dkd"))).cached
@@ -108,9 +109,7 @@ def test_the_baseline_knows_no_teacher(chain: SimpleNamespace, store: Store) -> 
         assert weights(baseline(chain, store, SETTING.model_copy(update={knob: 0.05}))) != weights(first), knob
 
 
-def distilled(
-    chain: SimpleNamespace, setting: Setting, recipe: Recipe, loss: Loss | None = None
-) -> tuple[nn.Module, nn.Module]:
+def distilled(chain: Chain, setting: Setting, recipe: Recipe, loss: Loss | None = None) -> tuple[nn.Module, nn.Module]:
     """The smaller capacity before and after distillation on the ensemble's logits."""
     capacity, dataset = chain.config.student.capacities[0], Dataset(chain.data)
     config = Student(capacities=(capacity,), loss=loss or Loss())
@@ -120,7 +119,7 @@ def distilled(
     return before, after
 
 
-def test_soft_targets_alone_need_no_labels(chain: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_soft_targets_alone_need_no_labels(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
     """property: at alpha = 1 the labels have no say, bit by bit, and the student comes nearer to the ensemble."""
     setting, recipe = Setting(temperature=2.0, alpha=1.0), Recipe(epochs=20, batch_size=32, lr=0.01)
     before, after = distilled(chain, setting, recipe)
@@ -142,7 +141,7 @@ def test_soft_targets_alone_need_no_labels(chain: SimpleNamespace, monkeypatch: 
 
 
 @pytest.mark.parametrize("name", LOSSES.names())
-def test_every_loss_teaches(chain: SimpleNamespace, name: str) -> None:
+def test_every_loss_teaches(chain: Chain, name: str) -> None:
     """property: half a soft loss, half the labels: the student gets better on rows that it has not seen."""
     setting, recipe = Setting(temperature=2.0, alpha=0.5), Recipe(epochs=12, batch_size=32, lr=0.01)
     networks = distilled(chain, setting, recipe, Loss(name=name))
@@ -153,7 +152,7 @@ def test_every_loss_teaches(chain: SimpleNamespace, name: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def partly(chain: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+def partly(chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """The tiny table, every fifth row without a label."""
     rows = replace(chain.rows, unlabeled=np.arange(len(chain.rows)) % 5 == 0)
     return Dataset(data_stage.prepare(chain.config.data, rows, Store(tmp_path_factory.mktemp("partly"))))
@@ -161,9 +160,7 @@ def partly(chain: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 @pytest.mark.parametrize("views", [Views(), NOISY], ids=["rows", "views"])
-def test_the_objective_is_what_the_docs_say(
-    chain: SimpleNamespace, partly: Dataset, views: Views, smoothing: float
-) -> None:
+def test_the_objective_is_what_the_docs_say(chain: Chain, partly: Dataset, views: Views, smoothing: float) -> None:
     """reference: the first step's loss is alpha · T² · KL + (1 - alpha) · CE, by numpy, with the (smoothed) label where
     it holds and with the ensemble's probabilities where there is none: unlabelled rows and changed views."""
     rows = np.concatenate([partly.splits["train"], partly.splits["unlabeled"]])
@@ -214,7 +211,7 @@ def test_views_take_the_place_of_fresh_augmentation(tmp_path: Any) -> None:
     assert not np.array_equal(trained(Views(), fresh), trained(Views(), Recipe(epochs=2)))
 
 
-def test_logits_of_something_else_are_refused(chain: SimpleNamespace, store: Store, tree: dict[str, Any]) -> None:
+def test_logits_of_something_else_are_refused(chain: Chain, store: Store, tree: dict[str, Any]) -> None:
     """contract: logits of another split, of other views or of other data teach nobody; the message says which."""
     chained, wrong = (chain.ensemble, chain.taught), chain.logits["val_search"][: len(chain.taught)]
     with pytest.raises(InputError, match=r"logits 'mlp-0.-val_search': expected split transfer, got val_search"):
@@ -242,7 +239,7 @@ def test_losses_that_teach_nothing_are_refused() -> None:
     check_loss("kd", 2, "student.loss")
 
 
-def test_figures_are_of_val_search(chain: SimpleNamespace, store: Store) -> None:
+def test_figures_are_of_val_search(chain: Chain, store: Store) -> None:
     """reference: the handle's figures are the loaded network's, which is calibrated; those of the epochs are of the
     network as it trains; every epoch is reported."""
     seen: list[tuple[int, dict[str, float]]] = []
@@ -273,7 +270,7 @@ TOGETHER = (
 
 
 @pytest.mark.parametrize("taught", [True, False])
-def test_what_trains_together_is_what_it_is_alone(chain: SimpleNamespace, store: Store, taught: bool) -> None:
+def test_what_trains_together_is_what_it_is_alone(chain: Chain, store: Store, taught: bool) -> None:
     """reference: every network is the same stage as alone, its weights and history are the same to rounding; epochs
     are reported with its place, once where what was asked for twice is one network."""
     seen: list[list[int]] = [[] for _ in TOGETHER]
@@ -301,7 +298,7 @@ def test_what_trains_together_is_what_it_is_alone(chain: SimpleNamespace, store:
         assert seen[place] == (list(range(1, len(losses[0]) + 1)) if first[handle.path] == place else [])
 
 
-def test_one_that_diverges_leaves_the_others(chain: SimpleNamespace, store: Store) -> None:
+def test_one_that_diverges_leaves_the_others(chain: Chain, store: Store) -> None:
     """contract: the error names it; the others are kept and found, and none of them trains again."""
     cfg, hot = chain.config.student, SETTING.model_copy(update={"lr": 1e30})
     wanted = [TrainingRequest(SETTING, 0), TrainingRequest(hot, 0), TrainingRequest(SETTING, 1)]
@@ -329,7 +326,7 @@ def test_a_setting_overrides_the_recipe() -> None:
         Setting(alpha=-0.1)
 
 
-def test_capacities_have_seeds_of_their_own(chain: SimpleNamespace) -> None:
+def test_capacities_have_seeds_of_their_own(chain: Chain) -> None:
     """determinism: a seed depends on the experiment's seed and the capacity's name, and on nothing else."""
     small, large = chain.config.student.capacities
     wider = small.model_copy(update={"family": "timm"})

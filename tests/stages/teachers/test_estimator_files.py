@@ -6,13 +6,13 @@ import json
 import shutil
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import joblib
 import numpy as np
 import pytest
 import skops.io
+from chain import Chain, FinishedChain
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier, VotingClassifier
 from threadpoolctl import threadpool_limits
 
@@ -46,7 +46,7 @@ class Bomb:
         return Path.touch, (self.path,)
 
 
-def trained(chain: SimpleNamespace, store: Store, **options: Any) -> Handle:
+def trained(chain: Chain, store: Store, **options: Any) -> Handle:
     """One member."""
     (handle,) = train_teachers(["x"], Teacher(name="x", **options), Recipe(), 0, chain.data, store)
     return handle
@@ -59,7 +59,7 @@ def own_estimator(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> d
     return {"family": "sklearn", "estimator": f"{name}.Own"}
 
 
-def test_options_with_numbers_as_keys_come_back(chain: SimpleNamespace, store: Store) -> None:
+def test_options_with_numbers_as_keys_come_back(chain: Chain, store: Store) -> None:
     """reference: JSON writes them as text, in another order; the member is the one that its folder is named by."""
     params = {"class_weight": {0: 1.0, 1: 2.0, 2: 1.0, 10: 3.0}}
     handle = trained(chain, store, family="sklearn", estimator="sklearn.linear_model.LogisticRegression", params=params)
@@ -71,7 +71,7 @@ def test_options_with_numbers_as_keys_come_back(chain: SimpleNamespace, store: S
 
 @pytest.mark.parametrize("content", ["a network", "a trusted pickle"])
 def test_a_pickle_in_the_place_of_a_member_is_not_opened(
-    chain: SimpleNamespace, store: Store, tmp_path: Path, content: str
+    chain: Chain, store: Store, tmp_path: Path, content: str
 ) -> None:
     """contract: whoever may write into a store decides neither the family of a member nor that it is trusted."""
     family = {"family": "mlp", "hidden": [3]} if content == "a network" else PRIOR
@@ -93,7 +93,7 @@ def test_a_pickle_in_the_place_of_a_member_is_not_opened(
     assert not (tmp_path / "opened").exists()
 
 
-def test_a_file_with_other_classes_is_refused(chain: SimpleNamespace, store: Store) -> None:
+def test_a_file_with_other_classes_is_refused(chain: Chain, store: Store) -> None:
     """contract: neither a class of another package nor a function of a known one, which could run what it is given."""
     handle = trained(chain, store, **PRIOR)
     for strange, name in ((Counter(), "collections.Counter"), (np.testing.assert_equal, "assert_equal")):
@@ -103,7 +103,7 @@ def test_a_file_with_other_classes_is_refused(chain: SimpleNamespace, store: Sto
 
 
 def test_what_cannot_be_kept_is_said_before_training(
-    tmp_path: Path, chain: SimpleNamespace, store: Store, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, chain: Chain, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """contract: one line with the teacher, the class and what to set; pickled, and opened again, if it is set."""
     family = own_estimator(tmp_path, monkeypatch, "own_unkept")
@@ -120,7 +120,7 @@ def test_what_cannot_be_kept_is_said_before_training(
     assert estimator_files.size_mb(Path(handle.path)) == handle.file("model.joblib").stat().st_size / 1e6
 
 
-def test_a_file_does_not_decide_whose_code_is_run(finished: SimpleNamespace, tmp_path: Path) -> None:
+def test_a_file_does_not_decide_whose_code_is_run(finished: FinishedChain, tmp_path: Path) -> None:
     """contract: a student's file may not name code that no config of this process has named."""
     student = finished.finals[0].students[0]
     shutil.copytree(student.path, tmp_path / "student")
@@ -134,7 +134,7 @@ def test_a_file_does_not_decide_whose_code_is_run(finished: SimpleNamespace, tmp
     assert not (tmp_path / "run").exists()
 
 
-def test_a_folder_is_read_at_any_place(chain: SimpleNamespace, store: Store, tmp_path: Path) -> None:
+def test_a_folder_is_read_at_any_place(chain: Chain, store: Store, tmp_path: Path) -> None:
     """contract: what a member is bound to is its stage's name, not its place."""
     handle = trained(chain, store, **PRIOR)
     shutil.copytree(handle.path, tmp_path / "elsewhere")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import joblib
 import numpy as np
 import pandas as pd
 import pytest
+from chain import Chain
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import OneHotEncoder
 
@@ -29,7 +29,7 @@ def member(path: Path, **more: Any) -> Teacher:
 
 
 @pytest.fixture(scope="module")
-def pickled(chain: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, LogisticRegression]:
+def pickled(chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, LogisticRegression]:
     """A classifier of the raw columns, fitted on train."""
     rows = chain.dataset.splits["train"]
     model = LogisticRegression().fit(chain.rows.frame.iloc[rows], chain.rows.labels[rows])
@@ -39,7 +39,7 @@ def pickled(chain: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def test_a_pickle_is_a_member_like_any_other(
-    chain: SimpleNamespace, pickled: tuple[Path, LogisticRegression], store: Store
+    chain: Chain, pickled: tuple[Path, LogisticRegression], store: Store
 ) -> None:
     """reference: its logits on a split are the logarithms of what the classifier itself says about the raw rows."""
     path, model = pickled
@@ -130,7 +130,7 @@ def test_an_array_is_refused_where_its_order_is_not_certain(store: Store) -> Non
 
 
 def test_another_home_gives_the_same_teacher(
-    chain: SimpleNamespace, pickled: tuple[Path, LogisticRegression], tmp_path: Path
+    chain: Chain, pickled: tuple[Path, LogisticRegression], tmp_path: Path
 ) -> None:
     """property: where the store lies is no part of a fingerprint; another content of the answers is."""
     prints = set()

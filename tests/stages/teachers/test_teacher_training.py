@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import pandas as pd
 import pytest
 import sklearn
 import torch
+from chain import Chain
 from safetensors.torch import load_file
 from scipy.special import softmax
 from sklearn.ensemble import HistGradientBoostingClassifier
@@ -67,7 +67,7 @@ def test_the_seed_decides_the_initial_weights() -> None:
     assert len(seeds) == 40 and all(0 <= s < 2**31 for s in seeds)
 
 
-def test_training_again_gives_the_same_bits(chain: SimpleNamespace, store: Store) -> None:
+def test_training_again_gives_the_same_bits(chain: Chain, store: Store) -> None:
     """determinism: another store gets the same files; copies differ from each other."""
     cfg, names = chain.config, [m.name for m in chain.members]
     (member,) = cfg.teachers.members
@@ -77,7 +77,7 @@ def test_training_again_gives_the_same_bits(chain: SimpleNamespace, store: Store
     assert digests[0] == digests[1] and len(set(digests[0])) == 3
 
 
-def test_a_copy_that_was_lost_comes_back_with_the_same_bits(chain: SimpleNamespace, tmp_path: Path) -> None:
+def test_a_copy_that_was_lost_comes_back_with_the_same_bits(chain: Chain, tmp_path: Path) -> None:
     """determinism: copies train together again, as they did, also where only one of them is missing."""
     cfg, store, names = chain.config, Store(tmp_path), [m.name for m in chain.members]
     (member,) = cfg.teachers.members
@@ -96,7 +96,7 @@ def weights(handle: Handle) -> dict[str, torch.Tensor]:
     return load_file(handle.file("model.safetensors"))
 
 
-def test_copies_are_what_they_are_alone(chain: SimpleNamespace, store: Store) -> None:
+def test_copies_are_what_they_are_alone(chain: Chain, store: Store) -> None:
     """reference: a copy that trained with others is the same stage, and has the same weights to rounding, as alone."""
     (member,) = chain.config.teachers.members
     recipe = chain.config.teachers.recipe_of(member)
@@ -108,9 +108,7 @@ def test_copies_are_what_they_are_alone(chain: SimpleNamespace, store: Store) ->
         assert alone.json("member.json") == together.json("member.json")
 
 
-def test_a_copy_that_diverges_leaves_the_others(
-    chain: SimpleNamespace, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_copy_that_diverges_leaves_the_others(chain: Chain, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """contract: the error names it, the other copy is kept as it is alone, and only the first is trained again."""
     member, build, seen = Teacher(name="x", family="mlp", hidden=[4]), networks.build_network, []
     upstream = (member, SHORT, 0, chain.data, store)
@@ -131,7 +129,7 @@ def test_a_copy_that_diverges_leaves_the_others(
     torch.testing.assert_close(weights(second), weights(alone), atol=2e-4, rtol=0)
 
 
-def test_a_teacher_is_named_by_what_decides_it(chain: SimpleNamespace, store: Store) -> None:
+def test_a_teacher_is_named_by_what_decides_it(chain: Chain, store: Store) -> None:
     """property: another seed, name, recipe or width is another teacher; the number of copies is not."""
     base = {"name": "x", "family": "mlp", "hidden": [3]}
 
@@ -144,7 +142,7 @@ def test_a_teacher_is_named_by_what_decides_it(chain: SimpleNamespace, store: St
     assert len({first, *others}) == 5
 
 
-def test_metrics_and_history_are_of_val_ensemble(chain: SimpleNamespace, store: Store) -> None:
+def test_metrics_and_history_are_of_val_ensemble(chain: Chain, store: Store) -> None:
     """reference: the handle's figures from the loaded member's logits; one record per epoch, the last one the same."""
     seen: list[tuple[int, dict[str, float]]] = []
     teacher = Teacher(name="x", family="mlp", hidden=[4])
@@ -160,9 +158,7 @@ def test_metrics_and_history_are_of_val_ensemble(chain: SimpleNamespace, store: 
 @pytest.mark.parametrize(
     ("estimator", "params"), [(HistGradientBoostingClassifier, {"max_iter": 5}), (LogisticRegression, {"C": 0.5})]
 )
-def test_an_estimator_is_fitted_as_by_hand(
-    chain: SimpleNamespace, store: Store, estimator: Any, params: dict[str, Any]
-) -> None:
+def test_an_estimator_is_fitted_as_by_hand(chain: Chain, store: Store, estimator: Any, params: dict[str, Any]) -> None:
     """reference: the same class fitted here gives the probabilities that the member's logits stand for."""
     path = f"{estimator.__module__}.{estimator.__name__}"
     handle = train("x", Teacher(name="x", family="sklearn", estimator=path, params=params), SHORT, 0, chain.data, store)
@@ -181,7 +177,7 @@ def test_an_estimator_is_fitted_as_by_hand(
 
 
 def test_an_estimator_of_another_version_is_fitted_anew(
-    chain: SimpleNamespace, store: Store, monkeypatch: pytest.MonkeyPatch
+    chain: Chain, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """property: what another version of its library pickled is not opened; networks are kept, whatever its version."""
     estimator = Teacher(name="x", family="sklearn", estimator="sklearn.linear_model.LogisticRegression")
@@ -193,13 +189,13 @@ def test_an_estimator_of_another_version_is_fitted_anew(
     assert before[0].path != after[0].path
 
 
-def given_teacher(path: Path, chain: SimpleNamespace, store: Store) -> Handle:
+def given_teacher(path: Path, chain: Chain, store: Store) -> Handle:
     """A member whose logits lie in a file."""
     return train("g", Teacher(name="g", family="given", path=str(path)), SHORT, 0, chain.data, store)
 
 
 @pytest.mark.parametrize("suffix", ["npz", "parquet"])
-def test_given_logits_are_looked_up_by_row(chain: SimpleNamespace, store: Store, tmp_path: Path, suffix: str) -> None:
+def test_given_logits_are_looked_up_by_row(chain: Chain, store: Store, tmp_path: Path, suffix: str) -> None:
     """reference: logits of any rows are the file's lines; another content of the same file is another member."""
     array = np.random.default_rng(0).normal(size=(900, 3)).astype(np.float32)
     path = tmp_path / f"x.{suffix}"

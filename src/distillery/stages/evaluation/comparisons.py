@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -19,23 +19,26 @@ from distillery.ops.metrics import (
     row_nll,
     share_difference_ends,
 )
+from distillery.stages.evaluation.record import ClassRow, Gain, GroupRow, Reliability
+from distillery.stages.roles import Role
 
 BLOCK_ROWS = 4096  # of which probabilities are compared at once
 
 
 def gains(
     student_NC: np.ndarray, other_NC: np.ndarray, labels_N: np.ndarray, *, resamples: int, confidence: float
-) -> dict[str, Interval]:
-    """`accuracy` and `nll` that the student is better by; positive is better for both.
+) -> Gain:
+    """Accuracy and NLL that the student is better by; positive is better for both.
 
     The interval of accuracy is the score interval of paired shares, that of NLL a bootstrap over rows.
     """
-    correct = [row_correct(z, labels_N) for z in (student_NC, other_NC)]
-    nll = [row_nll(z, labels_N) for z in (other_NC, student_NC)]
-    return {
-        "accuracy": paired_share_difference(*correct, confidence=confidence),
-        "nll": paired_difference(*nll, resamples=resamples, confidence=confidence),
-    }
+    accuracy = paired_share_difference(
+        row_correct(student_NC, labels_N), row_correct(other_NC, labels_N), confidence=confidence
+    )
+    nll = paired_difference(
+        row_nll(other_NC, labels_N), row_nll(student_NC, labels_N), resamples=resamples, confidence=confidence
+    )
+    return Gain(accuracy=accuracy, nll=nll)
 
 
 def recoveries(
@@ -46,13 +49,15 @@ def recoveries(
     *,
     resamples: int,
     confidence: float,
-) -> dict[str, Interval]:
-    """Gap recovery in `accuracy` and in `nll`."""
-    found = {}
-    for figure, per_row, sign in (("accuracy", row_correct, 1), ("nll", row_nll, -1)):
-        values = [sign * per_row(z, labels_N) for z in (student_NC, baseline_NC, ensemble_NC)]
-        found[figure] = gap_recovery(*values, resamples=resamples, confidence=confidence)
-    return found
+) -> Gain:
+    """Gap recovery in accuracy and in NLL."""
+    models = (student_NC, baseline_NC, ensemble_NC)
+    correct = [row_correct(logits, labels_N) for logits in models]
+    negative_nll = [-row_nll(logits, labels_N) for logits in models]
+    return Gain(
+        accuracy=gap_recovery(*correct, resamples=resamples, confidence=confidence),
+        nll=gap_recovery(*negative_nll, resamples=resamples, confidence=confidence),
+    )
 
 
 def worst_drop(
@@ -96,62 +101,70 @@ def _ends(differences: list[np.ndarray], z: float) -> tuple[np.ndarray, np.ndarr
 
 
 def by_class(
-    student_NC: np.ndarray, others: dict[str, np.ndarray], labels_N: np.ndarray, classes: list[str], confidence: float
-) -> list[dict[str, Any]]:
-    """For each class its `rows`, every model's `recall` by name, and the `change` from each other model to the student.
+    student_NC: np.ndarray,
+    others: Mapping[Role, np.ndarray],
+    labels_N: np.ndarray,
+    classes: list[str],
+    confidence: float,
+) -> list[ClassRow]:
+    """For each class its rows, every model's recall, and the change from each other model to the student.
 
-    The ends of a change are those of the score interval of paired shares, of this class alone: among many classes
-    some are beyond chance by chance. A class without rows has no recall and no change.
+    The ends of a change are those of the score interval of paired shares, of this class alone. They are not corrected
+    for multiple comparisons: among many classes some intervals exclude 0 by chance.
     """
-    correct = {"student": row_correct(student_NC, labels_N)}
-    correct |= {name: row_correct(logits_NC, labels_N) for name, logits_NC in others.items()}
-    places = [np.flatnonzero(labels_N == number) for number in range(len(classes))]
-    changes = {name: _changes(correct["student"] - correct[name], places, confidence) for name in others}
+    correct = {Role.STUDENT: row_correct(student_NC, labels_N)}
+    for role, logits_NC in others.items():
+        correct[role] = row_correct(logits_NC, labels_N)
+    parts = [np.flatnonzero(labels_N == number) for number in range(len(classes))]
+    changes = {role: _changes(correct[Role.STUDENT] - correct[role], parts, confidence) for role in others}
+
     table = []
     for number, name in enumerate(classes):
-        rows = places[number]
-        recall = {k: float(v[rows].mean()) if len(rows) else None for k, v in correct.items()}
-        change = {k: found[number] for k, found in changes.items()} if len(rows) else {}
-        table.append({"class": name, "rows": len(rows), "recall": recall, "change": change})
+        rows = parts[number]
+        recall: dict[Role, float | None] = {}
+        for role, right in correct.items():
+            recall[role] = float(right[rows].mean()) if len(rows) else None
+        change = {role: intervals[number] for role, intervals in changes.items()} if len(rows) else {}
+        table.append(ClassRow(name=name, rows=len(rows), recall=recall, change=change))
     return table
 
 
-def _changes(difference_N: np.ndarray, places: list[np.ndarray], confidence: float) -> dict[int, dict[str, float]]:
-    """Value and ends of the mean difference of each part that has rows, by the part's number."""
-    filled = [number for number, rows in enumerate(places) if len(rows)]
-    parts = [difference_N[places[number]] for number in filled]
-    low, high = _ends(parts, float(stats.norm.ppf((1 + confidence) / 2)))
-    return {
-        number: {"value": float(values.mean()), "low": float(low[place]), "high": float(high[place])}
-        for place, (number, values) in enumerate(zip(filled, parts, strict=True))
-    }
+def _changes(difference_N: np.ndarray, parts: list[np.ndarray], confidence: float) -> dict[int, Interval]:
+    """The mean difference of each part that has rows, by the part's number."""
+    filled = [number for number, rows in enumerate(parts) if len(rows)]
+    differences = [difference_N[parts[number]] for number in filled]
+    low, high = _ends(differences, float(stats.norm.ppf((1 + confidence) / 2)))
+    changes = {}
+    for index, number in enumerate(filled):
+        changes[number] = Interval(float(differences[index].mean()), float(low[index]), float(high[index]))
+    return changes
 
 
-def reliabilities(models: dict[str, np.ndarray], labels_N: np.ndarray) -> dict[str, dict[str, list[float]]]:
-    """Mean `confidence`, `accuracy` and `share` of rows of bins of equal mass, for the logits [N, C] of each model."""
-    names = ("confidence", "accuracy", "share")
-    return {
-        model: {k: v.tolist() for k, v in zip(names, reliability(logits_NC, labels_N), strict=True)}
-        for model, logits_NC in models.items()
-    }
+def reliabilities(models: Mapping[Role, np.ndarray], labels_N: np.ndarray) -> dict[Role, Reliability]:
+    """Calibration of the logits [N, C] of each model, in bins of equal mass."""
+    curves = {}
+    for role, logits_NC in models.items():
+        confidence, accuracy, share = reliability(logits_NC, labels_N)
+        curves[role] = Reliability(confidence=confidence.tolist(), accuracy=accuracy.tolist(), share=share.tolist())
+    return curves
 
 
 def accuracy_by_group(
-    frame: pd.DataFrame, correct: dict[str, np.ndarray]
-) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
-    """A record per value of each column, and the rows that have it by ``column = value``.
+    frame: pd.DataFrame, correct: Mapping[Role, np.ndarray]
+) -> tuple[list[GroupRow], dict[str, np.ndarray]]:
+    """A row per value of each column, and the rows that have it by ``column = value``.
 
     Args:
         frame: Columns [N, ...] whose values make groups.
-        correct: Whether a model is right on each row [N], by its name.
+        correct: Whether a model is right on each row [N].
     """
-    table: list[dict[str, Any]] = []
+    table: list[GroupRow] = []
     parts: dict[str, np.ndarray] = {}
     for column in frame.columns:
-        for value, places in by_group(frame[column].to_numpy()).items():
-            parts[f"{column} = {value}"] = places
-            shares = {name: float(right[places].mean()) for name, right in correct.items()}
-            table.append({"column": column, "value": value, "rows": len(places), **shares})
+        for value, rows in by_group(frame[column].to_numpy()).items():
+            parts[f"{column} = {value}"] = rows
+            accuracy = {role: float(right[rows].mean()) for role, right in correct.items()}
+            table.append(GroupRow(column=str(column), value=value, rows=len(rows), accuracy=accuracy))
     return table, parts
 
 

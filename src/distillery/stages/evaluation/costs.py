@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import ClassVar, Literal, TypeVar
 
 import numpy as np
 import onnx
@@ -16,6 +16,7 @@ from distillery.stages.data.dataset import Dataset
 from distillery.stages.ensemble.weight_selection import chosen
 from distillery.stages.measurement.ensemble_graph import ensemble_graph
 from distillery.stages.measurement.profile import cost, latency
+from distillery.stages.measurement.record import Costs, Profile
 from distillery.stages.measurement.runtimes import (
     NotExportable,
     Runner,
@@ -30,13 +31,32 @@ from distillery.stages.students.student_training import load_student
 from distillery.stages.teachers import estimator_files
 from distillery.stages.teachers.members import EstimatorMember, GivenMember, Member, NetworkMember
 from distillery.stages.teachers.teacher_training import load_member, model_of
-from distillery.store import Handle, Store, write_json
+from distillery.store import Handle, Store
+from distillery.store.record import Record
 
-VERSION = 1
+VERSION = 2
 ROWS = 64  # encoded rows that are used in turn
-FACTS = ("params", "macs", "size_mb")
 
 log = logging.getLogger(__name__)
+
+
+class CostTable(Record):
+    """``costs.json``: what every model costs.
+
+    Attributes:
+        teachers: In the order of the members.
+        students: Of one network of each capacity.
+        uniform: Of the simple average of all members.
+        ensemble: Of the ensemble in use.
+    """
+
+    FILE: ClassVar[str] = "costs.json"
+
+    schema_version: Literal[1] = 1
+    teachers: list[Costs]
+    students: dict[str, Costs]
+    uniform: Costs
+    ensemble: Costs
 
 
 def measure_costs(
@@ -48,10 +68,9 @@ def measure_costs(
     runs: int,
     store: Store,
 ) -> Handle:
-    """``costs.json``: `teachers`, a list; `students` by capacity; `ensembles`, ``uniform`` and ``chosen``.
+    """``costs.json``; see `CostTable`.
 
-    Each holds params, macs, size_mb, latency at batch 1 in ms, rows per second, and the `runtime` that ran it. All
-    networks run in onnxruntime; where one cannot be exported, all of them in torch. Estimators run in scikit-learn.
+    All networks run in onnxruntime; where one cannot be exported, all of them in torch. Estimators run in scikit-learn.
     An ensemble of networks is one graph; one with estimators is its members one after another. Networks of one
     architecture are measured once. What is not known, as the latency of given logits, is left out.
 
@@ -67,15 +86,14 @@ def measure_costs(
     handles = [*members, *profiles, ensemble]  # a capacity costs the same whatever its weights
     key = [VERSION, [handle.fingerprint for handle in handles], runs, Dataset(data).spec.to_json()]
 
-    def build(work: Path) -> dict[str, Any]:
-        content = _Costs(members, students, profiles, ensemble, Dataset(data), runs).measured()
-        write_json(work / "costs.json", content)
+    def build(work: Path) -> dict[str, float]:
+        _Measurement(members, students, profiles, ensemble, Dataset(data), runs).table().write(work)
         return {}
 
     return store.stage("costs", ensemble.name, key, build)
 
 
-class _Costs:
+class _Measurement:
     def __init__(
         self,
         members: Sequence[Handle],
@@ -85,21 +103,23 @@ class _Costs:
         dataset: Dataset,
         runs: int,
     ) -> None:
-        self.handles, self.students, self.profiles = members, students, profiles
-        self.pooling, self.spec, self.runs = chosen(ensemble), dataset.spec, runs
+        self.handles = members
+        self.students = students
+        self.profiles = profiles
+        self.pooling = chosen(ensemble)
+        self.spec = dataset.spec
+        self.runs = runs
         self.rows = np.asarray(dataset.inputs[dataset.splits["val_search"][:ROWS]])
         self.members: list[Member] = [load_member(handle, dataset.spec) for handle in members]
         self.kinds = [_architecture(handle) for handle in members]
 
-    def measured(self) -> dict[str, Any]:
-        """The content of ``costs.json``."""
+    def table(self) -> CostTable:
+        """Measures every model."""
         graphs = self._graphs()
         teachers = self._teachers(graphs)
-        return {
-            "teachers": teachers,
-            "students": {p.name: self._student(place, graphs) for place, p in enumerate(self.profiles)},
-            "ensembles": self._ensembles(teachers, graphs),
-        }
+        uniform, ensemble = self._ensembles(teachers, graphs)
+        students = {profile.name: self._student(index, graphs) for index, profile in enumerate(self.profiles)}
+        return CostTable(teachers=teachers, students=students, uniform=uniform, ensemble=ensemble)
 
     def _graphs(self) -> dict[str, onnx.ModelProto] | None:
         """The graph of each architecture among the teachers' networks; None where one of them cannot be exported."""
@@ -126,53 +146,55 @@ class _Costs:
         assert isinstance(member, NetworkMember)
         return in_torch(member.network) if graphs is None else in_onnxruntime(graphs[self.kinds[place]])
 
-    def _teachers(self, graphs: dict[str, onnx.ModelProto] | None) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = []
-        by_kind: dict[str, dict[str, Any]] = {}
+    def _teachers(self, graphs: dict[str, onnx.ModelProto] | None) -> list[Costs]:
+        """Costs of every member; networks of one architecture are measured once."""
+        costs: list[Costs] = []
+        by_kind: dict[str, Costs] = {}
         for place, member in enumerate(self.members):
-            kind = self.kinds[place]
             if isinstance(member, GivenMember):
-                found.append({})
+                costs.append(Costs())
                 continue
             if isinstance(member, EstimatorMember):
-                size = estimator_files.size_mb(Path(self.handles[place].path))
-                found.append({"size_mb": size, **self._timed(self._runner(place, graphs))})
+                size_mb = estimator_files.size_mb(Path(self.handles[place].path))
+                costs.append(self._timed(self._runner(place, graphs), Costs(size_mb=size_mb)))
                 continue
             assert isinstance(member, NetworkMember)
+            kind = self.kinds[place]
             if kind not in by_kind:
-                by_kind[kind] = cost(member.network, self.spec) | self._timed(self._runner(place, graphs))
-            found.append(by_kind[kind])
-        return found
+                facts = Costs(**cost(member.network, self.spec))
+                by_kind[kind] = self._timed(self._runner(place, graphs), facts)
+            costs.append(by_kind[kind])
+        return costs
 
-    def _student(self, place: int, graphs: dict[str, onnx.ModelProto] | None) -> dict[str, Any]:
-        profile = self.profiles[place]
+    def _student(self, place: int, graphs: dict[str, onnx.ModelProto] | None) -> Costs:
+        handle = self.profiles[place]
+        profile = Profile.model_validate(handle.metrics)
         if graphs is None:
             runner = in_torch(load_student(self.students[place], self.spec))
         else:
-            runner = in_onnxruntime(profile.file(GRAPH))
-        return {k: profile.metrics[k] for k in FACTS} | self._timed(runner)
+            runner = in_onnxruntime(handle.file(GRAPH))
+        facts = Costs(params=profile.params, macs=profile.macs, size_mb=profile.size_mb)
+        return self._timed(runner, facts)
 
-    def _ensembles(
-        self, teachers: list[dict[str, Any]], graphs: dict[str, onnx.ModelProto] | None
-    ) -> dict[str, dict[str, Any]]:
+    def _ensembles(self, teachers: list[Costs], graphs: dict[str, onnx.ModelProto] | None) -> tuple[Costs, Costs]:
         """Of the simple average and of the ensemble in use; measured once where they do the same work."""
         count = len(self.members)
-        uniform = Pooling(np.full(count, 1 / count), "probs")
-        found = {"uniform": self._ensemble(uniform, teachers, graphs)}
+        average = Pooling(np.full(count, 1 / count), "probs")
+        uniform = self._ensemble(average, teachers, graphs)
         same = self.pooling.pool == "probs" and self.pooling.weights.ndim == 1 and len(self.pooling.active) == count
-        found["chosen"] = found["uniform"] if same else self._ensemble(self.pooling, teachers, graphs)
-        return found
+        return uniform, uniform if same else self._ensemble(self.pooling, teachers, graphs)
 
-    def _ensemble(
-        self, pooling: Pooling, teachers: list[dict[str, Any]], graphs: dict[str, onnx.ModelProto] | None
-    ) -> dict[str, Any]:
-        """The sum of the active members' facts, and the latency of all of them with the pool."""
+    def _ensemble(self, pooling: Pooling, teachers: list[Costs], graphs: dict[str, onnx.ModelProto] | None) -> Costs:
+        """The sums of the active members' facts, and the latency of all of them with the pool."""
         parts = [teachers[place] for place in pooling.active]
-        known = [name for name in FACTS if all(name in part for part in parts)]
-        facts = {name: sum(part[name] for part in parts) for name in known}
+        facts = Costs(
+            params=_sum(part.params for part in parts),
+            macs=_sum(part.macs for part in parts),
+            size_mb=_sum(part.size_mb for part in parts),
+        )
         if any(isinstance(self.members[place], GivenMember) for place in pooling.active):
             return facts
-        return facts | self._timed(self._together(pooling, graphs), max(10, self.runs // 3))
+        return self._timed(self._together(pooling, graphs), facts, max(10, self.runs // 3))
 
     def _together(self, pooling: Pooling, graphs: dict[str, onnx.ModelProto] | None) -> Runner:
         """An ensemble, ready to answer: one graph where all its members have one, else one after another."""
@@ -183,8 +205,24 @@ class _Costs:
                 return in_onnxruntime(whole)
         return pooled([self._runner(place, graphs) for place in active], pooling)
 
-    def _timed(self, runner: Runner, runs: int | None = None) -> dict[str, Any]:
-        return {**latency(runner.answer, self.rows, runs or self.runs), "runtime": runner.runtime}
+    def _timed(self, runner: Runner, facts: Costs, runs: int | None = None) -> Costs:
+        """The facts with the latency of a model in its runtime."""
+        times = latency(runner.answer, self.rows, runs or self.runs)
+        return facts.model_copy(update={**times, "runtime": runner.runtime})
+
+
+Number = TypeVar("Number", int, float)
+
+
+def _sum(values: Iterable[Number | None]) -> Number | None:
+    """The sum; None where a part is not known."""
+    known = list(values)
+    total = known[0]
+    for value in known[1:]:
+        if total is None or value is None:
+            return None
+        total += value
+    return total
 
 
 def _architecture(member: Handle) -> str:

@@ -2,74 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from distillery.config.experiment import Evaluation
 from distillery.errors import InputError
 from distillery.ops import metrics
-from distillery.ops.metrics import Interval
-from distillery.ops.pooling import Pooling
 from distillery.ops.sampling import covering_sample
 from distillery.registry import closest
 from distillery.sources import Rows
-from distillery.stages.data.dataset import Dataset
-from distillery.stages.ensemble.weight_selection import chosen, label
-from distillery.stages.evaluation.comparisons import (
-    accuracy_by_group,
-    by_class,
-    fidelity,
-    gains,
-    recoveries,
-    reliabilities,
-    worst_drop,
+from distillery.stages.evaluation import comparisons
+from distillery.stages.evaluation.costs import CostTable, measure_costs
+from distillery.stages.evaluation.inputs import Inputs
+from distillery.stages.evaluation.measured_models import MeasuredModels
+from distillery.stages.evaluation.record import (
+    Compression,
+    Disturbed,
+    EvaluationResult,
+    Groups,
+    Quality,
+    WinnersCurse,
 )
-from distillery.stages.evaluation.costs import FACTS, measure_costs
-from distillery.stages.evaluation.model_logits import ensemble_logits, student_logits
-from distillery.stages.evaluation.robustness import Answers, disturbed_answers, losses
-from distillery.stages.logits.logit_cache import read_logits
-from distillery.stages.students.final_models import FinalModels
-from distillery.stages.students.student_training import load_student
+from distillery.stages.evaluation.robustness import disturbed_answers, losses
+from distillery.stages.roles import Role
 from distillery.stages.teachers.members import GivenMember
-from distillery.stages.teachers.teacher_training import load_member
-from distillery.store import Handle, Store, write_json
-from distillery.training.single import predict
+from distillery.store import Handle, Store
 
-VERSION = 4
-COSTS = (*FACTS, "latency_ms_p50", "latency_ms_p95", "latency_ms_p99", "throughput_per_s", "runtime")
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """Everything that is judged.
-
-    Attributes:
-        members: Stage `teachers`, all of them.
-        val_logits: Their logits on val_search.
-        test_logits: Their logits on test.
-        ensemble: Stage `ensemble`.
-        finals: Per capacity.
-        chosen: The capacity to ship.
-        data: Stage `data`.
-        profiles: Stage `profile` of each capacity.
-    """
-
-    members: list[Handle]
-    val_logits: list[Handle]
-    test_logits: list[Handle]
-    ensemble: Handle
-    finals: list[FinalModels]
-    chosen: str
-    data: Handle
-    profiles: list[Handle]
-
-    def key(self) -> list[Any]:
-        """What tells these from others."""
-        handles = [*self.members, *self.val_logits, *self.test_logits, self.ensemble, self.data]
-        return [[h.fingerprint for h in handles], [f.key() for f in self.finals], self.chosen]
+VERSION = 5
+LOGITS = "test_logits.npz"
 
 
 def check_groups(groups: tuple[str, ...], rows: Rows) -> None:
@@ -85,210 +47,153 @@ def check_groups(groups: tuple[str, ...], rows: Rows) -> None:
 
 
 def evaluate(inputs: Inputs, rows: Rows, config: Evaluation, store: Store) -> Handle:
-    """``evaluation.json``: a row per model and all comparisons; ``test_logits.npz``: logits [N, C] of those compared.
+    """``evaluation.json`` and ``test_logits.npz``, the logits [N, C] of the compared models by role.
 
-    These are the chosen student, its baselines and the ensemble in use, by role and name.
+    Compared are the chosen student, its baselines and the ensemble in use.
 
     Args:
         inputs: What is judged.
         rows: The raw rows, for disturbances and groups.
-        config: How.
-        store: Where.
+        config: The section `evaluation` of a config.
+        store: Keeps the result.
     """
     key = [VERSION, config, inputs.key()]
 
-    def build(work: Path) -> dict[str, Any]:
-        return _Evaluator(inputs, rows, config, _costs(inputs, config, store)).write(work)
+    def build(work: Path) -> dict[str, float]:
+        costs = _costs(inputs, config, store)
+        models = MeasuredModels(inputs, config, costs)
+        result = _Comparison(models, rows, config).result()
+        result.write(work)
+        logits = {role.value: logits for role, logits in models.logits.items()}
+        np.savez(work / LOGITS, **logits)  # type: ignore[arg-type]
+        student = result.student
+        return {"accuracy": student.accuracy, "nll": student.nll, "brier": student.brier, "ece": student.ece}
 
     return store.stage("evaluation", "evaluation", key, build)
 
 
-def _costs(inputs: Inputs, config: Evaluation, store: Store) -> dict[str, Any]:
+def logits_on_test(evaluation: Handle) -> dict[Role, np.ndarray]:
+    """Logits [N, C] on test of the compared models, by role."""
+    with np.load(evaluation.file(LOGITS)) as arrays:
+        return {Role(name): arrays[name] for name in arrays.files}
+
+
+def _costs(inputs: Inputs, config: Evaluation, store: Store) -> CostTable:
     """What every model costs; see `measure_costs`."""
-    profiles = {handle.name: handle for handle in inputs.profiles}
+    by_name = {handle.name: handle for handle in inputs.profiles}
     students = [final.students[0] for final in inputs.finals]
-    mine = [profiles[final.capacity] for final in inputs.finals]
-    parts = (inputs.members, students, mine, inputs.ensemble, inputs.data)
-    found: dict[str, Any] = measure_costs(*parts, config.latency_runs, store).json("costs.json")
-    return found
+    profiles = [by_name[final.capacity] for final in inputs.finals]
+    handle = measure_costs(inputs.members, students, profiles, inputs.ensemble, inputs.data, config.latency_runs, store)
+    return CostTable.read(handle)
 
 
-class _Evaluator:
-    def __init__(self, inputs: Inputs, rows: Rows, config: Evaluation, costs: dict[str, Any]) -> None:
-        self.given, self.config, self.raw, self.costs = inputs, config, rows, costs
-        self.dataset = Dataset(inputs.data)
-        self.ids = self.dataset.splits["test"]
-        self.labels, self.val_labels = self.dataset.labels("test"), self.dataset.labels("val_search")
-        self.logits: dict[str, np.ndarray] = {}
-        self.rows: list[dict[str, Any]] = []
-        self.settings = {"resamples": config.resamples, "confidence": config.confidence}
-        self.opened = [load_member(handle, self.dataset.spec) for handle in inputs.members]
-        self.pooling = chosen(inputs.ensemble)
-        self.ensemble = f"ensemble {label(inputs.ensemble)}"
-        self.finals = next(f for f in inputs.finals if f.capacity == inputs.chosen)
-        self.student = f"student {inputs.chosen}"
-        self.baselines = {k: f"{k} baseline {inputs.chosen}" for k in ("plain", "tuned") if getattr(self.finals, k)}
-        self.compared = (self.ensemble, self.student, *self.baselines.values())
+class _Comparison:
+    """Compares the student with the ensemble and with its baselines."""
 
-    def write(self, work: Path) -> dict[str, Any]:
-        """Fills the stage directory and returns the chosen student's figures."""
-        self._teachers()
-        self._ensembles()
-        self._students()
-        student = self._row("student", self.given.chosen)
-        content = {
-            "rows": self.rows,
-            "ensemble": self.ensemble,
-            "student": self.student,
-            "baselines": self.baselines,
-            "classes": self.dataset.classes,
-            "test_rows": len(self.labels),
-            "test_rows_digest": self.dataset.digest("test"),
-            **self._comparisons(),
-            "seeds": self._seeds(),
-            "groups": self._groups(),
-            "robustness": self._robustness(),
-            "compression": self._compression(student),
+    def __init__(self, models: MeasuredModels, rows: Rows, config: Evaluation) -> None:
+        self.models = models
+        self.raw = rows
+        self.config = config
+
+    def result(self) -> EvaluationResult:
+        """All rows and comparisons."""
+        labels = self.models.labels
+        classes = self.models.dataset.classes
+        confidence = self.config.confidence
+        settings = {"resamples": self.config.resamples, "confidence": confidence}
+
+        student = self.models.logits[Role.STUDENT]
+        ensemble = self.models.logits[Role.ENSEMBLE]
+        baselines: dict[Role, np.ndarray] = {}
+        for role in (Role.PLAIN, Role.TUNED):
+            if role in self.models.logits:
+                baselines[role] = self.models.logits[role]
+        others: dict[Role, np.ndarray] = {Role.ENSEMBLE: ensemble, **baselines}
+        rival = Role.TUNED if Role.TUNED in baselines else Role.PLAIN
+
+        gains = {
+            role: comparisons.gains(student, other, labels, **settings)  # type: ignore[arg-type]
+            for role, other in others.items()
         }
-        write_json(work / "evaluation.json", content)
-        np.savez(work / "test_logits.npz", **self.logits)  # type: ignore[arg-type]
-        return {k: student[k] for k in ("accuracy", "nll", "brier", "ece")}
-
-    def _row(self, role: str, name: str) -> dict[str, Any]:
-        return next(r for r in self.rows if r["role"] == role and r["name"] == name)
-
-    def _add(
-        self, role: str, name: str, logits: np.ndarray, on_val: np.ndarray, costs: dict[str, Any], **more: Any
-    ) -> None:
-        if f"{role} {name}" in self.compared:
-            self.logits[f"{role} {name}"] = logits
-        figures = metrics.quality(logits, self.labels)
-        val = metrics.quality(on_val, self.val_labels)
-        figures |= {"val_search_accuracy": val["accuracy"], "val_search_nll": val["nll"]}
-        recall = metrics.recall_by_class(logits, self.labels)
-        complete = {name: costs.get(name) for name in COSTS}
-        self.rows.append({"role": role, "name": name, **figures, **complete, **more, "recall": recall})
-
-    def _teachers(self) -> None:
-        for place, handle in enumerate(self.given.members):
-            on_test, on_val = (read_logits(h[place]) for h in (self.given.test_logits, self.given.val_logits))
-            self._add("teacher", handle.name, on_test, on_val, self.costs["teachers"][place])
-
-    def _ensembles(self) -> None:
-        count = len(self.opened)
-        uniform = Pooling(np.full(count, 1 / count), "probs")
-        for name, pooling, kind in (
-            ("uniform", uniform, "uniform"),
-            (self.ensemble.removeprefix("ensemble "), self.pooling, "chosen"),
-        ):
-            on_test, on_val = (ensemble_logits(pooling, h) for h in (self.given.test_logits, self.given.val_logits))
-            self._add("ensemble", name, on_test, on_val, self.costs["ensembles"][kind], chosen=kind == "chosen")
-
-    def _students(self) -> None:
-        for finals in self.given.finals:
-            for role, handles in (
-                ("plain baseline", finals.plain),
-                ("tuned baseline", finals.tuned),
-                ("student", finals.students),
-            ):
-                if handles:
-                    self._final(role, finals.capacity, handles[0])
-
-    def _final(self, role: str, capacity: str, handle: Handle) -> None:
-        on_test, on_val = (self._answers(handle, split) for split in ("test", "val_search"))
-        near = fidelity(on_test, self.logits[self.ensemble], self.labels)
-        more = {"chosen": (role, capacity) == ("student", self.given.chosen)}
-        trained = {k: v for k, v in handle.json("student.json").items() if k != "model"}
-        self._add(role, capacity, on_test, on_val, self.costs["students"][capacity], **near, **more, trained=trained)
-
-    def _answers(self, student: Handle, split: str) -> np.ndarray:
-        return student_logits(student, self.dataset, split, self.config.batch_size)
-
-    def _comparisons(self) -> dict[str, Any]:
-        z, labels, student = self.logits, self.labels, self.logits[self.student]
-        others = {"ensemble": self.ensemble, **{f"{k}_baseline": name for k, name in self.baselines.items()}}
-        held = {k: z[name] for k, name in others.items()}
-        found = {k: gains(student, logits, labels, **self.settings) for k, logits in held.items()}  # type: ignore[arg-type]
         recovery = {
-            k: recoveries(student, z[name], z[self.ensemble], labels, **self.settings)  # type: ignore[arg-type]
-            for k, name in self.baselines.items()
+            role: comparisons.recoveries(student, other, ensemble, labels, **settings)  # type: ignore[arg-type]
+            for role, other in baselines.items()
         }
-        parts = {name: np.flatnonzero(labels == number) for number, name in enumerate(self.dataset.classes)}
-        drop = worst_drop(student, self._rival(), labels, parts, self.config.confidence)
-        return {
-            "gains": _plain(found),
-            "gap_recovery": _plain(recovery),
-            "worst_class_drop": asdict(drop),
-            "by_class": by_class(student, held, labels, self.dataset.classes, self.config.confidence),
-            "reliability": reliabilities({"student": student, **held}, labels),
-            "optimism": self._optimism(found),
-        }
+        parts = {name: np.flatnonzero(labels == number) for number, name in enumerate(classes)}
+        return EvaluationResult(
+            rows=self.models.rows,
+            classes=classes,
+            test_rows=len(labels),
+            test_rows_digest=self.models.dataset.digest("test"),
+            gains=gains,
+            gap_recovery=recovery,
+            worst_class_drop=comparisons.worst_drop(student, baselines[rival], labels, parts, confidence),
+            by_class=comparisons.by_class(student, others, labels, classes, confidence),
+            reliability=comparisons.reliabilities({Role.STUDENT: student, **others}, labels),
+            winners_curse=self._winners_curse(rival, gains[rival].nll),
+            seeds=self._seeds(),
+            groups=self._groups(rival),
+            robustness=self._robustness(settings),
+            compression=self._compression(),
+        )
 
-    def _optimism(self, found: dict[str, dict[str, Interval]]) -> dict[str, Any]:
-        """The winner's curse: the gain on the rows that chose the setting beside the gain on rows that did not."""
-        rival = "tuned" if "tuned" in self.baselines else "plain"
-        student, other = self._row("student", self.given.chosen), self._row(f"{rival} baseline", self.given.chosen)
-        on_val = other["val_search_nll"] - student["val_search_nll"]
-        on_test = found[f"{rival}_baseline"]["nll"]
+    def _winners_curse(self, rival: Role, on_test: metrics.Interval) -> WinnersCurse:
+        on_val = self.models.row(rival).val_search_nll - self.models.row(Role.STUDENT).val_search_nll
         assert on_test.high is not None
-        return {"val_search": on_val, "test": asdict(on_test), "shrank": on_val > on_test.high}
+        return WinnersCurse(val_search=on_val, test=on_test, shrank=on_val > on_test.high)
 
-    def _seeds(self) -> list[dict[str, float]]:
-        """Accuracy and NLL on test of the chosen capacity's networks, one record per seed."""
-        found = []
-        for number in range(len(self.finals.students)):
-            record: dict[str, float] = {}
-            for role in ("students", "plain", "tuned"):
-                handles = getattr(self.finals, role)
+    def _seeds(self) -> list[dict[Role, Quality]]:
+        seeds = []
+        for number in range(len(self.models.finals.students)):
+            networks: dict[Role, Quality] = {}
+            for role in (Role.STUDENT, Role.PLAIN, Role.TUNED):
+                handles = self.models.finals.of(role)
                 if number < len(handles):
-                    figures = metrics.quality(self._answers(handles[number], "test"), self.labels)
-                    record |= {f"{role}_{k}": figures[k] for k in ("accuracy", "nll")}
-            found.append(record)
-        return found
+                    figures = metrics.quality(self.models.answers(handles[number], "test"), self.models.labels)
+                    networks[role] = Quality(accuracy=figures["accuracy"], nll=figures["nll"])
+            seeds.append(networks)
+        return seeds
 
-    def _groups(self) -> dict[str, Any]:
-        """Accuracy by value of each declared column, and the worst fall below the tuned baseline."""
+    def _groups(self, rival: Role) -> Groups | None:
         if not self.config.groups:
-            return {}
+            return None
         assert self.raw.frame is not None
-        names = {"student": self.student, "ensemble": self.ensemble, **self.baselines}
-        correct = {k: metrics.row_correct(self.logits[name], self.labels) for k, name in names.items()}
-        table, parts = accuracy_by_group(self.raw.frame[list(self.config.groups)].iloc[self.ids], correct)
-        worst = worst_drop(self.logits[self.student], self._rival(), self.labels, parts, self.config.confidence)
-        return {"table": table, "worst": asdict(worst)}
+        columns = self.raw.frame[list(self.config.groups)].iloc[self.models.dataset.splits["test"]]
+        correct: dict[Role, np.ndarray] = {}
+        for role in (Role.STUDENT, Role.ENSEMBLE, Role.PLAIN, Role.TUNED):
+            if role in self.models.logits:
+                correct[role] = metrics.row_correct(self.models.logits[role], self.models.labels)
+        table, parts = comparisons.accuracy_by_group(columns, correct)
+        worst = comparisons.worst_drop(
+            self.models.logits[Role.STUDENT],
+            self.models.logits[rival],
+            self.models.labels,
+            parts,
+            self.config.confidence,
+        )
+        return Groups(table=table, worst=worst)
 
-    def _rival(self) -> np.ndarray:
-        """Logits [N, C] of the tuned baseline, or of the plain one where that is all there is."""
-        return self.logits[self.baselines.get("tuned", self.baselines["plain"])]
-
-    def _robustness(self) -> list[dict[str, Any]]:
-        """Accuracy of student and ensemble on disturbed rows, and the student's loss beyond the ensemble's.
-
-        The rows are drawn at random from test, always the same ones, with every class among them.
-        """
-        places = covering_sample(self.labels, self.config.robustness_rows)
-        if not len(places) or any(isinstance(self.opened[i], GivenMember) for i in self.pooling.active):
+    def _robustness(self, settings: Mapping[str, float]) -> list[Disturbed]:
+        """Student and ensemble on disturbed test rows, drawn at random with every class among them."""
+        sample = covering_sample(self.models.labels, self.config.robustness_rows)
+        if not len(sample) or any(isinstance(self.models.members[i], GivenMember) for i in self.models.pooling.active):
             return []
-        names = {"student": self.student, "ensemble": self.ensemble}
-        before = {k: self.logits[name][places] for k, name in names.items()}
-        after = disturbed_answers(self.dataset, self.raw, self.ids[places], self._models())
-        return losses(before, after, self.labels[places], **self.settings)  # type: ignore[arg-type]
+        models = self.models.runnable()
+        before = {role: self.models.logits[role][sample] for role in models}
+        ids = self.models.dataset.splits["test"][sample]
+        after = disturbed_answers(self.models.dataset, self.raw, ids, models)
+        return losses(before, after, self.models.labels[sample], **settings)  # type: ignore[arg-type]
 
-    def _models(self) -> dict[str, Answers]:
-        """Student and ensemble as functions of encoded rows and their ids."""
-        network, pooling = load_student(self.finals.students[0], self.dataset.spec), self.pooling.narrowed()
-        members = [self.opened[place] for place in self.pooling.active]
-
-        def ensemble(inputs: np.ndarray, ids: np.ndarray) -> np.ndarray:
-            return pooling.apply(np.stack([member.logits(inputs, ids) for member in members]))
-
-        return {"student": lambda inputs, _: predict(network, inputs), "ensemble": ensemble}
-
-    def _compression(self, student: dict[str, Any]) -> dict[str, float | None]:
-        whole = self._row("ensemble", self.ensemble.removeprefix("ensemble "))
-        pairs = {"params": "params", "size": "size_mb", "macs": "macs", "latency": "latency_ms_p50"}
-        return {k: whole[f] / student[f] if whole[f] and student[f] else None for k, f in pairs.items()}
+    def _compression(self) -> Compression:
+        whole = self.models.row(Role.ENSEMBLE)
+        small = self.models.row(Role.STUDENT)
+        return Compression(
+            params=_ratio(whole.params, small.params),
+            size=_ratio(whole.size_mb, small.size_mb),
+            macs=_ratio(whole.macs, small.macs),
+            latency=_ratio(whole.latency_ms_p50, small.latency_ms_p50),
+        )
 
 
-def _plain(tree: dict[str, dict[str, Interval]]) -> dict[str, dict[str, Any]]:
-    return {outer: {k: asdict(v) for k, v in inner.items()} for outer, inner in tree.items()}
+def _ratio(whole: float | None, part: float | None) -> float | None:
+    return whole / part if whole and part else None

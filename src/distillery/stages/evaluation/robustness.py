@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import onnx
@@ -15,6 +13,8 @@ from distillery.serving.reading import column_feeds, side_by_side
 from distillery.sources import Rows
 from distillery.stages.data import preprocess
 from distillery.stages.data.dataset import Dataset
+from distillery.stages.evaluation.record import Disturbed
+from distillery.stages.roles import Role
 
 SEED = 20260101
 Disturbance = Callable[[np.ndarray, np.random.Generator], np.ndarray]
@@ -23,9 +23,9 @@ Answers = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def disturbed_answers(
-    dataset: Dataset, rows: Rows, ids: np.ndarray, models: dict[str, Answers]
-) -> dict[str, dict[str, np.ndarray]]:
-    """Logits [N, C] of every model for rows under every disturbance, by disturbance and model.
+    dataset: Dataset, rows: Rows, ids: np.ndarray, models: Mapping[Role, Answers]
+) -> dict[str, dict[Role, np.ndarray]]:
+    """Logits [N, C] of every model for rows under every disturbance, by disturbance and role.
 
     The rows are read, disturbed and answered part by part, so that memory does not grow with them.
 
@@ -33,42 +33,53 @@ def disturbed_answers(
         dataset: The encoded rows.
         rows: The raw rows.
         ids: Row ids [N].
-        models: What answers, by name.
+        models: What answers.
     """
-    found: dict[str, dict[str, list[np.ndarray]]] = {}
+    answers: dict[str, dict[Role, list[np.ndarray]]] = {}
     for number, part in enumerate(in_parts(ids, dataset.spec.shape)):
         for name, inputs in disturbances(dataset, rows, part, SEED + number).items():
-            kept = found.setdefault(name, {model: [] for model in models})
-            for model, answer in models.items():
-                kept[model].append(answer(inputs, part))
-    return {name: {k: np.concatenate(v) for k, v in kept.items()} for name, kept in found.items()}
+            own = answers.setdefault(name, {role: [] for role in models})
+            for role, answer in models.items():
+                own[role].append(answer(inputs, part))
+
+    joined: dict[str, dict[Role, np.ndarray]] = {}
+    for name, own in answers.items():
+        joined[name] = {role: np.concatenate(parts) for role, parts in own.items()}
+    return joined
 
 
 def losses(
-    before: dict[str, np.ndarray],
-    after: dict[str, dict[str, np.ndarray]],
+    before: Mapping[Role, np.ndarray],
+    after: Mapping[str, Mapping[Role, np.ndarray]],
     labels_N: np.ndarray,
     *,
     resamples: int,
     confidence: float,
-) -> list[dict[str, Any]]:
+) -> list[Disturbed]:
     """Accuracy of student and ensemble under each disturbance, and how much more the student loses by it.
 
     Args:
-        before: Logits [N, C] of `student` and `ensemble` for the rows as they are.
+        before: Logits [N, C] of student and ensemble for the rows as they are.
         after: The same by disturbance, as `disturbed_answers` gives them.
         labels_N: Classes.
         resamples: Of the bootstrap.
         confidence: Of the interval.
     """
-    right = {name: row_correct(logits, labels_N) for name, logits in before.items()}
     table = []
     for disturbance, answers in after.items():
-        still = {name: row_correct(answers[name], labels_N) for name in right}
-        lost = [right[name] - still[name] for name in ("student", "ensemble")]
-        beyond = paired_difference(*lost, resamples=resamples, confidence=confidence, largest=2)
-        shares = {name: float(values.mean()) for name, values in still.items()}
-        table.append({"disturbance": disturbance, "rows": len(labels_N), **shares, "beyond_ensemble": asdict(beyond)})
+        still = {role: row_correct(logits, labels_N) for role, logits in answers.items()}
+        lost = {role: row_correct(before[role], labels_N) - still[role] for role in still}
+        beyond = paired_difference(
+            lost[Role.STUDENT], lost[Role.ENSEMBLE], resamples=resamples, confidence=confidence, largest=2
+        )
+        row = Disturbed(
+            disturbance=disturbance,
+            rows=len(labels_N),
+            student=float(still[Role.STUDENT].mean()),
+            ensemble=float(still[Role.ENSEMBLE].mean()),
+            beyond_ensemble=beyond,
+        )
+        table.append(row)
     return table
 
 

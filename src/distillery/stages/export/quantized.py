@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -22,11 +22,12 @@ from distillery.sources import Feeds, Rows
 from distillery.stages.data.dataset import Dataset
 from distillery.stages.data.preprocess import session
 from distillery.stages.export.onnx_model import MODEL, NETWORK, assemble, predict_rows, request_latency
+from distillery.stages.export.record import ServedModel, ServedModels
 from distillery.stages.measurement.profile import latency
 from distillery.stages.measurement.runtimes import in_onnxruntime
-from distillery.store import Handle, Store, write_json
+from distillery.store import Handle, Store
 
-VERSION = 2
+VERSION = 3
 INT8 = "student-int8.onnx"
 CALIBRATION_ROWS = 256
 
@@ -37,18 +38,24 @@ def measure_served(exported: Handle, data: Handle, rows: Rows, runs: int, store:
     Nothing is selected by these figures. Where the network has nothing that can be quantised there is no int8 file.
     """
 
-    def build(work: Path) -> dict[str, Any]:
+    def build(work: Path) -> dict[str, float]:
         dataset = Dataset(data)
-        found = [_measured("float32", exported.file(MODEL), dataset, rows, runs)]
+        models = [_measured("float32", exported.file(MODEL), dataset, rows, runs)]
         network = quantized(onnx.load(exported.file(NETWORK)), dataset)
         if network is not None:
             graph = onnx.load(data.file("preprocess.onnx"))
             onnx.save(assemble(graph, network, dataset.spec, dataset.classes), work / INT8)
             sample = np.asarray(dataset.inputs[dataset.splits["val_search"][:64]])
             times = latency(in_onnxruntime(network).answer, sample, runs)
-            found.append(_measured("int8", work / INT8, dataset, rows, runs) | times)
-        write_json(work / "served.json", found)
-        return {f"{row['name']}_{k}": row[k] for row in found for k in ("accuracy", "nll", "size_mb", "request_ms_p50")}
+            int8 = _measured("int8", work / INT8, dataset, rows, runs)
+            models.append(int8.model_copy(update=times))
+        ServedModels(models=models).write(work)
+
+        metrics: dict[str, float] = {}
+        for model in models:
+            for name in ("accuracy", "nll", "size_mb", "request_ms_p50"):
+                metrics[f"{model.name}_{name}"] = getattr(model, name)
+        return metrics
 
     return store.stage("served", exported.name, [VERSION, exported.fingerprint, data.fingerprint, runs], build)
 
@@ -90,10 +97,16 @@ class _Rows(CalibrationDataReader):
         return None if row is None else {"inputs": row}
 
 
-def _measured(name: str, file: Path, dataset: Dataset, rows: Rows, runs: int) -> dict[str, Any]:
-    running, ids = session(str(file), threads=1), dataset.splits["test"]
-    logits = np.log(np.maximum(predict_rows(running, rows, ids).astype(np.float64), 1e-12))
-    found = quality(logits, dataset.labels("test"))
-    figures = {k: found[k] for k in ("accuracy", "nll", "ece")}
+def _measured(name: Literal["float32", "int8"], file: Path, dataset: Dataset, rows: Rows, runs: int) -> ServedModel:
+    running = session(str(file), threads=1)
+    probs = predict_rows(running, rows, dataset.splits["test"]).astype(np.float64)
+    figures = quality(np.log(np.maximum(probs, 1e-12)), dataset.labels("test"))
     requests = request_latency(running, rows, dataset.splits["val_search"][:64], runs)
-    return {"name": name, **figures, "size_mb": file.stat().st_size / 1e6, **requests}
+    return ServedModel(
+        name=name,
+        accuracy=figures["accuracy"],
+        nll=figures["nll"],
+        ece=figures["ece"],
+        size_mb=file.stat().st_size / 1e6,
+        **requests,
+    )

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from distillery.config.gates import Gate
 from distillery.ops.metrics import Interval, paired_difference
 from distillery.stages.promotion.gates import Verdict, judge
-
-OF_STUDENT = ("accuracy", "nll", "ece", "agreement", "params", "latency_ms_p50", "latency_ms_p95")
-OF_EXPORT = {
-    "parity": "parity",
-    "size_mb": "onnx_mb",
-    "request_ms_p50": "request_ms_p50",
-    "request_ms_p95": "request_ms_p95",
-}
 
 
 @dataclass(frozen=True)
@@ -36,44 +27,6 @@ class Outcome:
     name: str
     nll: np.ndarray
     correct: np.ndarray
-
-
-def gate_figures(evaluation: dict[str, Any], exported: dict[str, Any]) -> dict[str, Interval]:
-    """Every figure that a gate may name.
-
-    Args:
-        evaluation: The content of stage `evaluation`.
-        exported: The metrics of stage `export`.
-    """
-    found: dict[str, Interval] = {}
-    for other, pair in evaluation["gains"].items():
-        found |= {f"{k}_gain_over_{other}": Interval(**v) for k, v in pair.items()}
-    recovery = {k: Interval(**v) for k, v in evaluation["gap_recovery"].get("tuned", {}).items()}
-    found |= {f"{k}_recovery": v for k, v in recovery.items()}
-    if recovery:
-        found["recovery"] = _recovery(recovery)
-    student = next(r for r in evaluation["rows"] if r["role"] == "student" and r["chosen"])
-    whole = next(r for r in evaluation["rows"] if f"{r['role']} {r['name']}" == evaluation["ensemble"])
-    numbers = {k: student[k] for k in OF_STUDENT}
-    numbers |= {"ece_over_ensemble": student["ece"] - whole["ece"]}
-    numbers |= {name: exported[key] for name, key in OF_EXPORT.items()}
-    found |= {k: Interval(v, v, v) for k, v in numbers.items()}
-    found["worst_class_drop"] = Interval(**evaluation["worst_class_drop"])
-    found["worst_group_drop"] = Interval(
-        **evaluation["groups"].get("worst", {"value": None, "low": None, "high": None, "note": "no groups declared"})
-    )
-    disturbed = [(r["disturbance"], r["beyond_ensemble"]) for r in evaluation["robustness"]]
-    if disturbed:
-        name, worst = max(disturbed, key=lambda pair: pair[1]["value"])
-        found["robustness_drop"] = Interval(**{**worst, "note": name})
-    return found
-
-
-def _recovery(found: dict[str, Interval]) -> Interval:
-    """Gap recovery in NLL, or in accuracy where only that has a gap: never the better of both, which chance favours."""
-    if found["nll"].value is None and found["accuracy"].value is not None:
-        return replace(found["accuracy"], note="in accuracy, as NLL has no gap")
-    return found["nll"] if found["nll"].value is None else replace(found["nll"], note="in NLL")
 
 
 def decide(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -16,8 +15,13 @@ from distillery.serving.reading import Reading
 from distillery.sources import Rows
 from distillery.stages.data.dataset import Dataset
 from distillery.stages.data.split_identity import split_digest
+from distillery.stages.evaluation.evaluation import logits_on_test
+from distillery.stages.evaluation.record import EvaluationResult
 from distillery.stages.export.onnx_model import predict_rows
-from distillery.stages.promotion.decision import Decision, Outcome, decide, gate_figures
+from distillery.stages.export.record import ExportFigures
+from distillery.stages.promotion.decision import Decision, Outcome, decide
+from distillery.stages.promotion.gate_figures import gate_figures
+from distillery.stages.roles import Role
 from distillery.store import Handle
 
 SMALLEST_PROBABILITY = 1e-12  # of a champion's answer, which may be rounded to 0
@@ -56,11 +60,9 @@ def judge_student(
         rows: The source, whose raw test rows the champion is asked about.
         champion: The present champion, if there is one.
     """
-    content: dict[str, Any] = evaluation.json("evaluation.json")
     dataset = Dataset(data)
     labels = dataset.labels("test")
-    with np.load(evaluation.file("test_logits.npz")) as arrays:
-        student = _outcome("student", arrays[content["student"]], labels)
+    student = _outcome("student", logits_on_test(evaluation)[Role.STUDENT], labels)
 
     rival = None
     if champion is not None:
@@ -71,7 +73,7 @@ def judge_student(
         probs = predict_rows(champion.session, rows, dataset.splits["test"])
         rival = _outcome(name, np.log(np.maximum(probs, SMALLEST_PROBABILITY)), labels)
 
-    figures = gate_figures(content, exported.metrics)
+    figures = gate_figures(EvaluationResult.read(evaluation), ExportFigures.model_validate(exported.metrics))
     settings = config.evaluation
     decision = decide(
         config.gates, figures, student, rival, resamples=settings.resamples, confidence=settings.confidence

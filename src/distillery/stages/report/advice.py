@@ -2,34 +2,63 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+
+from distillery.stages.evaluation.record import EvaluationResult, ModelRow
+from distillery.stages.roles import Role
+from distillery.store.record import Part
 
 MARGIN = 0.005  # accuracy that a user is not expected to miss
 
 
-def advise(report: dict[str, Any], budget_ms: float | None) -> dict[str, Any]:
-    """`choice`, `why` (sentences) and `options`: what each one gives and costs.
+class Option(Part):
+    """What one choice gives and costs. `training_seconds` are all that it needs, computed now or found."""
+
+    accuracy: float
+    nll: float
+    val_search_accuracy: float
+    val_search_nll: float
+    size_mb: float | None
+    runtime: str | None
+    latency_ms: float | None
+    training_seconds: float
+
+
+class Advice(Part):
+    """What to use, sentences that say why, and every option by its name."""
+
+    choice: str
+    why: list[str]
+    options: dict[str, Option]
+
+
+def advise(
+    evaluation: EvaluationResult, weighting: str, seconds: Mapping[str, float], budget_ms: float | None
+) -> Advice:
+    """Which of the options to use.
 
     The choice rests on figures of val_search. Those of test stand beside it, for the reader.
 
     Args:
-        report: The assembled report.
+        evaluation: All models.
+        weighting: Of the ensemble in use.
+        seconds: Of each stage.
         budget_ms: Latency at batch 1 that must be kept, p50, or None.
     """
-    options = _options(report)
-    student, ensembles = options["student"], {k: v for k, v in options.items() if k != "student"}
-    in_time = {
-        k: budget_ms is None or (v["latency_ms"] is not None and v["latency_ms"] <= budget_ms)
-        for k, v in options.items()
-    }
-    fitting = [k for k in ensembles if in_time[k]] or list(ensembles)
-    best = max(fitting, key=lambda k: (ensembles[k]["val_search_accuracy"], -ensembles[k]["val_search_nll"]))
+    options = _options(evaluation, weighting, seconds)
+    student = options["student"]
+    ensembles = {name: option for name, option in options.items() if name != "student"}
+    in_time = {name: _keeps(option, budget_ms) for name, option in options.items()}
+
+    fitting = [name for name in ensembles if in_time[name]] or list(ensembles)
+    best = max(fitting, key=lambda name: (ensembles[name].val_search_accuracy, -ensembles[name].val_search_nll))
     whole = ensembles[best]
-    lost = whole["val_search_accuracy"] - student["val_search_accuracy"]
-    on_test = whole["accuracy"] - student["accuracy"]
-    why = [_helped(report)]
+    lost = whole.val_search_accuracy - student.val_search_accuracy
+    on_test = whole.accuracy - student.accuracy
+
+    why = [_helped(evaluation)]
     if budget_ms is not None:
-        late = [k for k in options if not in_time[k]]
+        late = [name for name in options if not in_time[name]]
         why.append(f"Budget {budget_ms:g} ms: {'missed by ' + ', '.join(late) if late else 'kept by all'}.")
     if in_time["student"] and (lost <= MARGIN or not in_time[best]):
         choice = "student"
@@ -46,26 +75,37 @@ def advise(report: dict[str, Any], budget_ms: float | None) -> dict[str, Any]:
     else:
         choice = "none"
         why.append("Nothing keeps the budget: search smaller capacities.")
-    return {"choice": choice, "why": why, "options": options}
+    return Advice(choice=choice, why=why, options=options)
 
 
-def _options(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Quality on both splits, latency at batch 1 (ms), size (10^6 bytes) and training seconds of each choice."""
-    rows, seconds = report["rows"], report["seconds"]
-    ensembles = [r for r in rows if r["role"] == "ensemble"]
-    chosen = next(r for r in rows if r["role"] == "student" and r["chosen"])
-    taught = sum(seconds.get(k, 0.0) for k in ("teachers", "logits"))
-    extra = sum(seconds.get(k, 0.0) for k in ("search", "students"))
-    found = {"simple average": _figures(ensembles[0], taught)}
-    if report["weights"]["weighting"] != "uniform":
-        found["weighted ensemble"] = _figures(ensembles[-1], taught)
-    return found | {"student": _figures(chosen, taught + extra)}
+def _keeps(option: Option, budget_ms: float | None) -> bool:
+    if budget_ms is None:
+        return True
+    return option.latency_ms is not None and option.latency_ms <= budget_ms
 
 
-def _figures(row: dict[str, Any], training_seconds: float) -> dict[str, Any]:
-    names = ("accuracy", "nll", "val_search_accuracy", "val_search_nll", "size_mb", "runtime")
-    times = {"latency_ms": row["latency_ms_p50"], "training_seconds": training_seconds}
-    return {k: row[k] for k in names} | times
+def _options(evaluation: EvaluationResult, weighting: str, seconds: Mapping[str, float]) -> dict[str, Option]:
+    simple = next(row for row in evaluation.rows if row.role is Role.ENSEMBLE)
+    taught = seconds.get("teachers", 0.0) + seconds.get("logits", 0.0)
+    distilled = seconds.get("search", 0.0) + seconds.get("students", 0.0)
+    options = {"simple average": _option(simple, taught)}
+    if weighting != "uniform":
+        options["weighted ensemble"] = _option(evaluation.ensemble, taught)
+    options["student"] = _option(evaluation.student, taught + distilled)
+    return options
+
+
+def _option(row: ModelRow, training_seconds: float) -> Option:
+    return Option(
+        accuracy=row.accuracy,
+        nll=row.nll,
+        val_search_accuracy=row.val_search_accuracy,
+        val_search_nll=row.val_search_nll,
+        size_mb=row.size_mb,
+        runtime=row.runtime,
+        latency_ms=row.latency_ms_p50,
+        training_seconds=training_seconds,
+    )
 
 
 def _points(share: float) -> str:
@@ -73,23 +113,25 @@ def _points(share: float) -> str:
     return f"{100 * share + 0.0:+.2f}"
 
 
-def _faster(whole: dict[str, Any], student: dict[str, Any], other: str = "") -> str:
+def _faster(whole: Option, student: Option, other: str = "") -> str:
     """How many times as fast the student is, and in which runtimes."""
-    if not whole["latency_ms"]:
+    if not whole.latency_ms or not student.latency_ms:
         return f"smaller than{other}" if other else "smaller"
-    runtimes = (student["runtime"], whole["runtime"])
+    runtimes = (student.runtime, whole.runtime)
     where = f"both in {runtimes[0]}" if runtimes[0] == runtimes[1] else f"in {runtimes[0]} against {runtimes[1]}"
-    times = f"{whole['latency_ms'] / student['latency_ms']:.3g} times as fast"
+    times = f"{whole.latency_ms / student.latency_ms:.3g} times as fast"
     return f"{times}{f' as{other}' if other else ''} ({where})"
 
 
-def _helped(report: dict[str, Any]) -> str:
-    rival = "tuned_baseline" if "tuned_baseline" in report["gains"] else "plain_baseline"
-    gain, name = report["gains"][rival]["nll"], rival.replace("_", " ")
-    if gain["low"] > 0:
-        return (
-            f"Distillation helped: beyond chance, the student's NLL is lower than the {name}'s by {gain['value']:.4f}."
-        )
-    if gain["high"] < 0:
-        return f"Distillation hurt: the {name}, which never saw a teacher, is better by {-gain['value']:.4f} of NLL."
-    return f"Distillation did not help beyond chance: NLL gain over the {name} {gain['value']:+.4f}."
+def _helped(evaluation: EvaluationResult) -> str:
+    """Whether teachers helped, against the rival."""
+    name = evaluation.rival.words
+    gain = evaluation.gains[evaluation.rival].nll
+    assert gain.value is not None
+    assert gain.low is not None
+    assert gain.high is not None
+    if gain.low > 0:
+        return f"Distillation helped: beyond chance, the student's NLL is lower than the {name}'s by {gain.value:.4f}."
+    if gain.high < 0:
+        return f"Distillation hurt: the {name}, which never saw a teacher, is better by {-gain.value:.4f} of NLL."
+    return f"Distillation did not help beyond chance: NLL gain over the {name} {gain.value:+.4f}."

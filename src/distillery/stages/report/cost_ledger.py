@@ -5,11 +5,95 @@ M members that teach, N items of an epoch, E epochs, V views. Seconds are those 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from distillery.config.experiment import Experiment, Recipe
+from distillery.stages.evaluation.record import ModelRow
+from distillery.stages.roles import Role
+from distillery.stages.search.record import Trial, TrialState
 from distillery.store import Handle
+from distillery.store.record import Part
+
+
+class StageSeconds(Part):
+    """Seconds of all parts of a stage, `computed` in this run or `found` in the store, side by side or not."""
+
+    parts: int
+    computed: float
+    found: float
+
+
+class Counts(Part):
+    """A number for the trials of the study, and one for the final students."""
+
+    trials: int
+    students: int
+
+
+class Passes(Part):
+    """Forward passes of teachers, a row through a member each.
+
+    Attributes:
+        members: M, those whose logits on the transfer set were computed.
+        items_per_epoch: N.
+        trained: How many networks were trained.
+        epochs: Their epochs.
+        made: M · V · rows of the transfer set, each once, and kept.
+        elsewhere: On the validation and test rows, which any way of training needs.
+        in_the_loop: Σ E · N · M over all trials and students, what teachers that run beside every step would make.
+    """
+
+    members: int
+    items_per_epoch: int
+    trained: Counts
+    epochs: Counts
+    made: int
+    elsewhere: int
+    in_the_loop: int
+
+
+class Caching(Part):
+    """What keeping the logits saved, in seconds of teachers. All None where a member's speed was not measured.
+
+    Attributes:
+        labelling: Seconds that labelling the transfer set took, summed over members.
+        in_the_loop: Σ_m p_m · N · ΣE, where p_m is the member's seconds per pass.
+        saved: The difference.
+        epochs_until_paid: labelling / (Σ_m p_m · N).
+        students_until_paid: That / E, with E epochs of the recipe.
+    """
+
+    labelling: float | None = None
+    in_the_loop: float | None = None
+    saved: float | None = None
+    epochs_until_paid: float | None = None
+    students_until_paid: float | None = None
+
+
+class Runtimes(Part):
+    """Where the latencies of ensemble and student were measured."""
+
+    ensemble: str | None
+    student: str | None
+
+
+class Serving(Part):
+    """After how many answers the run has paid against serving the ensemble; None where it does not."""
+
+    ensemble_ms: float | None
+    student_ms: float
+    runtimes: Runtimes
+    predictions_until_paid: float | None
+
+
+class Ledger(Part):
+    """What a run cost."""
+
+    stages: dict[str, StageSeconds]
+    computed: float
+    found: float
+    caching: Caching
+    serving: Serving
 
 
 def price(seconds: float, per_hour: float) -> float:
@@ -17,13 +101,16 @@ def price(seconds: float, per_hour: float) -> float:
     return seconds * per_hour / 3600
 
 
-def stages(handles: Iterable[Handle]) -> dict[str, dict[str, float]]:
-    """By stage: `parts`, and their seconds, `computed` in this run or `found` in the store, side by side or not."""
-    table: dict[str, dict[str, float]] = {}
+def stages(handles: Iterable[Handle]) -> dict[str, StageSeconds]:
+    """What each stage took, by its name."""
+    table: dict[str, StageSeconds] = {}
     for handle in distinct(handles).values():
-        line = table.setdefault(handle.stage, {"parts": 0, "computed": 0.0, "found": 0.0})
-        line["parts"] += 1
-        line["found" if handle.cached else "computed"] += handle.seconds
+        line = table.get(handle.stage, StageSeconds(parts=0, computed=0.0, found=0.0))
+        table[handle.stage] = StageSeconds(
+            parts=line.parts + 1,
+            computed=line.computed + (0.0 if handle.cached else handle.seconds),
+            found=line.found + (handle.seconds if handle.cached else 0.0),
+        )
     return table
 
 
@@ -42,20 +129,16 @@ def items_per_epoch(rows: int, recipe: Recipe) -> int:
     return rows // batch * batch
 
 
-def epochs_of_trial(trial: dict[str, Any], whole: int) -> int:
+def epochs_of_trial(trial: Trial, whole: int) -> int:
     """E of one trial: `whole` if it came to the end, else those of the last rung that it came to."""
-    return whole if trial["state"] == "complete" else max((int(epoch) for epoch in trial["curve"]), default=0)
+    return whole if trial.state is TrialState.COMPLETE else max(trial.curve, default=0)
 
 
-def passes(config: Experiment, rows: int, trials: list[dict[str, Any]], handles: Iterable[Handle]) -> dict[str, Any]:
-    """Forward passes of teachers, a row through a member each.
-
-    * `made`: M · V · rows of the transfer set, each once, and kept;
-    * `elsewhere`: on the validation and test rows, which any way of training needs;
-    * `in_the_loop`: Σ E · N · M over all trials and students, what teachers that run beside every step would make.
+def passes(config: Experiment, rows: int, trials: Sequence[Trial], handles: Iterable[Handle]) -> Passes:
+    """Forward passes of teachers that the run made, and that it would have made without a cache.
 
     A trial that diverged counts up to its last rung. Members whose logits were given make no passes, and with none
-    left all three are zero.
+    left all counts of passes are zero.
 
     Args:
         config: The experiment.
@@ -67,50 +150,47 @@ def passes(config: Experiment, rows: int, trials: list[dict[str, Any]], handles:
     items = items_per_epoch(rows, config.student.recipe)
     members = len({name for name, split, _ in kept if split == "transfer"})
     whole = config.search.epochs or config.student.recipe.epochs
-    students = [len(h.json("history.json")) for h in _students(handles)]
-    epochs = {"trials": sum(epochs_of_trial(t, whole) for t in trials), "students": sum(students)}
-    return {
-        "members": members,
-        "items_per_epoch": items,
-        "trained": {"trials": len(trials), "students": len(students)},
-        "epochs": epochs,
-        "made": sum(h.metrics["rows"] for _, split, h in kept if split == "transfer"),
-        "elsewhere": sum(h.metrics["rows"] for _, split, h in kept if split != "transfer"),
-        "in_the_loop": members * items * sum(epochs.values()),
-    }
+    students = [len(handle.json("history.json")) for handle in _students(handles)]
+    epochs = Counts(trials=sum(epochs_of_trial(trial, whole) for trial in trials), students=sum(students))
+    return Passes(
+        members=members,
+        items_per_epoch=items,
+        trained=Counts(trials=len(trials), students=len(students)),
+        epochs=epochs,
+        made=sum(handle.metrics["rows"] for _, split, handle in kept if split == "transfer"),
+        elsewhere=sum(handle.metrics["rows"] for _, split, handle in kept if split != "transfer"),
+        in_the_loop=members * items * (epochs.trials + epochs.students),
+    )
 
 
-def caching(config: Experiment, counted: dict[str, Any], handles: Iterable[Handle]) -> dict[str, Any]:
-    """What keeping the logits saved, in seconds of teachers.
+def caching(config: Experiment, counted: Passes, handles: Iterable[Handle]) -> Caching:
+    """What keeping the logits saved.
 
-    * `labelling`: the seconds that labelling the transfer set took, summed over members;
-    * `in_the_loop`: Σ_m p_m · N · ΣE, where p_m is the member's seconds per pass on the split that it labelled fastest:
-      on few rows, what opens and closes a stage would pass for a slow teacher;
-    * `saved`: the difference;
-    * `epochs_until_paid`: labelling / (Σ_m p_m · N);
-    * `students_until_paid`: that / E, with E epochs of the recipe.
-
-    All None where a member's speed was not measured, for instance since a killed run had labelled some of the rows.
-
-    Args:
-        config: The experiment.
-        counted: `passes`.
-        handles: Of all stages.
+    A member's seconds per pass are those on the split that it labelled fastest: on few rows, what opens and closes a
+    stage would pass for a slow teacher. They are not known where a killed run had labelled some of the rows.
     """
     kept = _logits(config, handles)
-    labelled = {name: h for name, split, h in kept if split == "transfer"}
-    pace = {name: _seconds_per_pass([h for other, _, h in kept if other == name]) for name in labelled}
-    names = ("labelling", "in_the_loop", "saved", "epochs_until_paid", "students_until_paid")
-    if not labelled or not all(_is_whole(h) for h in labelled.values()) or not all(pace.values()):
-        return dict.fromkeys(names)
-    spent = sum(h.seconds for h in labelled.values())
-    per_epoch = sum(pace.values()) * counted["items_per_epoch"]
-    loop = per_epoch * sum(counted["epochs"].values())
+    labelled = {name: handle for name, split, handle in kept if split == "transfer"}
+    pace = {}
+    for name in labelled:
+        pace[name] = _seconds_per_pass([handle for other, _, handle in kept if other == name])
+    if not labelled or not all(_is_whole(handle) for handle in labelled.values()) or not all(pace.values()):
+        return Caching()
+
+    spent = sum(handle.seconds for handle in labelled.values())
+    per_epoch = sum(pace.values()) * counted.items_per_epoch
+    loop = per_epoch * (counted.epochs.trials + counted.epochs.students)
     until = spent / per_epoch
-    return dict(zip(names, (spent, loop, loop - spent, until, until / config.student.recipe.epochs), strict=True))
+    return Caching(
+        labelling=spent,
+        in_the_loop=loop,
+        saved=loop - spent,
+        epochs_until_paid=until,
+        students_until_paid=until / config.student.recipe.epochs,
+    )
 
 
-def serving(rows: list[dict[str, Any]], spent: float) -> dict[str, Any]:
+def serving(rows: Sequence[ModelRow], spent: float) -> Serving:
     """After how many answers the run has paid against serving the ensemble, both one row at a time on one thread.
 
     `predictions_until_paid` = spent seconds / ((ensemble's p50 - student's p50) / 1000), the latencies of the report's
@@ -121,22 +201,34 @@ def serving(rows: list[dict[str, Any]], spent: float) -> dict[str, Any]:
         rows: Of the report.
         spent: Seconds of the whole run, teachers and baselines included.
     """
-    ensemble, student = (next(r for r in rows if r["role"] == role and r["chosen"]) for role in ("ensemble", "student"))
-    slow, fast = ensemble["latency_ms_p50"], student["latency_ms_p50"]
-    faster = slow is not None and slow > fast
-    until = spent / ((slow - fast) / 1000) if faster else None
-    runtimes = {"ensemble": ensemble["runtime"], "student": student["runtime"]}
-    return {"ensemble_ms": slow, "student_ms": fast, "runtimes": runtimes, "predictions_until_paid": until}
+    ensemble = next(row for row in rows if row.role is Role.ENSEMBLE and row.chosen)
+    student = next(row for row in rows if row.role is Role.STUDENT and row.chosen)
+    slow = ensemble.latency_ms_p50
+    fast = student.latency_ms_p50
+    assert fast is not None
+    until = None
+    if slow is not None and slow > fast:
+        until = spent / ((slow - fast) / 1000)
+    return Serving(
+        ensemble_ms=slow,
+        student_ms=fast,
+        runtimes=Runtimes(ensemble=ensemble.runtime, student=student.runtime),
+        predictions_until_paid=until,
+    )
 
 
-def ledger(
-    config: Experiment, counted: dict[str, Any], rows: list[dict[str, Any]], handles: list[Handle]
-) -> dict[str, Any]:
-    """`stages`, `computed` and `found` seconds, `caching` and `serving` of a run."""
+def ledger(config: Experiment, counted: Passes, rows: Sequence[ModelRow], handles: list[Handle]) -> Ledger:
+    """What a run cost, and what labelling once and serving the student save."""
     table = stages(handles)
-    sums = {kind: sum(line[kind] for line in table.values()) for kind in ("computed", "found")}
-    both = {"caching": caching(config, counted, handles), "serving": serving(rows, sum(sums.values()))}
-    return {"stages": table, **sums, **both}
+    computed = sum(line.computed for line in table.values())
+    found = sum(line.found for line in table.values())
+    return Ledger(
+        stages=table,
+        computed=computed,
+        found=found,
+        caching=caching(config, counted, handles),
+        serving=serving(rows, computed + found),
+    )
 
 
 def _logits(config: Experiment, handles: Iterable[Handle]) -> list[tuple[str, str, Handle]]:

@@ -3,60 +3,50 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from distillery.ops.metrics import reliability
+from distillery.stages.evaluation.record import ModelRow
+from distillery.stages.roles import Role
+from distillery.stages.search.record import Trial, TrialState
 
 matplotlib.use("Agg")
 # A class may be called by signs that the font does not have: a box stands for each, and nothing needs to be said.
 warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
 
 COLOURS = {
-    "teacher": "#8a8a8a",
-    "ensemble": "#222222",
-    "plain baseline": "#d98c3f",
-    "tuned baseline": "#b5533c",
-    "student": "#2f7ab8",
-    "trial": "#a9c9e2",
+    Role.ENSEMBLE: "#222222",
+    Role.TEACHER: "#8a8a8a",
+    Role.PLAIN: "#d98c3f",
+    Role.TUNED: "#b5533c",
+    Role.STUDENT: "#2f7ab8",
 }
 
 
-def front_figure(rows: list[dict[str, Any]]) -> Figure:
+def front_figure(rows: Sequence[ModelRow]) -> Figure:
     """Test accuracy against latency at batch 1 (log scale); the area of a bubble grows with the parameter count."""
     figure = Figure(figsize=(8, 5.5), layout="constrained")
     axes = figure.add_subplot()
-    shown = [r for r in rows if r["latency_ms_p50"] and r["params"]]
-    for role in ("ensemble", "teacher", "plain baseline", "tuned baseline", "student"):
-        mine = [r for r in shown if r["role"] == role]
-        if mine:
-            area = [40 + 60 * max(0.0, np.log10(r["params"]) - 2) for r in mine]
+    points = [_bubble(row) for row in rows if row.latency_ms_p50 and row.params]
+    for role, colour in COLOURS.items():
+        own = [point for point in points if point.row.role is role]
+        if own:
             axes.scatter(
-                [r["latency_ms_p50"] for r in mine],
-                [100 * r["accuracy"] for r in mine],
-                s=area,
-                color=COLOURS[role],
+                [point.latency_ms for point in own],
+                [point.percent for point in own],
+                s=[40 + 60 * max(0.0, np.log10(point.params) - 2) for point in own],
+                color=colour,
                 alpha=0.75,
                 edgecolors="white",
-                label=role,
+                label=role.words,
             )
-    few = sum(r["role"] == "teacher" for r in shown) <= 4
-    named = [r for r in shown if r["role"] in ("ensemble", "student") or (r["role"] == "teacher" and few)]
-    middle = np.sqrt(max(r["latency_ms_p50"] for r in shown) * min(r["latency_ms_p50"] for r in shown)) if shown else 1
-    for number, row in enumerate(named):
-        left = row["latency_ms_p50"] > middle  # names grow towards the middle, and ensembles alternate above and below
-        offset = (-8 if left else 8, -14 if row["role"] == "ensemble" and number % 2 else 6)
-        axes.annotate(
-            f"{row['name']} ({_count(row['params'])})",
-            (row["latency_ms_p50"], 100 * row["accuracy"]),
-            xytext=offset,
-            textcoords="offset points",
-            ha="right" if left else "left",
-            fontsize=8,
-        )
+    _name_bubbles(axes, points)
     axes.margins(x=0.1, y=0.12)
     axes.set(xscale="log", xlabel="latency at batch 1, p50 (ms)", ylabel="test accuracy (%)")
     axes.set_title("Accuracy against latency; bubbles grow with the parameter count")
@@ -65,19 +55,55 @@ def front_figure(rows: list[dict[str, Any]]) -> Figure:
     return figure
 
 
-def weights_figure(members: dict[str, float], title: str) -> Figure:
+@dataclass(frozen=True)
+class Bubble:
+    """A model whose latency and parameter count are known."""
+
+    row: ModelRow
+    latency_ms: float
+    percent: float
+    params: int
+
+
+def _bubble(row: ModelRow) -> Bubble:
+    assert row.latency_ms_p50 is not None
+    assert row.params is not None
+    return Bubble(row, row.latency_ms_p50, 100 * row.accuracy, row.params)
+
+
+def _name_bubbles(axes: Axes, points: Sequence[Bubble]) -> None:
+    """Writes names beside ensembles and students, and beside teachers where they are few."""
+    few = sum(point.row.role is Role.TEACHER for point in points) <= 4
+    named = {Role.ENSEMBLE, Role.STUDENT, *([Role.TEACHER] if few else [])}
+    latencies = [point.latency_ms for point in points] or [1.0]
+    middle = np.sqrt(max(latencies) * min(latencies))
+    for number, point in enumerate([point for point in points if point.row.role in named]):
+        # Names grow towards the middle, and those of ensembles stand above and below in turn.
+        left = point.latency_ms > middle
+        below = point.row.role is Role.ENSEMBLE and number % 2
+        axes.annotate(
+            f"{point.row.name} ({_count(point.params)})",
+            (point.latency_ms, point.percent),
+            xytext=(-8 if left else 8, -14 if below else 6),
+            textcoords="offset points",
+            ha="right" if left else "left",
+            fontsize=8,
+        )
+
+
+def weights_figure(members: Mapping[str, float], title: str) -> Figure:
     """A bar per member with its ensemble weight."""
     figure = Figure(figsize=(7, 1.2 + 0.35 * len(members)), layout="constrained")
     axes = figure.add_subplot()
-    axes.barh(list(members), list(members.values()), color=COLOURS["student"])
-    axes.axvline(1 / len(members), color=COLOURS["ensemble"], linestyle="--", linewidth=1, label="uniform")
+    axes.barh(list(members), list(members.values()), color=COLOURS[Role.STUDENT])
+    axes.axvline(1 / len(members), color=COLOURS[Role.ENSEMBLE], linestyle="--", linewidth=1, label="uniform")
     axes.invert_yaxis()
     axes.set(xlabel="weight", title=title)
     axes.legend()
     return figure
 
 
-def curves_figure(histories: dict[str, list[dict[str, float]]], key: str = "train_loss") -> Figure:
+def curves_figure(histories: Mapping[str, Sequence[Mapping[str, float]]], key: str = "train_loss") -> Figure:
     """Training curves: one line per model over its epochs."""
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.add_subplot()
@@ -91,7 +117,7 @@ def curves_figure(histories: dict[str, list[dict[str, float]]], key: str = "trai
     return figure
 
 
-def reliability_figure(logits: dict[str, np.ndarray], labels: np.ndarray) -> Figure:
+def reliability_figure(logits: Mapping[str, np.ndarray], labels: np.ndarray) -> Figure:
     """Accuracy against confidence in bins of equal mass; on the diagonal a model is calibrated."""
     figure = Figure(figsize=(5.5, 5.5), layout="constrained")
     axes = figure.add_subplot()
@@ -128,22 +154,27 @@ def confusion_figure(counts: np.ndarray, classes: list[str], title: str) -> Figu
     return figure
 
 
-def search_figure(trials: list[dict[str, Any]]) -> Figure:
+def search_figure(trials: Sequence[Trial]) -> Figure:
     """Validation NLL of every finished trial against each searched knob, by capacity; crosses were stopped early."""
-    shown = [t for t in trials if t["state"] != "fail"]
-    knobs = list(dict.fromkeys(k for t in shown for k in t["proposal"])) or ["number"]
+    shown = [trial for trial in trials if trial.state is not TrialState.FAILED]
+    knobs = list(dict.fromkeys(knob for trial in shown for knob in trial.proposal)) or ["number"]
     columns = min(4, len(knobs))
     lines = -(-len(knobs) // columns)
     figure = Figure(figsize=(1 + 3.6 * columns, 0.5 + 3.2 * lines), layout="constrained")
     for position, knob in enumerate(knobs):
         axes = figure.add_subplot(lines, columns, position + 1)
-        for index, capacity in enumerate(dict.fromkeys(t["capacity"] for t in shown)):
-            for state, marker in (("complete", "o"), ("stopped", "x")):
-                mine = [t for t in shown if t["capacity"] == capacity and t["state"] == state]
-                points = [(t["proposal"].get(knob, t["number"]), t["nll"]) for t in mine]
-                if points:
-                    label = capacity if state == "complete" else None
-                    axes.scatter(*zip(*points, strict=True), label=label, marker=marker, color=f"C{index}", alpha=0.8)
+        for index, capacity in enumerate(dict.fromkeys(trial.capacity for trial in shown)):
+            for state, marker in ((TrialState.COMPLETE, "o"), (TrialState.STOPPED, "x")):
+                own = [trial for trial in shown if trial.capacity == capacity and trial.state is state]
+                if own:
+                    axes.scatter(
+                        [trial.proposal.get(knob, trial.number) for trial in own],
+                        [trial.objective("nll") for trial in own],
+                        label=capacity if state is TrialState.COMPLETE else None,
+                        marker=marker,
+                        color=f"C{index}",
+                        alpha=0.8,
+                    )
         axes.set(xlabel=knob, ylabel="val_search NLL")
         axes.grid(alpha=0.3)
     axes.legend(fontsize=8)

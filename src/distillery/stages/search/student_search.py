@@ -8,35 +8,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 
 from distillery.config.experiment import Capacity, Experiment
-from distillery.config.search_space import Knobs, Range, Search, Setting
+from distillery.config.search_space import Knobs, Range, Search
 from distillery.errors import InputError
 from distillery.ops.pareto import front
 from distillery.stages.data.dataset import LEARNED, Dataset
 from distillery.stages.distillation.calibration import Calibrated
 from distillery.stages.measurement.profile import cost, latency
+from distillery.stages.measurement.record import Profile
 from distillery.stages.measurement.runtimes import NotExportable, in_onnxruntime, network_graph
+from distillery.stages.search.record import SearchResult, Trial, TrialState
 from distillery.stages.search.study import (
     OnTrial,
     Plan,
     RunMany,
     cohort_of,
-    objective,
     one_after_another,
     open_study,
     run_study,
 )
 from distillery.stages.teachers.member_keys import content_key
-from distillery.store import Handle, Store, fingerprint, write_json
+from distillery.store import Handle, Store, fingerprint
 from distillery.training.networks import build_network
 from distillery.user_code import is_user_code, user_code_digest
 
-VERSION = 4
+VERSION = 5
 PROFILE_VERSION = 5
 GRAPH = "network.onnx"
 
@@ -50,7 +50,7 @@ def profile_capacity(capacity: Capacity, data: Handle, runs: int, store: Store) 
         InputError: The network cannot be exported, so no student of this capacity could be served.
     """
 
-    def build(work: Path) -> dict[str, Any]:
+    def build(work: Path) -> dict[str, object]:
         dataset = Dataset(data)
         network = Calibrated(build_network(capacity, dataset.spec, 0), 1.0)
         try:
@@ -73,22 +73,26 @@ def feasible(config: Search, profiles: list[Handle]) -> list[str]:
     Raises:
         InputError: There is none, or the one that `choose` names is not.
     """
+    costs = _costs(profiles)
     names = []
-    for profile in profiles:
-        slow = config.max_latency_ms is not None and profile.metrics["latency_ms_p50"] > config.max_latency_ms
-        large = config.max_params is not None and profile.metrics["params"] > config.max_params
+    for name, facts in costs.items():
+        slow = config.max_latency_ms is not None and facts.latency_ms_p50 > config.max_latency_ms
+        large = config.max_params is not None and facts.params > config.max_params
         if not slow and not large:
-            names.append(profile.name)
-    if not names or (config.choose in (p.name for p in profiles) and config.choose not in names):
-        measured = ", ".join(
-            f"{p.name}: {p.metrics['latency_ms_p50']:.3g} ms, {p.metrics['params']} parameters" for p in profiles
-        )
+            names.append(name)
+    if not names or (config.choose in costs and config.choose not in names):
+        measured = ", ".join(f"{n}: {c.latency_ms_p50:.3g} ms, {c.params} parameters" for n, c in costs.items())
         wanted = repr(config.choose) if names else "a capacity"
         raise InputError(
             f"search: expected {wanted} within max_latency_ms={config.max_latency_ms} and "
             f"max_params={config.max_params}, got {measured}"
         )
     return names
+
+
+def _costs(profiles: Sequence[Handle]) -> dict[str, Profile]:
+    """What each capacity costs, by name."""
+    return {profile.name: Profile.model_validate(profile.metrics) for profile in profiles}
 
 
 def run_search(
@@ -131,7 +135,7 @@ def run_search(
         ensemble,
         tuple(logits),
         capacities,
-        {p.name: p.metrics for p in profiles},
+        _costs(profiles),
         device,
         cohort_of(config, capacities, Dataset(data).spec.kind),
     )
@@ -151,12 +155,21 @@ def run_baseline_search(
     database: str | None = None,
 ) -> Handle:
     """``search.json`` of the chosen capacity without a teacher, with the number of trials that it had with one."""
-    found = search.json("search.json")
-    capacities = [c for c in config.student.capacities if c.name == found["chosen"]]
-    trials = sum(record["capacity"] == found["chosen"] for record in found["trials"])
-    costs = {p.name: p.metrics for p in profiles}
+    result = SearchResult.read(search)
+    capacities = [c for c in config.student.capacities if c.name == result.chosen]
     cohort = cohort_of(config, capacities, Dataset(data).spec.kind)
-    plan = Plan(config, baseline_knobs(config), trials, data, None, (), capacities, costs, device, cohort)
+    plan = Plan(
+        config,
+        baseline_knobs(config),
+        result.trials_of_chosen,
+        data,
+        None,
+        (),
+        capacities,
+        _costs(profiles),
+        device,
+        cohort,
+    )
     return _search(plan, store, run_many, on_trial, database)
 
 
@@ -176,7 +189,7 @@ def baseline_knobs(config: Experiment) -> Knobs:
     )
 
 
-def study_settings(config: Experiment, role: str) -> list[Any]:
+def study_settings(config: Experiment, role: str) -> list[object]:
     """The parts of a config that a study of `role`, ``student`` or ``baseline``, depends on.
 
     How many finalists there are, and their seeds, changes nothing about the trials; a baseline knows no teacher.
@@ -190,70 +203,72 @@ def study_settings(config: Experiment, role: str) -> list[Any]:
 
 
 def _search(plan: Plan, store: Store, run_many: RunMany, on_trial: OnTrial | None, database: str | None) -> Handle:
-    config, role = plan.config, "student" if plan.ensemble is not None else "baseline"
-    upstream = [Dataset(plan.data).digest(*LEARNED), [h.fingerprint for h in plan.logits]]
+    config = plan.config
+    role = "student" if plan.ensemble is not None else "baseline"
+    upstream: list[object] = [Dataset(plan.data).digest(*LEARNED), [handle.fingerprint for handle in plan.logits]]
     if plan.ensemble is not None:
         upstream.append(plan.ensemble.fingerprint)
-    models = [[c.name, content_key(c)] for c in plan.capacities]
+    models = [[capacity.name, content_key(capacity)] for capacity in plan.capacities]
     key = [VERSION, *study_settings(config, role), plan.trials, models, upstream]
     name = f"{config.name}-{role}-{fingerprint('search', key)[:12]}"
 
-    def build(work: Path) -> dict[str, Any]:
+    def build(work: Path) -> dict[str, object]:
         study = open_study(store, name, config.search.objectives, database)
         return _conclude(work, name, run_study(study, plan, run_many, on_trial), config.search)
 
     return store.stage("search", f"{config.name}-{role}", [*key, config.search.choose], build)
 
 
-def _conclude(work: Path, name: str, records: list[dict[str, Any]], config: Search) -> dict[str, Any]:
-    complete = [r for r in records if r["state"] == "complete"]
+def _conclude(work: Path, name: str, trials: list[Trial], config: Search) -> dict[str, object]:
+    """Writes the result of a study and returns what its chosen capacity's best trial has."""
+    complete = [trial for trial in trials if trial.state is TrialState.COMPLETE]
     if not complete:
-        failed = next(r for r in records if r["state"] == "fail")
-        raise FloatingPointError(f"search: all {len(records)} trials diverged: {failed['reason']}")
+        failed = next(trial for trial in trials if trial.state is TrialState.FAILED)
+        raise FloatingPointError(f"search: all {len(trials)} trials diverged: {failed.reason}")
+
     quality = config.objectives[0]
-    points = np.array([[objective(r, name) for name in config.objectives] for r in complete])
-    ranked: dict[str, list[dict[str, Any]]] = {}
-    for record in sorted(complete, key=lambda r: objective(r, quality)):
-        ranked.setdefault(record["capacity"], []).append(record)
-    chosen = _choose([mine[0] for mine in ranked.values()], config)
-    write_json(
-        work / "search.json",
-        {
-            "study": name,
-            "objectives": config.objectives,
-            "trials": records,
-            "front": [complete[i]["number"] for i in front(points)],
-            "ranked": {name: [r["number"] for r in mine] for name, mine in ranked.items()},
-            "chosen": chosen["capacity"],
-        },
+    ranked: dict[str, list[Trial]] = {}
+    for trial in sorted(complete, key=lambda trial: trial.objective(quality)):
+        ranked.setdefault(trial.capacity, []).append(trial)
+    chosen = choose([own[0] for own in ranked.values()], config)
+
+    points = np.array([[trial.objective(name) for name in config.objectives] for trial in complete])
+    result = SearchResult(
+        study=name,
+        objectives=config.objectives,
+        trials=trials,
+        front=[complete[index].number for index in front(points)],
+        ranked={capacity: [trial.number for trial in own] for capacity, own in ranked.items()},
+        chosen=chosen.capacity,
     )
-    return {"trials": len(records), "nll": chosen["nll"], "accuracy": chosen["accuracy"]}
+    result.write(work)
+    return {"trials": len(trials), "nll": chosen.nll, "accuracy": chosen.accuracy}
 
 
-def _choose(best: list[dict[str, Any]], config: Search) -> dict[str, Any]:
+def choose(best: Sequence[Trial], config: Search) -> Trial:
+    """The best trial of the capacity to ship.
+
+    Args:
+        best: The best trial of each capacity.
+        config: Its `choose` and its first objective.
+
+    Raises:
+        FloatingPointError: The capacity that `choose` names has no complete trial.
+    """
     quality = config.objectives[0]
-    top = min(best, key=lambda r: objective(r, quality))
+    top = min(best, key=lambda trial: trial.objective(quality))
     if config.choose == "best":
         return top
-    named = [r for r in best if r["capacity"] == config.choose]
-    if named:
-        return named[0]
+    for trial in best:
+        if trial.capacity == config.choose:
+            return trial
     if config.choose != "smallest_within_one_se":
         raise FloatingPointError(f"search: all trials of {config.choose!r}, which search.choose names, diverged")
-    spread = top["nll_se" if quality == "nll" else "accuracy_se"]
-    near = [r for r in best if objective(r, quality) <= objective(top, quality) + spread]
-    return min(near, key=lambda r: r["params"])
-
-
-def best_settings(search: Handle, capacity: str, count: int = 1) -> list[Setting]:
-    """The `count` best different settings of a capacity, best first; fewer if there are not so many."""
-    found = search.json("search.json")
-    settings: list[Setting] = []
-    for number in found["ranked"][capacity]:
-        setting = Setting(**found["trials"][number]["setting"])
-        if setting not in settings:
-            settings.append(setting)
-    return settings[:count]
+    spread = top.nll_se if quality == "nll" else top.accuracy_se
+    assert spread is not None
+    limit = top.objective(quality) + spread
+    near = [trial for trial in best if trial.objective(quality) <= limit]
+    return min(near, key=lambda trial: trial.params)
 
 
 def select(runs: Sequence[Sequence[Handle]], objective: str) -> int:
@@ -263,7 +278,8 @@ def select(runs: Sequence[Sequence[Handle]], objective: str) -> int:
         runs: Stage `students`: for each setting, its students.
         objective: ``nll`` or ``error``.
     """
-    return int(np.argmin([np.mean([quality_of(h, objective) for h in mine]) for mine in runs]))
+    means = [np.mean([quality_of(network, objective) for network in networks]) for networks in runs]
+    return int(np.argmin(means))
 
 
 def quality_of(network: Handle, objective: str) -> float:

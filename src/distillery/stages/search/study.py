@@ -9,38 +9,40 @@ on its own cohort: a round may run in any number of processes, and a killed stud
 
 from __future__ import annotations
 
-import itertools
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
-import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
-from optuna.importance import FanovaImportanceEvaluator
-from optuna.trial import TrialState
+from optuna.distributions import CategoricalDistribution
 
 from distillery.config.experiment import Capacity, Experiment
-from distillery.config.search_space import Knobs, Range, Setting
+from distillery.config.search_space import Knobs
 from distillery.errors import InputError
+from distillery.stages.measurement.record import Profile
 from distillery.stages.search.journal import journal_of
-from distillery.stages.search.trials import Job, train_trials
+from distillery.stages.search.proposals import Proposals, Space, space_of
+from distillery.stages.search.record import Outcome, Trial, TrialState
+from distillery.stages.search.trials import Job, Proposed, train_trials
 from distillery.store import Handle, Store
-from distillery.training.networks import derive_seed
 from distillery.training.stack_size import stacks
 
-START_UP = 8  # proposals at random before the TPE has enough to go on
-MEMORY = 128  # trials that the TPE sees, the best and the latest: its cost grows with their number
-STATES = {"complete": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "fail": TrialState.FAIL}
+RECORD = "record"  # the attribute of a trial of Optuna's that holds a `Trial`
+STATES = {
+    TrialState.COMPLETE: optuna.trial.TrialState.COMPLETE,
+    TrialState.STOPPED: optuna.trial.TrialState.PRUNED,
+    TrialState.FAILED: optuna.trial.TrialState.FAIL,
+}
 
 log = logging.getLogger(__name__)
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
-OnTrial = Callable[[dict[str, Any]], None]
-RunMany = Callable[[Callable[..., Any], list[tuple[Any, ...]]], list[Any]]
+T = TypeVar("T")
+OnTrial = Callable[[Trial], None]
+RunMany = Callable[[Callable[[Job], list[Outcome]], list[tuple[Job]]], list[list[Outcome]]]
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Plan:
     ensemble: Handle | None
     logits: tuple[Handle, ...]
     capacities: list[Capacity]
-    costs: dict[str, dict[str, Any]]
+    costs: Mapping[str, Profile]
     device: str
     cohort: int
 
@@ -70,27 +72,37 @@ class Plan:
         """Trials in a round."""
         return self.cohort * len(self.capacities)
 
+    @property
+    def quality(self) -> str:
+        """What trials are judged by: ``nll`` or ``error``."""
+        return self.config.search.objectives[0]
+
 
 def cohort_of(config: Experiment, capacities: list[Capacity], kind: str) -> int:
     """Trials of a capacity that are proposed at once: several only where they train together."""
     return config.search.cohort if all(stacks(c, kind) for c in capacities) else 1
 
 
-def run_study(study: optuna.Study, plan: Plan, run_many: RunMany, on_trial: OnTrial | None) -> list[dict[str, Any]]:
-    """Runs what is left of a study and returns the records of all its trials, by number.
+def run_study(study: optuna.Study, plan: Plan, run_many: RunMany, on_trial: OnTrial | None) -> list[Trial]:
+    """Runs what is left of a study and returns all its trials, by number.
 
-    A round is written, and `on_trial` told of it, while the next one trains.
+    A round is written, and `on_trial` told of it, while the next one trains. A round that was cut off while it was
+    written runs again as a whole; those of its trials that were written are not written again.
     """
-    records, untold = records_of(study), list[dict[str, Any]]()
+    trials = trials_of(study)
+    unwritten: list[Trial] = []
     with ThreadPoolExecutor(1, "round") as aside:
-        while len(records) < plan.trials:
-            coming = _Round(plan, records)
-            outcomes = aside.submit(run_many, train_trials, [(job,) for job in coming.jobs])
-            _tell(study, plan, untold, on_trial)
-            untold = coming.finished(outcomes.result())
-            records += untold
-    _tell(study, plan, untold, on_trial)
-    return records_of(study)
+        while len(trials) < plan.trials:
+            proposed = next_round(plan, trials)
+            jobs = _jobs(plan, proposed, trials)
+            training = aside.submit(run_many, train_trials, [(job,) for job in jobs])
+            _write(study, plan, unwritten, on_trial)
+
+            finished = _trials(plan, jobs, training.result())
+            unwritten = [trial for trial in finished if trial.number >= len(trials)]
+            trials += unwritten
+    _write(study, plan, unwritten, on_trial)
+    return trials_of(study)
 
 
 def open_study(store: Store, name: str, objectives: tuple[str, ...], database: str | None = None) -> optuna.Study:
@@ -118,178 +130,100 @@ def _in_database(address: str) -> optuna.storages.RDBStorage:
         raise InputError(f"the studies' database: expected one of Optuna's own, got another's: {error}") from error
 
 
-def records_of(study: optuna.Study) -> list[dict[str, Any]]:
-    """The records of all finished trials, by number."""
-    trials = study.get_trials(deepcopy=False, states=tuple(STATES.values()))
-    return sorted((t.user_attrs["record"] for t in trials if "record" in t.user_attrs), key=lambda r: r["number"])
+def trials_of(study: optuna.Study) -> list[Trial]:
+    """All finished trials of a study, by number."""
+    kept = study.get_trials(deepcopy=False, states=tuple(STATES.values()))
+    trials = [Trial.model_validate(trial.user_attrs[RECORD]) for trial in kept if RECORD in trial.user_attrs]
+    return sorted(trials, key=lambda trial: trial.number)
 
 
-def one_after_another(function: Callable[[Job], Any], jobs: list[tuple[Job]]) -> list[Any]:
+def one_after_another(function: Callable[[Job], T], jobs: list[tuple[Job]]) -> list[T]:
     """Runs the jobs of a round in this process."""
     return [function(*job) for job in jobs]
 
 
-class _Round:
-    """The round that comes after the records of a study.
-
-    Of one that was cut off while it was written, all trials run again, and those that are there are not written again.
-    """
-
-    def __init__(self, plan: Plan, known: list[dict[str, Any]]) -> None:
-        self._number = len(known)
-        first = self._number - self._number % plan.width
-        before = [r for r in known if r["number"] < first]
-        proposals = _Proposals(plan, before)
-        self._records = [proposals.record(n) for n in range(first, min(first + plan.width, plan.trials))]
-        mine = {c.name: [r for r in self._records if r["capacity"] == c.name] for c in plan.capacities}
-        # The longest first, so that all end together.
-        wanted = sorted((c for c in plan.capacities if mine[c.name]), key=lambda c: -plan.costs[c.name]["params"])
-        self._trained = [record for c in wanted for record in mine[c.name]]
-        self.jobs = [_job(plan, c, mine[c.name], before) for c in wanted]
-
-    def finished(self, outcomes: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
-        """The new records, by number, given what came of the trials of each job."""
-        for record, outcome in zip(self._trained, itertools.chain(*outcomes), strict=True):
-            record |= outcome
-        return [record for record in self._records if record["number"] >= self._number]
+def next_round(plan: Plan, trials: Sequence[Trial]) -> list[Proposed]:
+    """The trials of the first round that is not finished, by number."""
+    first = _start_of_round(plan, trials)
+    proposals = Proposals(plan.knobs, plan.quality, plan.config.seed, len(plan.capacities), trials[:first])
+    proposed = []
+    for number in range(first, min(first + plan.width, plan.trials)):
+        capacity = plan.capacities[number % len(plan.capacities)]
+        point = proposals.propose(number)
+        proposed.append(Proposed(number, capacity.name, plan.knobs.setting(point), point))
+    return proposed
 
 
-def _tell(study: optuna.Study, plan: Plan, records: list[dict[str, Any]], on_trial: OnTrial | None) -> None:
-    space = space_of(plan.knobs)
-    for record in records:
-        study.add_trial(_told(plan, space, record))
-        if record["state"] == "fail":
-            log.warning("trial %d failed: %s", record["number"], record["reason"])
-    for record in records:
-        if on_trial is not None:
-            on_trial(record)
+def _start_of_round(plan: Plan, trials: Sequence[Trial]) -> int:
+    return len(trials) - len(trials) % plan.width
 
 
-def _job(plan: Plan, capacity: Capacity, records: list[dict[str, Any]], before: list[dict[str, Any]]) -> Job:
-    settings = tuple(Setting(**record["setting"]) for record in records)
-    rungs = _rungs(plan, [r for r in before if r["capacity"] == capacity.name])
-    return Job(plan.config, plan.data, plan.ensemble, plan.logits, capacity, settings, plan.device, rungs)
+def _jobs(plan: Plan, proposed: Sequence[Proposed], trials: Sequence[Trial]) -> list[Job]:
+    """A job for each capacity, the largest network first, so that all end together."""
+    before = trials[: _start_of_round(plan, trials)]
+    jobs = []
+    for capacity in sorted(plan.capacities, key=lambda c: -plan.costs[c.name].params):
+        own = tuple(trial for trial in proposed if trial.capacity == capacity.name)
+        if own:
+            rungs = _rungs(plan, [trial for trial in before if trial.capacity == capacity.name])
+            jobs.append(Job(plan.config, plan.data, plan.ensemble, plan.logits, capacity, own, plan.device, rungs))
+    return jobs
 
 
-def _told(plan: Plan, space: dict[str, BaseDistribution], record: dict[str, Any]) -> optuna.trial.FrozenTrial:
-    """A finished trial as Optuna keeps it. Of the losses' options, only those of the loss in use are shown."""
-    loss = (record["setting"]["loss"] or {}).get("name")
-    used = {k: v for k, v in record["proposal"].items() if "." not in k or k.split(".")[0] == loss}
-    names = CategoricalDistribution([c.name for c in plan.capacities])
-    complete = record["state"] == "complete"
-    return optuna.trial.create_trial(
-        state=STATES[record["state"]],
-        params={"capacity": record["capacity"], **used},
-        distributions={"capacity": names, **{k: space[k] for k in used}},
-        values=[objective(record, name) for name in plan.config.search.objectives] if complete else None,
-        user_attrs={"record": record},
-        intermediate_values={int(epoch): nll for epoch, nll in record["curve"].items()},
-    )
-
-
-def objective(record: dict[str, Any], name: str) -> float:
-    """The value of one objective of a finished trial; all are minimised."""
-    values = {"error": 1 - record["accuracy"], "latency_ms": record["latency_ms_p50"]}
-    return float(values[name] if name in values else record[name])
-
-
-def _rungs(plan: Plan, before: list[dict[str, Any]]) -> tuple[tuple[int, tuple[float, ...]], ...]:
+def _rungs(plan: Plan, before: Sequence[Trial]) -> tuple[tuple[int, tuple[float, ...]], ...]:
     """Epochs at which trials are compared, each with the NLLs that the capacity's earlier trials had there."""
     halving = plan.config.search.halving
     if halving is None:
         return ()
     epochs = plan.config.search.epochs or plan.config.student.recipe.epochs
-    return tuple(
-        (epoch, tuple(r["curve"][str(epoch)] for r in before if str(epoch) in r["curve"]))
-        for epoch in halving.epochs(epochs)
+    rungs = []
+    for epoch in halving.epochs(epochs):
+        rungs.append((epoch, tuple(trial.curve[epoch] for trial in before if epoch in trial.curve)))
+    return tuple(rungs)
+
+
+def _trials(plan: Plan, jobs: Sequence[Job], outcomes: Sequence[Sequence[Outcome]]) -> list[Trial]:
+    """The finished trials of a round, by number."""
+    trials = []
+    for job, results in zip(jobs, outcomes, strict=True):
+        for proposed, outcome in zip(job.trials, results, strict=True):
+            values = {
+                "number": proposed.number,
+                "capacity": proposed.capacity,
+                "setting": proposed.setting.model_dump(mode="json"),
+                "proposal": proposed.proposal,
+                **plan.costs[proposed.capacity].model_dump(),
+                **outcome.model_dump(),
+            }
+            trials.append(Trial.model_validate(values))
+    return sorted(trials, key=lambda trial: trial.number)
+
+
+def _write(study: optuna.Study, plan: Plan, trials: Sequence[Trial], on_trial: OnTrial | None) -> None:
+    space = space_of(plan.knobs)
+    for trial in trials:
+        study.add_trial(_as_optunas(plan, space, trial))
+        if trial.state is TrialState.FAILED:
+            log.warning("trial %d failed: %s", trial.number, trial.reason)
+    for trial in trials:
+        if on_trial is not None:
+            on_trial(trial)
+
+
+def _as_optunas(plan: Plan, space: Space, trial: Trial) -> optuna.trial.FrozenTrial:
+    """A finished trial as Optuna keeps it. Of the losses' options, only those of the loss in use are shown."""
+    loss = trial.as_setting().loss
+    name = None if loss is None else loss.name
+    used = {k: v for k, v in trial.proposal.items() if "." not in k or k.split(".")[0] == name}
+    capacities = CategoricalDistribution([capacity.name for capacity in plan.capacities])
+    values = None
+    if trial.state is TrialState.COMPLETE:
+        values = [trial.objective(objective) for objective in plan.config.search.objectives]
+    return optuna.trial.create_trial(
+        state=STATES[trial.state],
+        params={"capacity": trial.capacity, **used},
+        distributions={"capacity": capacities, **{knob: space[knob] for knob in used}},
+        values=values,
+        user_attrs={RECORD: trial.model_dump(mode="json")},
+        intermediate_values=dict(trial.curve),
     )
-
-
-def space_of(knobs: Knobs) -> dict[str, BaseDistribution]:
-    """What varies between the trials of a capacity, by Optuna's names; an option of a loss is ``loss.option``."""
-    spaces = {k: _distribution(s) for k, s in knobs.ranges().items() if isinstance(s, Range)}
-    losses = getattr(knobs, "losses", ())
-    if len(losses) > 1:
-        spaces["loss"] = CategoricalDistribution([loss.name for loss in losses])
-    for loss in losses:
-        spaces |= {f"{loss.name}.{k}": _distribution(s) for k, s in loss.options.items() if isinstance(s, Range)}
-    return spaces
-
-
-def _distribution(space: Range) -> BaseDistribution:
-    return FloatDistribution(space.low, space.high, log=space.log)
-
-
-class _Proposals:
-    """Values for the searched knobs, from the finished trials of all capacities.
-
-    Qualities are made comparable by dividing by the capacity's median; a stopped trial counts as its worst one.
-    """
-
-    def __init__(self, plan: Plan, before: list[dict[str, Any]]) -> None:
-        self.plan, self.space = plan, space_of(plan.knobs)
-        self._view = optuna.create_study()
-        for record, value in self._values(before):
-            self._view.add_trial(
-                optuna.trial.create_trial(params=record["proposal"], distributions=self.space, value=value)
-            )
-
-    def _values(self, before: list[dict[str, Any]]) -> list[tuple[dict[str, Any], float]]:
-        """The trials that the TPE is to see, each with its quality."""
-        quality, found = self.plan.config.search.objectives[0], []
-        for capacity in dict.fromkeys(r["capacity"] for r in before) if self.space else ():
-            mine = [r for r in before if r["capacity"] == capacity and r["state"] != "fail"]
-            complete = {r["number"]: objective(r, quality) for r in mine if r["state"] == "complete"}
-            if complete:
-                median, worst = max(float(np.median(list(complete.values()))), 1e-12), max(complete.values())
-                found += [(r, complete.get(r["number"], worst) / median) for r in mine]
-        best = sorted(found, key=lambda pair: pair[1])[: MEMORY // 4]
-        latest = sorted(found, key=lambda pair: pair[0]["number"])[-(MEMORY - len(best)) :]
-        chosen = {r["number"]: (r, value) for r, value in best + latest}
-        return [chosen[number] for number in sorted(chosen)]
-
-    def record(self, number: int) -> dict[str, Any]:
-        """What is known of a trial before it is trained."""
-        plan = self.plan
-        capacity = plan.capacities[number % len(plan.capacities)].name
-        proposal = self._propose(number)
-        setting = plan.knobs.setting(proposal).model_dump()
-        return {
-            "number": number,
-            "capacity": capacity,
-            "setting": setting,
-            "proposal": proposal,
-            **plan.costs[capacity],
-        }
-
-    def _propose(self, number: int) -> dict[str, Any]:
-        if not self.space:
-            return {}
-        self._view.sampler = optuna.samplers.TPESampler(
-            seed=derive_seed(self.plan.config.seed, "trial", number), n_startup_trials=START_UP, multivariate=True
-        )
-        proposal = dict(self._view.ask(self.space).params)
-        turn, known_good = number // len(self.plan.capacities), self.plan.knobs.known_good
-        if turn < len(known_good):
-            fits = {k: v for k, v in known_good[turn].items() if k in self.space}
-            proposal |= {k: v for k, v in fits.items() if _holds(self.space[k], v)}
-        return proposal
-
-
-def _holds(space: BaseDistribution, value: Any) -> bool:
-    return bool(space._contains(space.to_internal_repr(value)))
-
-
-def variance_shares(trials: list[tuple[dict[str, Any], float]], space: dict[str, BaseDistribution]) -> dict[str, float]:
-    """Share of the values' variance that each knob explains alone, largest first; the rest belongs to several at once.
-
-    Functional ANOVA over a random forest (Hutter, Hoos and Leyton-Brown 2014).
-
-    Args:
-        trials: The values of the knobs, and what came of them.
-        space: Where each knob was searched.
-    """
-    study = optuna.create_study()
-    for params, value in trials:
-        study.add_trial(optuna.trial.create_trial(params=params, distributions=space, value=value))
-    return {k: float(v) for k, v in FanovaImportanceEvaluator(seed=0).evaluate(study).items()}

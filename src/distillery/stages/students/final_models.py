@@ -7,19 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
 
 from distillery.config.experiment import Capacity, Experiment
 from distillery.config.search_space import Setting
 from distillery.stages.data.dataset import Dataset
-from distillery.stages.search.student_search import best_settings, quality_of, select
+from distillery.stages.roles import Role
+from distillery.stages.search.record import SearchResult
+from distillery.stages.search.student_search import quality_of, select
 from distillery.stages.students.student_training import TrainingRequest
 from distillery.store import Handle
 from distillery.training.networks import derive_seed
 from distillery.training.stack_size import stacks
-
-FinalRole = Literal["student", "plain", "tuned"]
-"""A student; its baseline with the same recipe; the baseline whose recipe was searched without a teacher."""
 
 
 @dataclass(frozen=True)
@@ -36,16 +34,23 @@ class FinalModels:
     plain: tuple[Handle, ...]
     tuned: tuple[Handle, ...] = ()
 
-    def key(self) -> list[Any]:
-        """Identifies these networks."""
-        return [self.capacity, *([h.fingerprint for h in part] for part in (self.students, self.plain, self.tuned))]
+    def of(self, role: Role) -> tuple[Handle, ...]:
+        """The networks of a role."""
+        return {Role.STUDENT: self.students, Role.PLAIN: self.plain, Role.TUNED: self.tuned}[role]
+
+    def key(self) -> list[object]:
+        """Parts of the fingerprint."""
+        parts: list[object] = [self.capacity]
+        for role in (Role.STUDENT, Role.PLAIN, Role.TUNED):
+            parts.append([handle.fingerprint for handle in self.of(role)])
+        return parts
 
 
 @dataclass(frozen=True)
 class TrainingGroup:
     """Networks of one capacity and role that are trained by one call."""
 
-    role: FinalRole
+    role: Role
     capacity: Capacity
     requests: tuple[TrainingRequest, ...]
 
@@ -84,7 +89,7 @@ class FinalPlan:
         """
         best = self.settings[select(self._by_setting(students), self.objective)]
         requests = [TrainingRequest(best, seed) for seed in self.seeds]
-        return _groups("plain", self.chosen, requests, self.kind)
+        return _groups(Role.PLAIN, self.chosen, requests, self.kind)
 
     def pick(
         self,
@@ -138,24 +143,25 @@ def plan_final_models(config: Experiment, data: Handle, search: Handle, baseline
         search: The study of students.
         baseline_search: The study without a teacher.
     """
-    result = search.json("search.json")
+    result = SearchResult.read(search)
+    labels_only_result = SearchResult.read(baseline_search)
     kind = Dataset(data).spec.kind
-    chosen = next(c for c in config.student.capacities if c.name == result["chosen"])
-    others = [c for c in config.student.capacities if c.name in result["ranked"] and c is not chosen]
+    chosen = next(c for c in config.student.capacities if c.name == result.chosen)
+    others = [c for c in config.student.capacities if c.name in result.ranked and c is not chosen]
 
     repeats = [derive_seed(config.seed, "repeat", number) for number in range(1, config.search.seeds)]
     seeds = (config.seed, *repeats)
-    settings = best_settings(search, chosen.name, config.search.finalists)
-    labels_only = best_settings(baseline_search, chosen.name, config.search.finalists)
+    settings = result.best_settings(chosen.name, config.search.finalists)
+    labels_only = labels_only_result.best_settings(chosen.name, config.search.finalists)
     if config.search.epochs is not None:
         # Labels alone overfit sooner: the rival is also trained no longer than the trials that found its setting.
         labels_only += [setting.model_copy(update={"epochs": config.search.epochs}) for setting in labels_only]
 
     single: list[TrainingGroup] = []
     for capacity in others:
-        request = TrainingRequest(best_settings(search, capacity.name)[0], config.seed)
-        single.append(TrainingGroup("student", capacity, (request,)))
-        single.append(TrainingGroup("plain", capacity, (request,)))
+        request = TrainingRequest(result.best_settings(capacity.name)[0], config.seed)
+        single.append(TrainingGroup(Role.STUDENT, capacity, (request,)))
+        single.append(TrainingGroup(Role.PLAIN, capacity, (request,)))
 
     return FinalPlan(
         chosen=chosen,
@@ -163,8 +169,8 @@ def plan_final_models(config: Experiment, data: Handle, search: Handle, baseline
         objective=config.search.objectives[0],
         seeds=seeds,
         settings=tuple(settings),
-        students=_groups("student", chosen, _requests(settings, seeds), kind),
-        tuned=_groups("tuned", chosen, _requests(labels_only, seeds), kind),
+        students=_groups(Role.STUDENT, chosen, _requests(settings, seeds), kind),
+        tuned=_groups(Role.TUNED, chosen, _requests(labels_only, seeds), kind),
         others=single,
         order=tuple(capacity.name for capacity in config.student.capacities),
     )
@@ -177,7 +183,7 @@ def _requests(settings: Sequence[Setting], seeds: Sequence[int]) -> list[Trainin
     return requests
 
 
-def _groups(role: FinalRole, capacity: Capacity, requests: Sequence[TrainingRequest], kind: str) -> list[TrainingGroup]:
+def _groups(role: Role, capacity: Capacity, requests: Sequence[TrainingRequest], kind: str) -> list[TrainingGroup]:
     """One group where the capacity's networks can be stacked, else one for each network."""
     if stacks(capacity, kind):
         return [TrainingGroup(role, capacity, tuple(requests))]

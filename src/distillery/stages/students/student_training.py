@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import ClassVar, Literal
 
 import numpy as np
+from pydantic import JsonValue
 from torch import nn
 
 from distillery.config.experiment import Capacity, Recipe, Student
@@ -24,12 +25,32 @@ from distillery.stages.distillation.soft_losses import together
 from distillery.stages.teachers.member_keys import content_key
 from distillery.stages.teachers.teacher_training import OnEpochOf, fit_classifiers, validation_on
 from distillery.store import Handle, Store, write_json
-from distillery.training.fit import TrainResult
+from distillery.store.record import Record
+from distillery.training.fit import OnEpochs, TrainResult
 from distillery.training.networks import build_network, load_network, save_network
 from distillery.training.single import predict
 from distillery.training.stack_size import stacks, within_memory
 
-VERSION = 5
+VERSION = 6
+
+
+class StudentRecord(Record):
+    """``student.json``: the network of a student or a baseline, and how it was trained.
+
+    Attributes:
+        model: Values of `Capacity`.
+        setting: Values of `Setting`; None for a baseline.
+        recipe: Values of `Recipe`, with the setting's own values in it.
+        calibration_temperature: What the network's logits are divided by.
+    """
+
+    FILE: ClassVar[str] = "student.json"
+
+    schema_version: Literal[1] = 1
+    model: dict[str, JsonValue]
+    setting: dict[str, JsonValue] | None
+    recipe: dict[str, JsonValue]
+    calibration_temperature: float
 
 
 @dataclass(frozen=True)
@@ -42,7 +63,7 @@ class TrainingRequest:
 
 def train_students(
     capacity: Capacity,
-    wanted: Sequence[TrainingRequest],
+    requests: Sequence[TrainingRequest],
     config: Student,
     data: Handle,
     ensemble: Handle,
@@ -55,25 +76,39 @@ def train_students(
     """Distilled students: ``model.safetensors``, ``student.json``, ``history.json`` of each.
 
     Those that are not there yet train together where their networks and settings allow it.
+
+    Raises:
+        FloatingPointError: Training diverged.
     """
     device = resolved(device)
-    shared = [config.views, ensemble.fingerprint, [h.fingerprint for h in logits]]
-    keys = [["distilled", w.setting, w.setting.chosen_loss(config.loss), *shared] for w in wanted]
+    upstream = [config.views, ensemble.fingerprint, [handle.fingerprint for handle in logits]]
+    jobs = []
+    for request in requests:
+        loss = request.setting.chosen_loss(config.loss)
+        jobs.append(_Job(request, config.recipe, ["distilled", request.setting, loss, *upstream]))
+    groups = together([request.setting for request in requests], config.loss)
 
-    def train(
-        networks: list[nn.Module], dataset: Dataset, mine: list[TrainingRequest], **options: Any
-    ) -> list[TrainResult]:
+    def train(networks: list[nn.Module], own: Sequence[_Job], dataset: Dataset, report: OnEpochs) -> list[TrainResult]:
         targets = Targets.load(data, config.views, ensemble, logits, device)
-        settings, seeds = [w.setting for w in mine], [student_seed(w.seed, capacity) for w in mine]
-        return distil(networks, dataset, targets, settings, seeds, config, config.recipe, device=device, **options)
+        return distil(
+            networks,
+            dataset,
+            targets,
+            [job.request.setting for job in own],
+            [job.seed(capacity) for job in own],
+            config,
+            config.recipe,
+            device=device,
+            validation=validation_on("val_search", dataset),
+            on_epochs=report,
+        )
 
-    made = _Making("student", capacity, list(wanted), [config.recipe] * len(wanted), data, device, on_epoch, train)
-    return made.handles(keys, together([w.setting for w in wanted], config.loss), store)
+    return _train_missing("student", capacity, jobs, groups, train, data, store, device, on_epoch)
 
 
 def train_baselines(
     capacity: Capacity,
-    wanted: Sequence[TrainingRequest],
+    requests: Sequence[TrainingRequest],
     config: Student,
     data: Handle,
     store: Store,
@@ -85,90 +120,127 @@ def train_baselines(
 
     With the student's setting it is the plain baseline (its learning rate, weight decay and noise count); with a
     setting that was searched without a teacher, the tuned one.
+
+    Raises:
+        FloatingPointError: Training diverged.
     """
     device = resolved(device)
-    recipes = [applied(w.setting, config.recipe) for w in wanted]
+    jobs = [_Job(request, applied(request.setting, config.recipe), ["labels"]) for request in requests]
+    # Of a setting, only its number of epochs keeps two baselines from training together.
+    groups = together([Setting(epochs=request.setting.epochs) for request in requests], config.loss)
 
-    def train(
-        networks: list[nn.Module], dataset: Dataset, mine: list[TrainingRequest], **options: Any
-    ) -> list[TrainResult]:
-        own = [applied(w.setting, config.recipe) for w in mine]
-        seeds = [student_seed(w.seed, capacity) for w in mine]
-        return fit_classifiers(networks, dataset, own, seeds, device=device, **options)
+    def train(networks: list[nn.Module], own: Sequence[_Job], dataset: Dataset, report: OnEpochs) -> list[TrainResult]:
+        return fit_classifiers(
+            networks,
+            dataset,
+            [job.recipe for job in own],
+            [job.seed(capacity) for job in own],
+            device=device,
+            validation=validation_on("val_search", dataset),
+            on_epochs=report,
+        )
 
-    labels_only = [Setting(epochs=w.setting.epochs) for w in wanted]
-    made = _Making("baseline", capacity, list(wanted), recipes, data, device, on_epoch, train)
-    return made.handles([["labels"]] * len(wanted), together(labels_only, config.loss), store)
+    return _train_missing("baseline", capacity, jobs, groups, train, data, store, device, on_epoch)
 
 
 @dataclass(frozen=True)
-class _Making:
-    """Networks of one capacity on their way into the store."""
+class _Job:
+    """A network to be trained.
 
-    role: str
-    capacity: Capacity
-    wanted: list[TrainingRequest]
-    recipes: list[Recipe]
-    data: Handle
-    device: str
-    on_epoch: OnEpochOf | None
-    train: Callable[..., list[TrainResult]]
+    Attributes:
+        recipe: What is hashed as its recipe: a student's settings are hashed beside it, a baseline's are in it.
+        key: What else determines the network.
+    """
 
-    def handles(self, keys: list[list[Any]], groups: list[list[int]], store: Store) -> list[Handle]:
-        """The stage directories, found or made, group by group."""
-        model = [VERSION, self.capacity.name, content_key(self.capacity)]
-        seeds = [student_seed(w.seed, self.capacity) for w in self.wanted]
-        name = f"{self.capacity.name}-{self.role}"
-        found: dict[int, Handle] = {}
-        rows = Dataset(self.data).digest(*LEARNED)
-        for group in self._stacked(groups):
-            entries = [(name, [*model, self.recipes[i], keys[i], seeds[i], rows]) for i in group]
-            made = store.stages("students", entries, partial(self._build, group=group))
-            found |= dict(zip(group, made, strict=True))
-        return [found[i] for i in range(len(self.wanted))]
+    request: TrainingRequest
+    recipe: Recipe
+    key: list[object]
 
-    def _stacked(self, groups: list[list[int]]) -> list[list[int]]:
-        spec = Dataset(self.data).spec
-        if not stacks(self.capacity, spec.kind):
-            return [[place] for group in groups for place in group]
-        return within_memory(groups, self.capacity, spec, self.recipes[0], self.device)
+    def seed(self, capacity: Capacity) -> int:
+        """Of the initial weights and the batches."""
+        return student_seed(self.request.seed, capacity)
 
-    def _build(self, works: dict[int, Path], group: list[int]) -> dict[int, dict[str, Any] | Exception]:
+
+Train = Callable[[list[nn.Module], Sequence[_Job], Dataset, OnEpochs], list[TrainResult]]
+
+
+def _train_missing(
+    role: Literal["student", "baseline"],
+    capacity: Capacity,
+    jobs: Sequence[_Job],
+    groups: list[list[int]],
+    train: Train,
+    data: Handle,
+    store: Store,
+    device: str,
+    on_epoch: OnEpochOf | None,
+) -> list[Handle]:
+    """The stage directory of each job, found or trained, in the order of the jobs."""
+    dataset = Dataset(data)
+    model = [VERSION, capacity.name, content_key(capacity)]
+    rows = dataset.digest(*LEARNED)
+    if stacks(capacity, dataset.spec.kind):
+        groups = within_memory(groups, capacity, dataset.spec, jobs[0].recipe, device)
+    else:
+        groups = [[index] for group in groups for index in group]
+
+    def build(works: dict[int, Path], group: list[int]) -> dict[int, dict[str, float] | Exception]:
         # All of the group, also where some are there already: in a smaller stack the others would be rounded otherwise.
-        dataset, mine = Dataset(self.data), [self.wanted[place] for place in group]
-        networks = [build_network(self.capacity, dataset.spec, student_seed(w.seed, self.capacity)) for w in mine]
+        own = [jobs[index] for index in group]
+        networks = [build_network(capacity, dataset.spec, job.seed(capacity)) for job in own]
 
-        def record(epoch: int, records: dict[int, dict[str, float]]) -> tuple[()]:
-            for number, figures in records.items():
-                if self.on_epoch is not None and number in works:
-                    self.on_epoch(group[number], epoch, figures)
+        def report(epoch: int, records: dict[int, dict[str, float]]) -> tuple[()]:
+            for place, figures in records.items():
+                if on_epoch is not None and place in works:
+                    on_epoch(group[place], epoch, figures)
             return ()
 
-        validation = validation_on("val_search", dataset)
-        courses = self.train(networks, dataset, mine, validation=validation, on_epochs=record)
-        return {
-            place: self._keep(works[place], networks[place], group[place], courses[place], dataset) for place in works
-        }
+        results = train(networks, own, dataset, report)
+        kept: dict[int, dict[str, float] | Exception] = {}
+        for place, work in works.items():
+            result = results[place]
+            if result.error is not None:
+                kept[place] = FloatingPointError(f"{role} {capacity.name!r}: {result.error}")
+                continue
+            write_json(work / "history.json", result.history)
+            kept[place] = _keep(work, role, capacity, own[place], networks[place], dataset, device)
+        return kept
 
-    def _keep(
-        self, work: Path, network: nn.Module, number: int, course: TrainResult, dataset: Dataset
-    ) -> dict[str, Any] | Exception:
-        if course.error is not None:
-            return FloatingPointError(f"{self.role} {self.capacity.name!r}: {course.error}")
-        save_network(network, work / "model.safetensors")
-        write_json(work / "history.json", course.history)
-        sure = calibrated(network, dataset, self.device)
-        temperature, setting = float(sure.temperature), self.wanted[number].setting
-        content = {
-            "model": self.capacity.model_dump(),
-            "setting": setting.model_dump() if self.role == "student" else None,
-            "recipe": applied(setting, self.recipes[number]).model_dump(),
-            "calibration_temperature": temperature,
-        }
-        write_json(work / "student.json", content)
-        rows = dataset.splits["val_search"]
-        figures = quality(predict(sure, dataset.inputs, rows, device=self.device), dataset.labels("val_search"))
-        return figures | {"calibration_temperature": temperature}
+    handles: dict[int, Handle] = {}
+    for group in groups:
+        entries = []
+        for index in group:
+            job = jobs[index]
+            key = [*model, job.recipe, job.key, job.seed(capacity), rows]
+            entries.append((f"{capacity.name}-{role}", key))
+        found = store.stages("students", entries, partial(build, group=group))
+        handles |= dict(zip(group, found, strict=True))
+    return [handles[index] for index in range(len(jobs))]
+
+
+def _keep(
+    work: Path,
+    role: Literal["student", "baseline"],
+    capacity: Capacity,
+    job: _Job,
+    network: nn.Module,
+    dataset: Dataset,
+    device: str,
+) -> dict[str, float]:
+    """Calibrates a trained network, writes its files, and returns its figures on val_search."""
+    save_network(network, work / "model.safetensors")
+    sure = calibrated(network, dataset, device)
+    temperature = float(sure.temperature)
+    setting = job.request.setting
+    record = StudentRecord(
+        model=capacity.model_dump(mode="json"),
+        setting=setting.model_dump(mode="json") if role == "student" else None,
+        recipe=applied(setting, job.recipe).model_dump(mode="json"),
+        calibration_temperature=temperature,
+    )
+    record.write(work)
+    logits = predict(sure, dataset.inputs, dataset.splits["val_search"], device=device)
+    return quality(logits, dataset.labels("val_search")) | {"calibration_temperature": temperature}
 
 
 def load_student(handle: Handle, spec: InputSpec) -> nn.Module:
@@ -177,11 +249,13 @@ def load_student(handle: Handle, spec: InputSpec) -> nn.Module:
     Raises:
         InputError: It is of code of a user's own that no config of this process has named.
     """
-    content = handle.json("student.json")
-    if (family := content["model"]["family"]) not in MODELS:  # a file does not decide whose code is run
-        raise InputError(f"{handle.file('student.json')}: expected a family that the config names, got {family!r}")
-    network = load_network(content["model"], spec, handle.file("model.safetensors"))
-    return Calibrated(network, content["calibration_temperature"]).eval()
+    record = StudentRecord.read(handle)
+    family = str(record.model["family"])
+    if family not in MODELS:  # a file does not decide whose code is run
+        file = handle.file(record.FILE)
+        raise InputError(f"{file}: expected a family that the config names, got {family!r}")
+    network = load_network(record.model, spec, handle.file("model.safetensors"))
+    return Calibrated(network, record.calibration_temperature).eval()
 
 
 def evaluate_on(handle: Handle, dataset: Dataset, split: str, batch_size: int = 1024) -> np.ndarray:

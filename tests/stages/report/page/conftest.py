@@ -6,10 +6,10 @@ import copy
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from chain import FinishedChain
 
 from distillery.config.gates import DEFAULT_GATES
 from distillery.ops.metrics import Interval
@@ -42,7 +42,7 @@ def served(store: Store) -> Handle:
 
 
 @pytest.fixture(scope="session")
-def whole_report(finished: SimpleNamespace) -> dict[str, Any]:
+def whole_report(finished: FinishedChain) -> dict[str, Any]:
     """The report with one gate passed, one failed and the others open."""
     logits = [handle for part in finished.logits.values() for handle in part]
     networks = [h for f in finished.finals for part in (f.students, f.plain, f.tuned) for h in part]

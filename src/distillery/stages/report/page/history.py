@@ -2,100 +2,123 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from distillery.stages.report.page import svg
 from distillery.stages.report.page.words import fixed, setting
+from distillery.stages.report.record import Study
+from distillery.stages.search.record import Trial, TrialState
 
 NAMES = {"nll": "NLL on val_search", "error": "error on val_search"}
 TONES = 6  # colours of capacities, in turn
 MANY = 100  # trials; with more, marks are smaller
 
 
-def history_chart(study: dict[str, Any]) -> str:
+def history_chart(study: Study) -> str:
     """The objective of every trial by its number, and the best so far of those that came to the end.
 
     A stopped trial stands where it was stopped, a cross; one that failed has no figure and stands at the upper edge.
     What lies above the finished trials by more than their own spread is drawn at the edge too, as a triangle.
     """
-    trials, quality = study["trials"], study["objectives"][0]
-    ended = {t["number"]: v for t in trials if t["state"] == "complete" and (v := value(t, quality)) is not None}
-    edge, lowest = _edge(study), min(v for t in trials if (v := value(t, quality)) is not None)
+    trials = study.trials
+    quality = study.quality
+    ended = {trial.number: trial.objective(quality) for trial in trials if trial.state is TrialState.COMPLETE}
+    edge = _edge(study)
+    lowest = min(_values(study))
     x = svg.Scale(-1, len(trials), svg.LEFT, svg.WIDTH - svg.RIGHT, whole=True)
     y = svg.spanning([lowest, edge], svg.HEIGHT - svg.BOTTOM, svg.TOP)
     tones = tone_of(trials)
     size = svg.MARK if len(trials) <= MANY else svg.MARK / 2
     parts = [svg.axes(x, y, "trial", NAMES[quality]), _best_so_far(ended, len(trials), x, y)]
-    for place, trial in enumerate(trials):
-        found = value(trial, quality)
-        at = y.stop if found is None else y(min(found, edge))
-        shape = _shape(trial["state"], above=found is not None and found > edge)
-        kind = f"tone-{tones[trial['capacity']]} {trial['state']}"
-        lines = told(trial, quality)
-        parts.append(svg.point(shape, x(trial["number"]), at, lines, kind, first=place == 0, size=size))
+    for index, trial in enumerate(trials):
+        value = trial.quality(quality)
+        height = y.stop if value is None else y(min(value, edge))
+        shape = _shape(trial.state, above=value is not None and value > edge)
+        kind = f"tone-{tones[trial.capacity]} {trial.state}"
+        lines = description(trial)
+        parts.append(svg.point(shape, x(trial.number), height, lines, kind, first=index == 0, size=size))
     return svg.picture(f"{NAMES[quality]} of {len(trials)} trials", *parts)
 
 
-def value(trial: dict[str, Any], quality: str) -> float | None:
-    """The objective of a trial, at its end or where it was stopped; None if it failed."""
-    if trial["state"] == "fail":
-        return None
-    return float(trial["nll"] if quality == "nll" else 1 - trial["accuracy"])
-
-
-def tone_of(trials: list[dict[str, Any]]) -> dict[str, int]:
+def tone_of(trials: Sequence[Trial]) -> dict[str, int]:
     """A number for the colour of each capacity."""
-    return {name: place % TONES for place, name in enumerate(dict.fromkeys(t["capacity"] for t in trials))}
+    names = dict.fromkeys(trial.capacity for trial in trials)
+    return {name: number % TONES for number, name in enumerate(names)}
 
 
-def told(trial: dict[str, Any], quality: str) -> list[str]:
-    """What a trial's point tells."""
-    found = value(trial, quality)
-    stopped = f" after {max(map(int, trial['curve']))} epochs" if trial["state"] == "stopped" else ""
-    figures = {"NLL": trial.get("nll"), "accuracy": trial.get("accuracy")} if found is not None else {}
-    lines = [f"trial {trial['number']}: {trial['capacity']}", f"state: {trial['state']}{stopped}"]
-    lines += [f"{k}: {fixed(v)}" for k, v in figures.items()]
-    lines += [f"{k}: {v}" for k, v in setting(trial["setting"]).items()]
-    return lines + ([f"reason: {trial['reason']}"] if "reason" in trial else [])
+def description(trial: Trial) -> list[str]:
+    """Lines that describe a trial's point."""
+    stopped = f" after {max(trial.curve)} epochs" if trial.state is TrialState.STOPPED else ""
+    lines = [f"trial {trial.number}: {trial.capacity}", f"state: {trial.state}{stopped}"]
+    if trial.state is not TrialState.FAILED:
+        lines += [f"NLL: {fixed(trial.nll)}", f"accuracy: {fixed(trial.accuracy)}"]
+    lines += [f"{knob}: {value}" for knob, value in setting(trial.setting).items()]
+    if trial.reason is not None:
+        lines.append(f"reason: {trial.reason}")
+    return lines
 
 
-def marks(study: dict[str, Any]) -> list[dict[str, str]]:
+def marks(study: Study) -> list[dict[str, str]]:
     """The legend: capacities, and what the marks mean."""
-    trials, quality, edge = study["trials"], study["objectives"][0], _edge(study)
-    tones = [{"class": f"tone-{n}", "mark": svg.mark("circle", 9, 9, 6), "name": c} for c, n in tone_of(trials).items()]
-    states = {"stopped": "stopped by halving", "fail": "failed"}
-    found = [k for k in states if any(t["state"] == k for t in trials)]
-    shown = [{"class": k, "mark": svg.mark(_shape(k), 9, 9, 6), "name": states[k]} for k in found]
-    above = any((value(t, quality) or 0) > edge for t in trials)
-    return tones + shown + [{"class": "", "mark": svg.mark("up", 9, 9, 6), "name": "above the picture"}] * above
+    legend = []
+    for name, tone in tone_of(study.trials).items():
+        legend.append({"class": f"tone-{tone}", "mark": svg.mark("circle", 9, 9, 6), "name": name})
+    for state, words in ((TrialState.STOPPED, "stopped by halving"), (TrialState.FAILED, "failed")):
+        if any(trial.state is state for trial in study.trials):
+            legend.append({"class": state.value, "mark": svg.mark(_shape(state), 9, 9, 6), "name": words})
+    if max(_values(study)) > _edge(study):
+        legend.append({"class": "", "mark": svg.mark("up", 9, 9, 6), "name": "above the picture"})
+    return legend
 
 
-def knobs(trials: list[dict[str, Any]]) -> list[str]:
+def knobs(trials: Sequence[Trial]) -> list[str]:
     """Names of all settings that any trial has."""
-    return list(dict.fromkeys(k for t in trials for k in setting(t["setting"])))
+    names: dict[str, None] = {}
+    for trial in trials:
+        names |= dict.fromkeys(setting(trial.setting))
+    return list(names)
 
 
-def lines(study: dict[str, Any]) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class TrialLine:
+    """A trial as a row of a table: its settings, and whether it is the best one of its capacity."""
+
+    trial: Trial
+    cells: list[str]
+    best: bool
+
+
+def lines(study: Study) -> list[TrialLine]:
     """The trials as rows of a table."""
-    names, best = knobs(study["trials"]), {numbers[0] for numbers in study["ranked"].values() if numbers}
-    return [
-        {**t, "cells": [setting(t["setting"]).get(k, "") for k in names], "best": t["number"] in best}
-        for t in study["trials"]
-    ]
+    names = knobs(study.trials)
+    best = {numbers[0] for numbers in study.ranked.values() if numbers}
+    table = []
+    for trial in study.trials:
+        values = setting(trial.setting)
+        cells = [values.get(name, "") for name in names]
+        table.append(TrialLine(trial, cells, trial.number in best))
+    return table
 
 
-def _edge(study: dict[str, Any]) -> float:
+def _values(study: Study) -> list[float]:
+    """The objective of every trial that did not fail, at its end or where it was stopped."""
+    values = [trial.quality(study.quality) for trial in study.trials]
+    return [value for value in values if value is not None]
+
+
+def _edge(study: Study) -> float:
     """The largest objective that is drawn in its place: the worst finished trial's and as much again as they differ."""
-    quality, trials = study["objectives"][0], study["trials"]
-    seen = [v for t in trials if (v := value(t, quality)) is not None]
-    ended = [v for t in trials if t["state"] == "complete" and (v := value(t, quality)) is not None]
-    return min(max(seen), max(ended) + max(max(ended) - min(ended), 0.1 * max(seen)))
+    worst = max(_values(study))
+    ended = [t.objective(study.quality) for t in study.trials if t.state is TrialState.COMPLETE]
+    spread = max(max(ended) - min(ended), 0.1 * worst)
+    return min(worst, max(ended) + spread)
 
 
-def _shape(state: str, above: bool = False) -> str:
+def _shape(state: TrialState, above: bool = False) -> str:
     if above:
         return "up"
-    return {"complete": "circle", "stopped": "cross", "fail": "down"}[state]
+    return {TrialState.COMPLETE: "circle", TrialState.STOPPED: "cross", TrialState.FAILED: "down"}[state]
 
 
 def _best_so_far(ended: dict[int, float], trials: int, x: svg.Scale, y: svg.Scale) -> str:

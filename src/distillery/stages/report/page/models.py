@@ -2,109 +2,171 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
 from distillery.ops.pareto import front
+from distillery.stages.evaluation.record import ModelRow
 from distillery.stages.report.page import svg
 from distillery.stages.report.page.words import NONE, count, fixed, number, settings_of
+from distillery.stages.report.record import Report
+from distillery.stages.roles import Role
 
-QUALITIES = {"accuracy": "test accuracy", "nll": "test NLL (less is better)"}
+QualityName = Literal["accuracy", "nll"]
+CostName = Literal["latency_ms_p50", "params"]
+
 INT8 = "int8"
-COSTS = {"latency_ms_p50": "latency at batch 1, p50 (ms)", "params": "parameters"}
+QUALITIES: dict[QualityName, str] = {"accuracy": "test accuracy", "nll": "test NLL (less is better)"}
+COSTS: dict[CostName, str] = {"latency_ms_p50": "latency at batch 1, p50 (ms)", "params": "parameters"}
 SHAPES = {
-    "teacher": "circle",
-    "ensemble": "diamond",
-    "plain baseline": "up",
-    "tuned baseline": "square",
-    "student": "circle",
+    Role.TEACHER.value: "circle",
+    Role.ENSEMBLE.value: "diamond",
+    Role.PLAIN.value: "up",
+    Role.TUNED.value: "square",
+    Role.STUDENT.value: "circle",
     INT8: "down",
 }
 
 
-def views(tree: dict[str, Any]) -> list[dict[str, str]]:
+@dataclass(frozen=True)
+class Point:
+    """A model in the front.
+
+    Attributes:
+        kind: Its role, or ``int8`` for the student with int8 weights.
+        settings: How it was made.
+    """
+
+    kind: str
+    name: str
+    accuracy: float
+    nll: float
+    params: int | None
+    latency_ms_p50: float | None
+    chosen: bool = False
+    settings: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """Kind and name."""
+        return f"{self.kind.replace('_', ' ')} {self.name}"
+
+    def cost(self, name: CostName) -> float:
+        """A cost that is known."""
+        value = self.params if name == "params" else self.latency_ms_p50
+        assert value is not None
+        return value
+
+    def quality(self, name: QualityName) -> float:
+        """Accuracy or NLL."""
+        return self.accuracy if name == "accuracy" else self.nll
+
+
+def views(report: Report) -> list[dict[str, str]]:
     """The front in all four views, each with its `name` and `picture`."""
-    found = []
+    pictures = []
     for quality in QUALITIES:
         for cost in COSTS:
             name = f"{'NLL' if quality == 'nll' else quality} / {'latency' if cost != 'params' else cost}"
-            found.append({"name": name, "picture": front_chart(tree, quality, cost)})
-    return found
+            pictures.append({"name": name, "picture": front_chart(report, quality, cost)})
+    return pictures
 
 
-def front_chart(tree: dict[str, Any], quality: str, cost: str) -> str:
-    """One view of the front, its non-dominated models joined by steps; empty where no model's cost is known.
-
-    Args:
-        tree: The report.
-        quality: ``accuracy`` or ``nll``.
-        cost: ``latency_ms_p50`` or ``params``.
-    """
-    shown = sorted((r for r in every_model(tree) if r[cost]), key=_order)
+def front_chart(report: Report, quality: QualityName, cost: CostName) -> str:
+    """One view of the front, its non-dominated models joined by steps; empty where no model's cost is known."""
+    known = [point for point in every_model(report) if (point.params if cost == "params" else point.latency_ms_p50)]
+    shown = sorted(known, key=_order)
     if not shown:
         return ""
-    x, y = svg.plane([r[cost] for r in shown], [r[quality] for r in shown], log_x=True)
+    x, y = svg.plane([p.cost(cost) for p in shown], [p.quality(quality) for p in shown], log_x=True)
     parts = [svg.axes(x, y, COSTS[cost], QUALITIES[quality]), _steps(shown, quality, cost, x, y)]
-    for place, row in enumerate(shown):
-        at = x(row[cost]), y(row[quality])
-        parts.append(svg.point(SHAPES[row["role"]], *at, told(row, tree), role_class(row), first=place == 0))
-    parts += [_name(row, x(row[cost]), y(row[quality])) for row in shown if row.get("chosen")]
+    for index, point in enumerate(shown):
+        at = x(point.cost(cost)), y(point.quality(quality))
+        parts.append(svg.point(SHAPES[point.kind], *at, description(point), role_class(point), first=index == 0))
+    for point in shown:
+        if point.chosen:
+            parts.append(_name(point, x(point.cost(cost)), y(point.quality(quality))))
     return svg.picture(f"{QUALITIES[quality]} of every model against {COSTS[cost]}", *parts)
 
 
-def every_model(tree: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows of the report, and the student with int8 weights as a further one."""
-    student = next(r for r in tree["rows"] if r["role"] == "student" and r["chosen"])
-    more = {"role": INT8, "name": student["name"], "params": student["params"]}
-    return [*tree["rows"], *({**row, **more} for row in tree["served"] if row["name"] == "int8")]
+def every_model(report: Report) -> list[Point]:
+    """The models of the report, and the student with int8 weights as a further one."""
+    points = [_point(row, report) for row in report.rows]
+    student = report.student
+    for served in report.served:
+        if served.name == INT8:
+            settings = {"file": f"{number(served.size_mb)} MB", "weights and activations": "int8"}
+            latency = served.latency_ms_p50
+            point = Point(INT8, student.name, served.accuracy, served.nll, student.params, latency, settings=settings)
+            points.append(point)
+    return points
 
 
-def told(row: dict[str, Any], tree: dict[str, Any]) -> list[str]:
-    """What a point tells: role and name, figures, and every setting."""
-    latency = NONE if row["latency_ms_p50"] is None else f"{number(row['latency_ms_p50'])} ms"
-    figures = {
-        "accuracy": fixed(row["accuracy"]),
-        "NLL": fixed(row["nll"]),
-        "latency p50": latency,
-        "parameters": count(row["params"]),
-    }
-    title = f"{row['role']} {row['name']}" + (" (chosen)" if row.get("chosen") else "")
-    return [title, *(f"{k}: {v}" for k, v in (figures | settings_of(row, tree)).items())]
+def _point(row: ModelRow, report: Report) -> Point:
+    return Point(
+        row.role.value,
+        row.name,
+        row.accuracy,
+        row.nll,
+        row.params,
+        row.latency_ms_p50,
+        row.chosen,
+        settings_of(row, report),
+    )
 
 
-def role_class(row: dict[str, Any]) -> str:
-    """The class that gives a model its colour."""
-    return f"role-{row['role'].replace(' ', '-')}" + (" chosen" if row.get("chosen") else "")
-
-
-def legend(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
-    """`name`, `class` and `mark` of every role that is there."""
-    roles = [role for role in SHAPES if any(r["role"] == role for r in rows)]
-    return [
-        {"name": role, "class": f"role-{role.replace(' ', '-')}", "mark": svg.mark(SHAPES[role], 9, 9, 6)}
-        for role in roles
+def description(point: Point) -> list[str]:
+    """Lines that describe a point: role and name, figures, and every setting."""
+    latency = NONE if point.latency_ms_p50 is None else f"{number(point.latency_ms_p50)} ms"
+    lines = [
+        point.title + (" (chosen)" if point.chosen else ""),
+        f"accuracy: {fixed(point.accuracy)}",
+        f"NLL: {fixed(point.nll)}",
+        f"latency p50: {latency}",
+        f"parameters: {count(point.params)}",
     ]
+    return lines + [f"{name}: {value}" for name, value in point.settings.items()]
 
 
-def _order(row: dict[str, Any]) -> tuple[int, bool]:
-    return list(SHAPES).index(row["role"]), bool(row.get("chosen"))
+def role_class(point: Point) -> str:
+    """The class that gives a model its colour."""
+    return _class(point.kind) + (" chosen" if point.chosen else "")
 
 
-def _steps(rows: list[dict[str, Any]], quality: str, cost: str, x: svg.Scale, y: svg.Scale) -> str:
+def legend(points: Sequence[Point]) -> list[dict[str, str]]:
+    """`name`, `class` and `mark` of every role that is there."""
+    kinds = [kind for kind in SHAPES if any(point.kind == kind for point in points)]
+    lines = []
+    for kind in kinds:
+        mark = svg.mark(SHAPES[kind], 9, 9, 6)
+        lines.append({"name": kind.replace("_", " "), "class": _class(kind), "mark": mark})
+    return lines
+
+
+def _class(kind: str) -> str:
+    return f"role-{kind.replace('_', '-')}"
+
+
+def _order(point: Point) -> tuple[int, bool]:
+    return list(SHAPES).index(point.kind), point.chosen
+
+
+def _steps(points: Sequence[Point], quality: QualityName, cost: CostName, x: svg.Scale, y: svg.Scale) -> str:
     sign = 1 if quality == "nll" else -1
-    best = front(np.array([[r[cost], sign * r[quality]] for r in rows]))
+    best = front(np.array([[point.cost(cost), sign * point.quality(quality)] for point in points]))
     corners: list[tuple[float, float]] = []
     for index in best:
-        at = x(rows[index][cost]), y(rows[index][quality])
+        at = x(points[index].cost(cost)), y(points[index].quality(quality))
         if corners:
             corners.append((at[0], corners[-1][1]))
         corners.append(at)
     return svg.path(corners, "front-line")
 
 
-def _name(row: dict[str, Any], x: float, y: float) -> str:
+def _name(point: Point, x: float, y: float) -> str:
     """The name beside a point, towards the middle."""
     left = x > svg.WIDTH / 2
-    name = f"{row['role']} {row['name']}"
-    return svg.text(name, x + (-14 if left else 14), y - 12, class_="label end" if left else "label")
+    return svg.text(point.title, x + (-14 if left else 14), y - 12, class_="label end" if left else "label")

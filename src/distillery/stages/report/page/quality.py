@@ -2,84 +2,108 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
-from typing import Any
+from typing import Literal
 
+from distillery.ops.metrics import Interval
+from distillery.stages.evaluation.record import Reliability
+from distillery.stages.promotion.gates import Verdict
 from distillery.stages.report.page import svg
 from distillery.stages.report.page.words import interval, number, percent, signed
+from distillery.stages.report.record import Report
+from distillery.stages.roles import Role
 
 MANY = 40  # classes of which only the largest changes are drawn
 ROW, NAMES_END = 30, 210  # of a chart of intervals: height of a line, end of the names
-ORDER = ("ensemble", "tuned_baseline", "plain_baseline", "student")
+ORDER = (Role.ENSEMBLE, Role.TUNED, Role.PLAIN, Role.STUDENT)
+SHAPES = {Role.ENSEMBLE: "diamond", Role.TUNED: "square", Role.PLAIN: "up", Role.STUDENT: "circle"}
 
 
-def models_of(tree: dict[str, Any]) -> list[str]:
+def models_of(report: Report) -> list[Role]:
     """Models whose reliability is known, the chosen student last."""
-    return [name for name in ORDER if name in tree["reliability"]]
+    return [role for role in ORDER if role in report.reliability]
 
 
-def reliability_chart(tree: dict[str, Any]) -> str:
+def reliability_chart(report: Report) -> str:
     """Accuracy against confidence in bins of equal mass; on the diagonal a model is as often right as it says."""
-    curves = {name: tree["reliability"][name] for name in models_of(tree) if name != "plain_baseline"}
-    low = min(min(min(c["confidence"]), min(c["accuracy"])) for c in curves.values())
+    curves = {role: report.reliability[role] for role in _drawn(report)}
+    low = min(min(min(curve.confidence), min(curve.accuracy)) for curve in curves.values())
     x, y = svg.plane([low, 1.0], [low, 1.0])
     diagonal = svg.path([(x(low), y(low)), (x(1.0), y(1.0))], "diagonal")
     parts = [svg.axes(x, y, "mean confidence", "accuracy"), diagonal]
-    for number_, (name, curve) in enumerate(curves.items()):
-        places = [(x(c), y(a)) for c, a in zip(curve["confidence"], curve["accuracy"], strict=True)]
-        colour = role_class(name)
+    for number_, (role, curve) in enumerate(curves.items()):
+        places = [(x(c), y(a)) for c, a in zip(curve.confidence, curve.accuracy, strict=True)]
+        colour = role_class(role)
         parts.append(svg.path(places, f"curve {colour}"))
-        for place, at in enumerate(places):
-            lines = _bin(name, curve, place)
-            parts.append(svg.point(_shape(name), *at, lines, colour, first=number_ == place == 0))
+        for index, at in enumerate(places):
+            lines = _bin(role, curve, index)
+            parts.append(svg.point(SHAPES[role], *at, lines, colour, first=number_ == index == 0))
     return svg.picture("Accuracy against confidence on test", *parts)
 
 
-def gains_chart(tree: dict[str, Any], figure: str) -> str:
-    """What the student is better by than each other model, in `figure`, ``accuracy`` or ``nll``, with intervals."""
-    found = {k.replace("_", " "): v[figure] for k, v in tree["gains"].items()}
-    return intervals_chart(f"Gain in {figure} over", found, [role_class(k) for k in tree["gains"]])
+def _drawn(report: Report) -> list[Role]:
+    """The models of the reliability chart: too many curves hide each other."""
+    return [role for role in models_of(report) if role is not Role.PLAIN]
 
 
-def changes_chart(tree: dict[str, Any], other: str) -> str:
+def gains_chart(report: Report, figure: Literal["accuracy", "nll"]) -> str:
+    """What the student is better by than each other model, with intervals."""
+    gains = {}
+    for role, gain in report.gains.items():
+        gains[role.words] = gain.accuracy if figure == "accuracy" else gain.nll
+    return intervals_chart(f"Gain in {figure} over", gains, [role_class(role) for role in report.gains])
+
+
+def changes_chart(report: Report, other: Role) -> str:
     """The change of each class's recall from `other` to the student, the largest ones where there are many classes."""
-    judged = [c for c in tree["by_class"] if other in c["change"]]
-    judged.sort(key=lambda c: -abs(c["change"][other]["value"]))
-    names = {c["class"] for c in judged[:MANY]}
-    found = {c["class"]: c["change"][other] for c in tree["by_class"] if c["class"] in names}
-    return intervals_chart(f"Change of recall from the {other.replace('_', ' ')}", found, [""] * len(found))
+    changes = {row.name: row.change[other] for row in report.by_class if other in row.change}
+    largest = sorted(changes, key=lambda name: -abs(changes[name].value or 0.0))[:MANY]
+    shown = {name: change for name, change in changes.items() if name in largest}
+    return intervals_chart(f"Change of recall from the {other.words}", shown, [""] * len(shown))
 
 
-def intervals_chart(title: str, found: dict[str, dict[str, Any]], classes: Sequence[str]) -> str:
+def intervals_chart(title: str, found: Mapping[str, Interval], classes: Sequence[str]) -> str:
     """A line for each name: its figure as a dot and its interval as a bar, beside a line at zero."""
     if not found:
         return ""
-    ends = [v[k] for v in found.values() for k in ("value", "low", "high")]
+    ends: list[float] = []
+    for interval_ in found.values():
+        ends += _known(interval_.value, interval_.low, interval_.high)
     x = svg.spanning([0.0, *ends], NAMES_END + 14, svg.WIDTH - svg.RIGHT)
     bottom = 8 + ROW * len(found)
     parts = [svg.tag("line", x1=x(0), x2=x(0), y1=4, y2=bottom, class_="zero")]
     for tick in x.ticks(4):
         parts.append(svg.text(f"{tick:+.3g}" if tick else "0", x(tick), bottom + 20, class_="tick centre"))
-    for place, ((name, value), class_) in enumerate(zip(found.items(), classes, strict=True)):
+    for place, ((name, figure), class_) in enumerate(zip(found.items(), classes, strict=True)):
+        value, low, high = _known(figure.value, figure.low, figure.high)
         y = 8 + ROW * (place + 0.5)
-        bar = svg.tag("line", x1=x(value["low"]), x2=x(value["high"]), y1=y, y2=y, class_=f"interval {class_}")
-        lines = [name, f"{title.lower()}: {interval(value, signed)}"]
+        bar = svg.tag("line", x1=x(low), x2=x(high), y1=y, y2=y, class_=f"interval {class_}")
+        lines = [name, f"{title.lower()}: {interval(figure, signed)}"]
         parts += [svg.text(_cut(name), NAMES_END, y, class_="tick end middle"), bar]
-        parts.append(svg.point("circle", x(value["value"]), y, lines, class_ or "role-student", first=place == 0))
+        parts.append(svg.point("circle", x(value), y, lines, class_ or "role-student", first=place == 0))
     return svg.picture(title, *parts, height=bottom + 34)
 
 
-def gate_chart(gate: dict[str, Any]) -> str:
-    """A gate's figure with its interval, and the limit with the side that passes; empty where there is no figure."""
-    if gate["value"] is None:
+def _known(*values: float | None) -> list[float]:
+    return [value for value in values if value is not None]
+
+
+def gate_chart(verdict: Verdict, *, least: bool) -> str:
+    """A gate's figure with its interval, and the limit with the side that passes; empty where there is no figure.
+
+    Args:
+        verdict: What the gate found.
+        least: Whether the figure has to be at least the limit, not at most.
+    """
+    if verdict.value is None:
         return ""
-    ends = [gate[k] for k in ("value", "low", "high") if gate[k] is not None]
-    x = svg.spanning([*ends, gate["limit"]], 6, 154, margin=0.1)
-    limit = svg.tag("line", x1=x(gate["limit"]), x2=x(gate["limit"]), y1=2, y2=22, class_="limit")
+    ends = _known(verdict.value, verdict.low, verdict.high)
+    x = svg.spanning([*ends, verdict.limit], 6, 154, margin=0.1)
+    limit = svg.tag("line", x1=x(verdict.limit), x2=x(verdict.limit), y1=2, y2=22, class_="limit")
     bar = svg.tag("line", x1=x(min(ends)), x2=x(max(ends)), y1=12, y2=12, class_="interval")
-    dot = svg.mark("circle", x(gate["value"]), 12, 5)
-    left, right = (x(gate["limit"]), 160.0) if gate["least"] else (0.0, x(gate["limit"]))
+    dot = svg.mark("circle", x(verdict.value), 12, 5)
+    left, right = (x(verdict.limit), 160.0) if least else (0.0, x(verdict.limit))
     side = svg.tag("rect", x=left, y=2, width=right - left, height=20, class_="side")
     return svg.tag("svg", side, limit, bar, dot, viewBox="0 0 160 24", class_="gauge", aria_hidden="true")
 
@@ -100,24 +124,26 @@ def disagreement_chart(members: Sequence[str], shares: Sequence[Sequence[float]]
     return svg.picture("Share of rows on which two members differ", *cells, width=560, height=side * len(members))
 
 
-def role_class(name: str) -> str:
+def role_class(role: Role) -> str:
     """The class that gives a compared model its colour."""
-    return f"role-{name.replace('_', '-')}"
+    return f"role-{role.replace('_', '-')}"
 
 
-def marks(tree: dict[str, Any]) -> list[dict[str, str]]:
+def marks(report: Report) -> list[dict[str, str]]:
     """The legend of the reliability chart."""
-    names = [name for name in models_of(tree) if name != "plain_baseline"]
-    return [{"class": role_class(n), "mark": svg.mark(_shape(n), 9, 9, 6), "name": n.replace("_", " ")} for n in names]
+    legend = []
+    for role in _drawn(report):
+        legend.append({"class": role_class(role), "mark": svg.mark(SHAPES[role], 9, 9, 6), "name": role.words})
+    return legend
 
 
-def _bin(name: str, curve: dict[str, list[float]], place: int) -> list[str]:
-    told = (f"{k}: {number(curve[k][place])}" for k in ("confidence", "accuracy"))
-    return [name.replace("_", " "), *told, f"rows: {percent(curve['share'][place])}"]
-
-
-def _shape(name: str) -> str:
-    return {"ensemble": "diamond", "tuned_baseline": "square", "plain_baseline": "up", "student": "circle"}[name]
+def _bin(role: Role, curve: Reliability, index: int) -> list[str]:
+    return [
+        role.words,
+        f"confidence: {number(curve.confidence[index])}",
+        f"accuracy: {number(curve.accuracy[index])}",
+        f"rows: {percent(curve.share[index])}",
+    ]
 
 
 def _cut(name: str, longest: int = 24) -> str:

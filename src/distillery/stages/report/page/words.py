@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+
+from pydantic import JsonValue
+
+from distillery.ops.metrics import Interval
+from distillery.stages.evaluation.record import ModelRow
+from distillery.stages.promotion.record import Promotion
+from distillery.stages.report.record import Report
+from distillery.stages.roles import Role
 
 NONE = "–"
 
@@ -49,89 +56,102 @@ def seconds(value: float | None) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {whole % 60:02d} s"
 
 
-def interval(found: dict[str, Any], write: Any = signed) -> str:
+def interval(found: Interval, write: Callable[[float | None], str] = signed) -> str:
     """A figure with its confidence interval, or why there is none."""
-    if found["value"] is None:
-        return str(found.get("note") or NONE)
-    ends = "" if found["low"] is None else f" [{write(found['low'])}, {write(found['high'])}]"
-    return f"{write(found['value'])}{ends}"
+    if found.value is None:
+        return found.note or NONE
+    ends = "" if found.low is None else f" [{write(found.low)}, {write(found.high)}]"
+    return f"{write(found.value)}{ends}"
 
 
-def runtimes(rows: Sequence[dict[str, Any]]) -> str:
+def runtimes(rows: Sequence[ModelRow]) -> str:
     """Where latencies were measured: ``in onnxruntime``, and which models elsewhere."""
-    found: dict[str, list[str]] = {}
+    titles: dict[str, list[str]] = {}
     for row in rows:
-        if row.get("runtime"):
-            found.setdefault(row["runtime"], []).append(f"{row['role']} {row['name']}")
-    if not found:
+        if row.runtime:
+            titles.setdefault(row.runtime, []).append(row.title)
+    if not titles:
         return "not measured"
-    usual = max(found, key=lambda runtime: len(found[runtime]))
-    others = [f"{', '.join(names)} in {runtime}" for runtime, names in found.items() if runtime != usual]
+    usual = max(titles, key=lambda runtime: len(titles[runtime]))
+    others = [f"{', '.join(names)} in {runtime}" for runtime, names in titles.items() if runtime != usual]
     return "; ".join([f"in {usual}", *others])
 
 
-def decisions(promotion: dict[str, Any]) -> str:
+def decisions(promotion: Promotion) -> str:
     """How often the test rows have served a decision about promotion; empty where that is not known."""
-    found = promotion.get("decisions")
-    if found is None:
+    count = promotion.decisions
+    if count is None:
         return ""
-    same, every = found["same_rows"], found["all"]
-    text = f"These test rows have served {same} {'decision' if same == 1 else 'decisions'} on promotion so far"
-    if every > same:
-        text += f"; {every - same} more of this model were made on other test splits, which may hold some of these rows"
+    noun = "decision" if count.same_rows == 1 else "decisions"
+    text = f"These test rows have served {count.same_rows} {noun} on promotion so far"
+    if count.all > count.same_rows:
+        text += (
+            f"; {count.all - count.same_rows} more of this model were made on other test splits, which may hold some "
+            f"of these rows"
+        )
     return f"{text}."
 
 
-def setting(values: dict[str, Any]) -> dict[str, str]:
+def setting(values: Mapping[str, JsonValue]) -> dict[str, str]:
     """Knobs that are set, by the names that people know."""
     shown = {}
     for knob, value in values.items():
         if isinstance(value, dict):
             name = value.get("name", value.get("family"))
             shown[knob] = str(name)
-            shown |= {f"{name}.{k}": _value(v) for k, v in value.items() if k not in ("name", "family")}
+            for option, given in value.items():
+                if option not in ("name", "family"):
+                    shown[f"{name}.{option}"] = _value(given)
         elif value is not None:
             shown["T" if knob == "temperature" else knob.replace("_", " ")] = _value(value)
     return shown
 
 
-def settings_of(row: dict[str, Any], tree: dict[str, Any]) -> dict[str, str]:
+def settings_of(row: ModelRow, report: Report) -> dict[str, str]:
     """How a model of the report was made: every setting of its training, or of the pooling of an ensemble."""
-    if row["role"] == "teacher":
-        known = tree["teachers"][row["name"]]
-        model = {k: v for k, v in known["model"].items() if k not in ("name", "copies", "recipe") and v is not None}
-        return setting(model) | _recipe(known["recipe"])
-    if row["role"] == "ensemble":
-        return _pooling(row, tree)
-    if row["role"] == "int8":
-        return {"file": f"{number(row['size_mb'])} MB", "weights and activations": "int8"}
-    trained = row["trained"]
-    own = dict(trained["setting"] or {})
-    if own:
-        own["loss"] = own["loss"] or tree["config"]["student"]["loss"]
-        taught = {k: own[k] for k in ("temperature", "alpha", "loss", "share")}
-    else:
-        taught = {"alpha": 0.0}
-    return setting(taught) | _recipe(trained["recipe"]) | {"calibrated by": _value(trained["calibration_temperature"])}
+    if row.role is Role.TEACHER:
+        teacher = report.teachers[row.name]
+        hidden = ("name", "copies", "recipe")
+        model = {name: value for name, value in teacher.model.items() if name not in hidden and value is not None}
+        return setting(model) | _recipe(teacher.recipe)
+    if row.role is Role.ENSEMBLE:
+        return _pooling(row, report)
+    assert row.trained is not None
+    taught: dict[str, JsonValue] = {"alpha": 0.0}
+    if row.trained.setting is not None:
+        own = dict(row.trained.setting)
+        own["loss"] = own["loss"] or _default_loss(report)
+        taught = {name: own[name] for name in ("temperature", "alpha", "loss", "share")}
+    calibration = {"calibrated by": _value(row.trained.calibration_temperature)}
+    return setting(taught) | _recipe(row.trained.recipe) | calibration
 
 
-def _recipe(recipe: dict[str, Any]) -> dict[str, str]:
-    changes = {k: v for k, v in recipe["augment"].items() if v}
-    return setting({k: v for k, v in recipe.items() if k != "augment" and v is not None} | changes)
+def _default_loss(report: Report) -> JsonValue:
+    student = report.config["student"]
+    assert isinstance(student, dict)
+    return student["loss"]
 
 
-def _pooling(row: dict[str, Any], tree: dict[str, Any]) -> dict[str, str]:
-    used = tree["weights"]
-    if not row["chosen"]:
-        return {"weighting": "uniform", "pool": "probs", "members": str(len(used["members"]))}
-    members = sum(weight > 0 for weight in used["members"].values())
+def _recipe(recipe: Mapping[str, JsonValue]) -> dict[str, str]:
+    augment = recipe["augment"]
+    assert isinstance(augment, dict)
+    values = {name: value for name, value in recipe.items() if name != "augment" and value is not None}
+    values |= {name: value for name, value in augment.items() if value}
+    return setting(values)
+
+
+def _pooling(row: ModelRow, report: Report) -> dict[str, str]:
+    used = report.weights
+    if not row.chosen:
+        return {"weighting": "uniform", "pool": "probs", "members": str(len(used.members))}
+    members = sum(weight > 0 for weight in used.members.values())
     return {
-        "weighting": used["weighting"],
-        "pool": used["pool"],
-        "temperature after pooling": _value(used["temperature"]),
+        "weighting": used.weighting,
+        "pool": used.pool,
+        "temperature after pooling": _value(used.temperature),
         "members": str(members),
     }
 
 
-def _value(value: Any) -> str:
+def _value(value: JsonValue) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
