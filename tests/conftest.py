@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from chain import Chain, FinishedChain
 from hypothesis import settings
+from tiny_chain import Chain, FinishedChain
 
 from distillery.config import config_file
 from distillery.config.search_space import Setting

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from chain import Chain
+from tiny_chain import Chain
 
 from distillery.config import config_file
 from distillery.config.experiment import Experiment

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from chain import Chain
 from pretended_cuda import Seen, pretended_cuda
+from tiny_chain import Chain
 from torch import nn
 
 from distillery.config.experiment import Augment, Recipe

@@ -7,7 +7,7 @@ from bisect import bisect_left
 from dataclasses import replace
 
 import pytest
-from chain import Chain
+from tiny_chain import Chain
 
 from distillery.config.experiment import Capacity, Recipe, Teachers
 from distillery.config.search_space import Setting

@@ -14,8 +14,8 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from chain import Chain
 from safetensors.torch import load_file
+from tiny_chain import Chain
 
 from distillery.config.experiment import Data, Recipe, Teacher
 from distillery.errors import InputError

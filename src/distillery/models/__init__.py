@@ -9,7 +9,7 @@ stacked to train together (`distillery.training.stacked`).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -39,18 +39,9 @@ class InputSpec:
     std: tuple[float, ...] = ()
     numbers: tuple[tuple[tuple[float, int], ...], ...] = ()
 
-    @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> InputSpec:
-        """The spec that `to_json` described."""
-        return cls(**{k: _frozen(v) for k, v in fields.items()})
-
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Fields as JSON-able values."""
         return dict(vars(self))
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(_frozen(v) for v in value) if isinstance(value, list) else value
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from chain import FinishedChain
 from rich.console import Console
+from tiny_chain import FinishedChain
 
 from distillery.flows.console.summary import summary
 from distillery.flows.console.table import history_table, show

@@ -10,11 +10,11 @@ import mlflow
 import numpy as np
 import onnx
 import pytest
-from chain import Chain
 from onnx import helper, numpy_helper
 from scipy.special import softmax
 from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
+from tiny_chain import Chain
 
 from distillery.config.experiment import Teacher
 from distillery.errors import InputError

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from chain import Chain
+from tiny_chain import Chain
 
 from distillery.devices import AUTO
 from distillery.errors import InputError

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chain import Chain
+from tiny_chain import Chain
 
 from distillery.devices import AUTO
 from distillery.flows.workers import jobs

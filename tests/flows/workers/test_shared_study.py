@@ -8,7 +8,7 @@ from typing import Any
 import mlflow
 import optuna
 import pytest
-from chain import Chain
+from tiny_chain import Chain
 
 from distillery.errors import InputError
 from distillery.flows.environment import Places

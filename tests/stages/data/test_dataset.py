@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pandas as pd
 import pytest
-from chain import Chain
+from tiny_chain import Chain
 
 from distillery.config import experiment
 from distillery.sources import Rows, table_feeds

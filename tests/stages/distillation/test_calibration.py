@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from chain import Chain
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 from scipy.special import softmax
+from tiny_chain import Chain
 from torch import nn
 
 from distillery.config.search_space import Setting

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from chain import Chain
 from scipy.special import log_softmax
+from tiny_chain import Chain
 
 from distillery.config.experiment import Ensemble, Recipe, Teacher, Weighting
 from distillery.stages.ensemble.member_notes import member_notes

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from chain import Chain
 from sklearn.datasets import load_digits
 from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import ExtraTreesClassifier
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.tree import DecisionTreeClassifier
+from tiny_chain import Chain
 
 from distillery.config.experiment import Ensemble, Weighting
 from distillery.errors import InputError

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from chain import FinishedChain
+from tiny_chain import FinishedChain
 
 from distillery.stages.ensemble.weight_selection import chosen
 from distillery.stages.evaluation import costs

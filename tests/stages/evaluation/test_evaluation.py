@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from chain import FinishedChain
+from tiny_chain import FinishedChain
 
 from distillery.config.experiment import Recipe, Teacher
 from distillery.errors import InputError

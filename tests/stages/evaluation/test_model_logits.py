@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from chain import FinishedChain
+from tiny_chain import FinishedChain
 
 from distillery.ops import sampling
 from distillery.ops.pooling import Pooling

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
-from chain import Chain
 from safetensors.torch import load_file, save_file
+from tiny_chain import Chain
 
 from distillery import memory
 from distillery.config import experiment

@@ -6,8 +6,8 @@ from dataclasses import asdict
 from typing import Any
 
 import pytest
-from chain import FinishedChain
 from pydantic import ValidationError
+from tiny_chain import FinishedChain
 
 from distillery.config.config_file import parse
 from distillery.config.gates import DEFAULT_GATES, FIGURES, Gate

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from chain import FinishedChain
+from tiny_chain import FinishedChain
 
 from distillery.config.config_file import parse
 from distillery.stages.ensemble.record import EnsembleChoice

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from chain import FinishedChain
 from matplotlib.figure import Figure
+from tiny_chain import FinishedChain
 
 from distillery.ops import metrics
 from distillery.stages.report import figures

@@ -7,9 +7,9 @@ from typing import Any
 import optuna
 import pytest
 import zarr
-from chain import FinishedChain
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from tiny_chain import FinishedChain
 
 from distillery.config.config_file import parse
 from distillery.config.search_space import Knobs, Range

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from chain import Chain
+from tiny_chain import Chain
 
 from distillery.config.search_space import Search, Setting
 from distillery.errors import InputError

@@ -12,12 +12,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import optuna
 import pytest
-from chain import Chain
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from optuna.visualization import matplotlib as plots
+from tiny_chain import Chain
 
 from distillery.config.search_space import Search
 from distillery.stages.search.study import MEMORY, Plan, _Proposals, objective

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from chain import Chain
+from tiny_chain import Chain
 
 from distillery.config.experiment import Recipe
 from distillery.config.search_space import Halving, Loss, Setting

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from chain import FinishedChain
+from tiny_chain import FinishedChain
 
 from distillery.stages.students.final_models import FinalPlan, plan_final_models
 from distillery.store import Handle

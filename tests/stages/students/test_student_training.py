@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from chain import Chain
 from pydantic import ValidationError
 from safetensors.torch import load_file
 from scipy.special import log_softmax, softmax
+from tiny_chain import Chain
 from torch import nn
 
 from distillery.config.experiment import Capacity, Data, Recipe, Student, View, Views

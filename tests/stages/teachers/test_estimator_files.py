@@ -12,9 +12,9 @@ import joblib
 import numpy as np
 import pytest
 import skops.io
-from chain import Chain, FinishedChain
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier, VotingClassifier
 from threadpoolctl import threadpool_limits
+from tiny_chain import Chain, FinishedChain
 
 from distillery.config.experiment import Recipe, Teacher
 from distillery.errors import InputError

@@ -10,9 +10,9 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
-from chain import Chain
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import OneHotEncoder
+from tiny_chain import Chain
 
 from distillery.config.experiment import Logits, Teacher
 from distillery.errors import InputError

@@ -11,11 +11,11 @@ import pandas as pd
 import pytest
 import sklearn
 import torch
-from chain import Chain
 from safetensors.torch import load_file
 from scipy.special import softmax
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
+from tiny_chain import Chain
 
 from distillery.config.experiment import Model, Recipe, Teacher
 from distillery.errors import InputError

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -22,12 +21,13 @@ from distillery.sources import SOURCES, Rows
 from distillery.stages.data import preprocess
 from distillery.stages.data.image_pack import finish_images, pack_images
 from distillery.stages.data.pack import check_usable, finish, pack
+from distillery.stages.data.record import DatasetRecord
 from distillery.stages.data.repeated_rows import repeated, unseen
 from distillery.stages.data.splits import split_rows
 from distillery.store import Handle, Store, checksum, checksums, fingerprint, write_json
 from distillery.views import Pool
 
-VERSION = 6
+VERSION = 7
 LEARNED = ("train", "val_ensemble", "val_search")  # what a network, its calibration and its choice rest on
 MOST_BIN_EDGES = 257  # of every number on train, among which networks place the edges of their bins
 
@@ -72,7 +72,7 @@ def prepare(config: Data, rows: Rows, store: Store) -> Handle:
     return store.stage("data", config.source, key, lambda work: _build(work, config, rows, store))
 
 
-def _build(work: Path, config: Data, rows: Rows, store: Store) -> dict[str, Any]:
+def _build(work: Path, config: Data, rows: Rows, store: Store) -> dict[str, int]:
     known = np.ones(len(rows), bool) if rows.unlabeled is None else ~rows.unlabeled
     classes, found = np.unique(rows.labels[known], return_inverse=True)
     labels = np.full(len(rows), -1, np.int64)
@@ -110,10 +110,12 @@ def _build(work: Path, config: Data, rows: Rows, store: Store) -> dict[str, Any]
             notes += rows.look()
     if skipped:
         notes.append(f"Images that cannot be read and are left out: {len(skipped)}, the first of them {skipped[0]!r}.")
-    facts = {"classes": classes.tolist(), "spec": spec.to_json(), "skipped": skipped, "notes": notes}
-    common = fingerprint(facts["classes"], facts["spec"], checksum(work / "preprocess.onnx"))
-    digests = {name: _digest(inputs, labels, ids) for name, ids in splits.items()}
-    write_json(work / "dataset.json", {**facts, "digests": {"common": common, **digests}})
+    names = classes.tolist()
+    digests = {"common": fingerprint(names, spec.to_json(), checksum(work / "preprocess.onnx"))}
+    for name, ids in splits.items():
+        digests[name] = _digest(inputs, labels, ids)
+    record = DatasetRecord(classes=names, spec=spec, skipped=skipped, notes=notes, digests=digests)
+    record.write(work)
     if rows.kind == "image":
         finish_images(work)
     else:
@@ -213,14 +215,13 @@ class Dataset:
         return np.load(self.handle.file("labels.npy"))
 
     @cached_property
-    def _facts(self) -> dict[str, Any]:
-        facts: dict[str, Any] = self.handle.json("dataset.json")
-        return facts
+    def _record(self) -> DatasetRecord:
+        return DatasetRecord.read(self.handle)
 
     @cached_property
     def spec(self) -> InputSpec:
         """What a model is fed."""
-        return InputSpec.from_json(self._facts["spec"])
+        return self._record.spec
 
     @cached_property
     def pool(self) -> Pool:
@@ -236,8 +237,14 @@ class Dataset:
 
         The unlabelled rows are the split ``unlabeled``; where there are none, it changes nothing to name it.
         """
-        kept = self._facts["digests"]
-        return fingerprint("rows", {name: kept[name] for name in ("common", *splits) if name in kept})
+        digests = self._record.digests
+        named = {name: digests[name] for name in ("common", *splits) if name in digests}
+        return fingerprint("rows", named)
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Digest of the rows and labels of each split."""
+        return self._record.digests
 
     @cached_property
     def places(self) -> np.ndarray:
@@ -250,17 +257,17 @@ class Dataset:
     @property
     def classes(self) -> list[str]:
         """Class names, in the order of the logits' columns."""
-        return list(self._facts["classes"])
+        return self._record.classes
 
     @property
     def skipped(self) -> list[str]:
         """Names of rows that could not be read."""
-        return list(self._facts["skipped"])
+        return self._record.skipped
 
     @property
     def notes(self) -> list[str]:
         """A sentence for each thing that was left out, rewritten or looks wrong in the data."""
-        return list(self._facts["notes"])
+        return self._record.notes
 
     @property
     def unlabeled(self) -> np.ndarray:

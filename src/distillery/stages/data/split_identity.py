@@ -16,8 +16,7 @@ PLACES = ("path", "test_path", "unlabeled_path", "root", "download", "on_error")
 def test_rows_digest(data: Handle, rows: Rows) -> str:
     """Digest of what the test rows hold, whatever the other rows and the preprocessing that is fitted on them."""
     if rows.kind == "image":
-        digests: dict[str, str] = data.json("dataset.json")["digests"]
-        return digests["test"]
+        return Dataset(data).digests["test"]
     contents = np.sort(rows.contents()[Dataset(data).splits["test"]])
     return fingerprint(contents.tolist())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -100,90 +101,124 @@ def train_teachers(
         FloatingPointError: Training diverged.
     """
     device = resolved(device)
-    trained = MODELS.traits(teacher.family)["network"]
-    seeds = [derive_seed(seed, name) for name in names]
-    keys = [[VERSION, made_from(teacher, recipe if trained else None, own, data)] for own in seeds]
+    is_network = MODELS.traits(teacher.family)["network"]
+    jobs = []
+    for name in names:
+        own = derive_seed(seed, name)
+        key = [VERSION, made_from(teacher, recipe if is_network else None, own, data)]
+        jobs.append(_Job(name, own, key))
 
-    def build(works: dict[int, Path], group: Sequence[int]) -> dict[int, dict[str, Any] | Exception]:
-        dataset = Dataset(data)
-        mine = [(names[place], seeds[place]) for place in group]
+    dataset = Dataset(data)
+    groups = [[index] for index in range(len(jobs))]
+    if stacks(teacher, dataset.spec.kind):
+        groups = within_memory([list(range(len(jobs)))], teacher, dataset.spec, recipe, device)
+
+    def build(works: dict[int, Path], group: list[int]) -> dict[int, dict[str, float] | Exception]:
+        own = [jobs[index] for index in group]
         for place, work in works.items():
-            told = {"name": names[group[place]], "checkpoint": teacher.options.get("checkpoint")}
-            write_json(work / "member.json", {**told, "key": keys[group[place]]})
-        if trained:
-            report = None if on_epoch is None else partial(_report, on_epoch, {place: group[place] for place in works})
-            members = _networks(works, mine, teacher, recipe, dataset, device, report)
+            member = {"name": own[place].name, "checkpoint": teacher.options.get("checkpoint"), "key": own[place].key}
+            write_json(work / "member.json", member)
+
+        def report(epoch: int, records: dict[int, dict[str, float]]) -> tuple[()]:
+            for place, figures in records.items():
+                if on_epoch is not None and place in works:
+                    on_epoch(group[place], epoch, figures)
+            return ()
+
+        if is_network:
+            members = _train_networks(works, own, teacher, recipe, dataset, device, report)
         else:
-            members = {place: _other(work, teacher, mine[place][1], dataset) for place, work in works.items()}
-        rows, labels = dataset.splits["val_ensemble"], dataset.labels("val_ensemble")
-        return {
-            place: m if isinstance(m, Exception) else quality(logits_of(m, dataset.inputs, rows), labels)
-            for place, m in members.items()
-        }
+            members = {place: _fit_or_copy(work, teacher, own[place].seed, dataset) for place, work in works.items()}
 
-    places, spec = list(range(len(names))), Dataset(data).spec
-    groups = [[place] for place in places]
-    if stacks(teacher, spec.kind):
-        groups = within_memory([places], teacher, spec, recipe, device)
-    made: list[Handle] = []
+        rows = dataset.splits["val_ensemble"]
+        labels = dataset.labels("val_ensemble")
+        figures: dict[int, dict[str, float] | Exception] = {}
+        for place, trained in members.items():
+            if isinstance(trained, Exception):
+                figures[place] = trained
+            else:
+                figures[place] = quality(logits_of(trained, dataset.inputs, rows), labels)
+        return figures
+
+    handles: list[Handle] = []
     for group in groups:
-        wanted = [(names[i], keys[i]) for i in group]
-        made += store.stages("teachers", wanted, partial(build, group=group))
-    return made
+        entries = [(jobs[index].name, jobs[index].key) for index in group]
+        handles += store.stages("teachers", entries, partial(build, group=group))
+    return handles
 
 
-def _report(on_epoch: OnEpochOf, places: dict[int, int], epoch: int, records: dict[int, dict[str, float]]) -> tuple[()]:
-    for number, figures in records.items():
-        if number in places:
-            on_epoch(places[number], epoch, figures)
-    return ()
+@dataclass(frozen=True)
+class _Job:
+    """A copy of a member that is to be trained; the key names its stage directory."""
+
+    name: str
+    seed: int
+    key: list[object]
 
 
-def _networks(
+def _train_networks(
     works: dict[int, Path],
-    mine: list[tuple[str, int]],
+    jobs: Sequence[_Job],
     teacher: Teacher,
     recipe: Recipe,
     dataset: Dataset,
     device: str,
-    report: OnEpochs | None,
+    report: OnEpochs,
 ) -> dict[int, Member | Exception]:
+    """Trains networks together and keeps those that have a folder, by place."""
     # All of the group, also where some are there already: in a smaller stack the others would be rounded otherwise.
-    seeds = [own for _, own in mine]
-    networks = [build_network(teacher, dataset.spec, own) for own in seeds]
+    networks = [build_network(teacher, dataset.spec, job.seed) for job in jobs]
     if torchrun.wanted(networks):
-        ((place, weights),) = ((place, work / "model.safetensors") for place, work in works.items())
-        save_network(networks[0], weights)
-        job = (teacher, recipe, seeds[0], dataset.handle, weights)
-        courses = [
-            torchrun.train(
-                f"teacher {mine[place][0]!r}", "distillery.stages.teachers.torchrun_worker", device, job, report
-            )
-        ]
-        networks[0].load_state_dict(load_file(weights))
+        (work,) = works.values()
+        results = [_train_in_ranks(work, jobs[0], networks[0], teacher, recipe, dataset, device, report)]
     else:
-        courses = fit_classifiers(
+        results = fit_classifiers(
             networks,
             dataset,
             [recipe] * len(networks),
-            seeds,
+            [job.seed for job in jobs],
             device=device,
             validation=validation_on("val_ensemble", dataset),
             on_epochs=report,
         )
+
     members: dict[int, Member | Exception] = {}
     for place, work in works.items():
-        network, course = networks[place], courses[place]
-        if course.error is not None:
-            members[place] = FloatingPointError(f"teacher {mine[place][0]!r}: {course.error}")
+        result = results[place]
+        if result.error is not None:
+            members[place] = FloatingPointError(f"teacher {jobs[place].name!r}: {result.error}")
             continue
-        save_network(network, work / "model.safetensors")
-        write_json(work / "history.json", course.history)
-        members[place] = NetworkMember(network, device)
+        save_network(networks[place], work / "model.safetensors")
+        write_json(work / "history.json", result.history)
+        members[place] = NetworkMember(networks[place], device)
     return members
 
 
-def _other(work: Path, teacher: Teacher, seed: int, dataset: Dataset) -> Member:
+def _train_in_ranks(
+    work: Path,
+    job: _Job,
+    network: nn.Module,
+    teacher: Teacher,
+    recipe: Recipe,
+    dataset: Dataset,
+    device: str,
+    report: OnEpochs,
+) -> TrainResult:
+    """Trains one network by several processes, one for each GPU; they exchange weights through a file."""
+    weights = work / "model.safetensors"
+    save_network(network, weights)
+    result = torchrun.train(
+        f"teacher {job.name!r}",
+        "distillery.stages.teachers.torchrun_worker",
+        device,
+        (teacher, recipe, job.seed, dataset.handle, weights),
+        report,
+    )
+    network.load_state_dict(load_file(weights))
+    return result
+
+
+def _fit_or_copy(work: Path, teacher: Teacher, seed: int, dataset: Dataset) -> Member:
     """A fitted estimator, or given logits."""
     write_json(work / "history.json", [])
     built = MODELS[teacher.family](dataset.spec, **teacher.options)

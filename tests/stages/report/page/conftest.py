@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chain import FinishedChain
+from tiny_chain import FinishedChain
 
 from distillery.config.gates import DEFAULT_GATES
 from distillery.ops.metrics import Interval
