@@ -61,9 +61,10 @@ class StudentResults:
     finals: list[FinalModels]
 
     @property
-    def student(self) -> Handle:
-        """The network that is shipped."""
-        return next(final.students[0] for final in self.finals if final.capacity == self.chosen)
+    def candidate(self) -> Handle:
+        """The network that is to be shipped."""
+        final = next(final for final in self.finals if final.capacity == self.chosen)
+        return final.of(final.candidate)[0]
 
 
 def run_chain(ctx: Context, rows: Rows, part: Part = "all") -> Report | EvaluationResult:
@@ -87,7 +88,7 @@ def run_chain(ctx: Context, rows: Rows, part: Part = "all") -> Report | Evaluati
     # -> export -> promotion -> report
     ctx = ctx.writing()
     data = teachers.data
-    exported = release.export_student(ctx, students.student, data, rows)
+    exported = release.export_student(ctx, students.candidate, data, rows)
     release.measure_served(ctx, exported, data, rows)
     promotion = release.release(ctx, exported, evaluation, data, rows)
     return release.write_report(

@@ -37,8 +37,8 @@ def summary(report: Report) -> str:
         f"Ensemble: {markdown(report.weights.reason)}",
     ]
     if report.robustness:
-        rows = [[r.disturbance, _number(r.student), _number(r.ensemble)] for r in report.robustness]
-        parts.append(_table(("accuracy under", "student", "ensemble"), rows))
+        rows = [[r.disturbance, _number(r.candidate), _number(r.ensemble)] for r in report.robustness]
+        parts.append(_table(("accuracy under", report.candidate.role.words, "ensemble"), rows))
     if report.groups is not None:
         rows = [_group(row) for row in report.groups.table]
         parts.append(_table(("group", "rows", "student", "ensemble"), rows))

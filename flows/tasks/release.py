@@ -10,7 +10,7 @@ from distillery.flows.tracking.interface import Untracked
 from distillery.sources import Rows
 from distillery.stages.export import onnx_model, quantized
 from distillery.stages.export.record import ServedModels
-from distillery.stages.promotion.judgement import judge_student
+from distillery.stages.promotion.judgement import judge_candidate
 from distillery.stages.promotion.record import Promotion
 from distillery.stages.report import assembly
 from distillery.stages.report.page import page
@@ -43,7 +43,7 @@ def release(ctx: Context, exported: Handle, evaluation: Handle, data: Handle, ro
     Without a tracker there is no registry: nothing is registered, and no champion to beat.
     """
     if isinstance(ctx.tracker, Untracked):
-        decision = judge_student(ctx.config, exported, evaluation, data, rows, None)
+        decision = judge_candidate(ctx.config, exported, evaluation, data, rows, None)
         return Promotion(
             promoted=decision.promoted, version=None, reasons=decision.reasons, gates=decision.gates, decisions=None
         )
@@ -108,7 +108,7 @@ def _record(ctx: Context, report: Report, folder: Path) -> None:
         parent.file(folder / name)
     parent.json(report.config, "config.yaml")
 
-    row = report.shipped
+    row = report.candidate
     config = ctx.config
     parent.params({"role": "pipeline", "model": row.name, "seed": config.seed, "source": config.data.source})
     parent.metrics({f"test/{name}": getattr(row, name) for name in ("accuracy", "nll", "brier", "ece", "agreement")})

@@ -96,14 +96,14 @@ def evaluate_models(ctx: Context, inputs: Inputs, rows: Rows) -> Handle:
     logits = evaluation.logits_on_test(handle)
     labels = dataset.Dataset(inputs.data).labels("test")
     compared = {result.compared(role).title: values for role, values in logits.items()}
-    student = result.student
-    counts = metrics.confusion(logits[Role.STUDENT], labels)
+    candidate = result.candidate
+    counts = metrics.confusion(logits[candidate.role], labels)
     networks = _networks(inputs)
 
     parent = ctx.tracker.parent
     parent.figure(figures.front_figure(result.rows), "front.png")
     parent.figure(figures.reliability_figure(compared, labels), "reliability.png")
-    title = f"{student.title} on test"
+    title = f"{candidate.title} on test"
     parent.figure(figures.confusion_figure(counts, result.classes, title), "confusion.png")
     parent.figure(figures.curves_figure(_histories(inputs, networks)), "training_curves.png")
     for row in result.rows:

@@ -12,8 +12,9 @@ from distillery.sources import Rows
 from distillery.stages.data.split_identity import split_digest, test_rows_digest
 from distillery.stages.evaluation.record import EvaluationResult
 from distillery.stages.promotion.decision import Decision
-from distillery.stages.promotion.judgement import judge_student
+from distillery.stages.promotion.judgement import judge_candidate
 from distillery.stages.promotion.record import Promotion
+from distillery.stages.roles import Role
 from distillery.store import Handle, fingerprint
 
 FIGURES = ("accuracy", "nll", "brier", "ece", "params", "size_mb", "latency_ms_p50", "latency_ms_p95")
@@ -33,10 +34,12 @@ def decide_and_register(
     name = config.name
     result = EvaluationResult.read(evaluation)
     test_rows = test_rows_digest(data, rows)
-    row = result.student
+    row = result.candidate
     figures = {name: getattr(row, name) for name in FIGURES} | exported.metrics
     tags = {
         "student": row.name,
+        "role": row.role.words,
+        "taught": str(row.role is Role.STUDENT).lower(),
         "test_rows": str(result.test_rows),
         "test_rows_content": test_rows,
         "data": data.fingerprint,
@@ -46,7 +49,7 @@ def decide_and_register(
 
     def judge(version: int | None) -> Decision:
         champion = None if version is None else registry.champion(client, name, version)
-        return judge_student(config, exported, evaluation, data, rows, champion)
+        return judge_candidate(config, exported, evaluation, data, rows, champion)
 
     key = f"release-{exported.fingerprint}-{evaluation.fingerprint}"
     with tracker.child("release", "release", key) as run, lifecycle.turn(client, places, name) as turn:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from distillery.config.gates import DEFAULT_GATES, Gate
+from distillery.config.gates import SHIP_GATES, Gates
 from distillery.config.search_space import Loss, Range, Search
 from distillery.config.section import Choice, Section
 from distillery.models import MODELS
@@ -227,7 +227,16 @@ class Experiment(Section):
     student: Student
     search: Search = Search()
     evaluation: Evaluation = Evaluation()
-    gates: tuple[Gate, ...] = DEFAULT_GATES
+    gates: Gates = Field(SHIP_GATES, description="what promotion needs: ship, strict, or a list of figures and limits")
+    ship: Literal["best", "student"] = Field("best", description="the best small model, taught or not; or the student")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _strictly_the_student(cls, given: object) -> object:
+        # Strict gates ask whether teachers helped, which is a question about the student.
+        if isinstance(given, dict) and given.get("gates") == "strict":
+            return {"ship": "student", **given}
+        return given
 
     @model_validator(mode="after")
     def _kinds_fit(self) -> Experiment:

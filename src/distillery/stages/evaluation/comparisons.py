@@ -101,22 +101,23 @@ def _ends(differences: list[np.ndarray], z: float) -> tuple[np.ndarray, np.ndarr
 
 
 def by_class(
-    student_NC: np.ndarray,
+    candidate: Role,
+    candidate_NC: np.ndarray,
     others: Mapping[Role, np.ndarray],
     labels_N: np.ndarray,
     classes: list[str],
     confidence: float,
 ) -> list[ClassRow]:
-    """For each class its rows, every model's recall, and the change from each other model to the student.
+    """For each class its rows, every model's recall, and the change from each other model to the candidate.
 
     The ends of a change are those of the score interval of paired shares, of this class alone. They are not corrected
     for multiple comparisons: among many classes some intervals exclude 0 by chance.
     """
-    correct = {Role.STUDENT: row_correct(student_NC, labels_N)}
+    correct = {candidate: row_correct(candidate_NC, labels_N)}
     for role, logits_NC in others.items():
         correct[role] = row_correct(logits_NC, labels_N)
     parts = [np.flatnonzero(labels_N == number) for number in range(len(classes))]
-    changes = {role: _changes(correct[Role.STUDENT] - correct[role], parts, confidence) for role in others}
+    changes = {role: _changes(correct[candidate] - correct[role], parts, confidence) for role in others}
 
     table = []
     for number, name in enumerate(classes):

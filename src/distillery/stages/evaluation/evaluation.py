@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from distillery.config.experiment import Evaluation
 from distillery.errors import InputError
 from distillery.ops import metrics
+from distillery.ops.calibration_error import ece_difference
 from distillery.ops.sampling import covering_sample
 from distillery.registry import closest
 from distillery.sources import Rows
@@ -21,6 +22,7 @@ from distillery.stages.evaluation.record import (
     Compression,
     Disturbed,
     EvaluationResult,
+    Gain,
     Groups,
     Quality,
     WinnersCurse,
@@ -30,7 +32,7 @@ from distillery.stages.roles import Role
 from distillery.stages.teachers.members import GivenMember
 from distillery.store import Handle, Store
 
-VERSION = 5
+VERSION = 6
 LOGITS = "test_logits.npz"
 
 
@@ -49,7 +51,7 @@ def check_groups(groups: tuple[str, ...], rows: Rows) -> None:
 def evaluate(inputs: Inputs, rows: Rows, config: Evaluation, store: Store) -> Handle:
     """``evaluation.json`` and ``test_logits.npz``, the logits [N, C] of the compared models by role.
 
-    Compared are the chosen student, its baselines and the ensemble in use.
+    Compared are the student and the baselines of the chosen capacity, and the ensemble in use.
 
     Args:
         inputs: What is judged.
@@ -66,8 +68,8 @@ def evaluate(inputs: Inputs, rows: Rows, config: Evaluation, store: Store) -> Ha
         result.write(work)
         logits = {role.value: logits for role, logits in models.logits.items()}
         np.savez(work / LOGITS, **logits)  # type: ignore[arg-type]
-        student = result.student
-        return {"accuracy": student.accuracy, "nll": student.nll, "brier": student.brier, "ece": student.ece}
+        row = result.candidate
+        return {"accuracy": row.accuracy, "nll": row.nll, "brier": row.brier, "ece": row.ece}
 
     return store.stage("evaluation", "evaluation", key, build)
 
@@ -87,58 +89,82 @@ def _costs(inputs: Inputs, config: Evaluation, store: Store) -> CostTable:
     return CostTable.read(handle)
 
 
+SMALL = (Role.STUDENT, Role.TUNED, Role.PLAIN)
+"""Trainings of one small network: the candidate is one of them."""
+
+
 class _Comparison:
-    """Compares the student with the ensemble and with its baselines."""
+    """Compares the candidate with the ensemble and with the other trainings of its network."""
 
     def __init__(self, models: MeasuredModels, rows: Rows, config: Evaluation) -> None:
         self.models = models
         self.raw = rows
         self.config = config
+        self.settings = {"resamples": config.resamples, "confidence": config.confidence}
+        self.candidate = models.finals.candidate
+        self.small = [role for role in SMALL if role in models.logits]
+        self.rival = self._best_on_val([role for role in self.small if role is not self.candidate])
 
     def result(self) -> EvaluationResult:
         """All rows and comparisons."""
-        labels = self.models.labels
-        classes = self.models.dataset.classes
+        models = self.models
+        labels = models.labels
+        classes = models.dataset.classes
         confidence = self.config.confidence
-        settings = {"resamples": self.config.resamples, "confidence": confidence}
 
-        student = self.models.logits[Role.STUDENT]
-        ensemble = self.models.logits[Role.ENSEMBLE]
-        baselines: dict[Role, np.ndarray] = {}
-        for role in (Role.PLAIN, Role.TUNED):
-            if role in self.models.logits:
-                baselines[role] = self.models.logits[role]
-        others: dict[Role, np.ndarray] = {Role.ENSEMBLE: ensemble, **baselines}
-        rival = Role.TUNED if Role.TUNED in baselines else Role.PLAIN
+        candidate = models.logits[self.candidate]
+        others: dict[Role, np.ndarray] = {Role.ENSEMBLE: models.logits[Role.ENSEMBLE]}
+        for role in (Role.STUDENT, Role.PLAIN, Role.TUNED):
+            if role in models.logits and role is not self.candidate:
+                others[role] = models.logits[role]
 
-        gains = {
-            role: comparisons.gains(student, other, labels, **settings)  # type: ignore[arg-type]
-            for role, other in others.items()
-        }
-        recovery = {
-            role: comparisons.recoveries(student, other, ensemble, labels, **settings)  # type: ignore[arg-type]
-            for role, other in baselines.items()
-        }
+        gains = {role: self._gain(self.candidate, role) for role in others}
+        baselines = [role for role in (Role.PLAIN, Role.TUNED) if role in models.logits]
+        best_baseline = self._best_on_val([role for role in self.small if role is not Role.STUDENT])
         parts = {name: np.flatnonzero(labels == number) for number, name in enumerate(classes)}
+        drop = comparisons.worst_drop(candidate, others[self.rival], labels, parts, confidence)
+        ece = ece_difference(candidate, others[Role.ENSEMBLE], labels, **self.settings)  # type: ignore[arg-type]
         return EvaluationResult(
-            rows=self.models.rows,
+            rows=models.rows,
             classes=classes,
             test_rows=len(labels),
-            test_rows_digest=self.models.dataset.digest("test"),
+            test_rows_digest=models.dataset.digest("test"),
+            rival=self.rival,
             gains=gains,
-            gap_recovery=recovery,
-            worst_class_drop=comparisons.worst_drop(student, baselines[rival], labels, parts, confidence),
-            by_class=comparisons.by_class(student, others, labels, classes, confidence),
-            reliability=comparisons.reliabilities({Role.STUDENT: student, **others}, labels),
-            winners_curse=self._winners_curse(rival, gains[rival].nll),
+            best_baseline=best_baseline,
+            distillation=self._gain(Role.STUDENT, best_baseline),
+            gap_recovery={role: self._recovery(role) for role in baselines},
+            ece_over_ensemble=ece,
+            worst_class_drop=drop,
+            by_class=comparisons.by_class(self.candidate, candidate, others, labels, classes, confidence),
+            reliability=comparisons.reliabilities({self.candidate: candidate, **others}, labels),
+            winners_curse=self._winners_curse(gains[self.rival].nll),
             seeds=self._seeds(),
-            groups=self._groups(rival),
-            robustness=self._robustness(settings),
+            groups=self._groups(),
+            robustness=self._robustness(),
             compression=self._compression(),
         )
 
-    def _winners_curse(self, rival: Role, on_test: metrics.Interval) -> WinnersCurse:
-        on_val = self.models.row(rival).val_search_nll - self.models.row(Role.STUDENT).val_search_nll
+    def _best_on_val(self, roles: Sequence[Role]) -> Role:
+        """The role whose network has the lowest NLL on val_search."""
+        return min(roles, key=lambda role: self.models.row(role).val_search_nll)
+
+    def _gain(self, role: Role, other: Role) -> Gain:
+        logits = self.models.logits
+        return comparisons.gains(logits[role], logits[other], self.models.labels, **self.settings)  # type: ignore[arg-type]
+
+    def _recovery(self, baseline: Role) -> Gain:
+        logits = self.models.logits
+        return comparisons.recoveries(
+            logits[Role.STUDENT],
+            logits[baseline],
+            logits[Role.ENSEMBLE],
+            self.models.labels,
+            **self.settings,  # type: ignore[arg-type]
+        )
+
+    def _winners_curse(self, on_test: metrics.Interval) -> WinnersCurse:
+        on_val = self.models.row(self.rival).val_search_nll - self.models.row(self.candidate).val_search_nll
         assert on_test.high is not None
         return WinnersCurse(val_search=on_val, test=on_test, shrank=on_val > on_test.high)
 
@@ -154,39 +180,38 @@ class _Comparison:
             seeds.append(networks)
         return seeds
 
-    def _groups(self, rival: Role) -> Groups | None:
+    def _groups(self) -> Groups | None:
         if not self.config.groups:
             return None
         assert self.raw.frame is not None
+        labels = self.models.labels
+        logits = self.models.logits
         columns = self.raw.frame[list(self.config.groups)].iloc[self.models.dataset.splits["test"]]
         correct: dict[Role, np.ndarray] = {}
         for role in (Role.STUDENT, Role.ENSEMBLE, Role.PLAIN, Role.TUNED):
-            if role in self.models.logits:
-                correct[role] = metrics.row_correct(self.models.logits[role], self.models.labels)
+            if role in logits:
+                correct[role] = metrics.row_correct(logits[role], labels)
         table, parts = comparisons.accuracy_by_group(columns, correct)
         worst = comparisons.worst_drop(
-            self.models.logits[Role.STUDENT],
-            self.models.logits[rival],
-            self.models.labels,
-            parts,
-            self.config.confidence,
+            logits[self.candidate], logits[self.rival], labels, parts, self.config.confidence
         )
         return Groups(table=table, worst=worst)
 
-    def _robustness(self, settings: Mapping[str, float]) -> list[Disturbed]:
-        """Student and ensemble on disturbed test rows, drawn at random with every class among them."""
-        sample = covering_sample(self.models.labels, self.config.robustness_rows)
-        if not len(sample) or any(isinstance(self.models.members[i], GivenMember) for i in self.models.pooling.active):
+    def _robustness(self) -> list[Disturbed]:
+        """Candidate and ensemble on disturbed test rows, drawn at random with every class among them."""
+        models = self.models
+        sample = covering_sample(models.labels, self.config.robustness_rows)
+        if not len(sample) or any(isinstance(models.members[i], GivenMember) for i in models.pooling.active):
             return []
-        models = self.models.runnable()
-        before = {role: self.models.logits[role][sample] for role in models}
-        ids = self.models.dataset.splits["test"][sample]
-        after = disturbed_answers(self.models.dataset, self.raw, ids, models)
-        return losses(before, after, self.models.labels[sample], **settings)  # type: ignore[arg-type]
+        runnable = models.runnable()
+        before = {role: models.logits[role][sample] for role in runnable}
+        ids = models.dataset.splits["test"][sample]
+        after = disturbed_answers(models.dataset, self.raw, ids, runnable)
+        return losses(self.candidate, before, after, models.labels[sample], **self.settings)  # type: ignore[arg-type]
 
     def _compression(self) -> Compression:
         whole = self.models.row(Role.ENSEMBLE)
-        small = self.models.row(Role.STUDENT)
+        small = self.models.row(self.candidate)
         return Compression(
             params=_ratio(whole.params, small.params),
             size=_ratio(whole.size_mb, small.size_mb),

@@ -32,7 +32,7 @@ class MeasuredModels:
     Attributes:
         labels: Of the test rows [N].
         rows: A row for each model.
-        logits: On test [N, C], of the chosen student, its baselines and the ensemble in use.
+        logits: On test [N, C], of student and baselines of the chosen capacity and of the ensemble in use.
         finals: The networks of the chosen capacity.
     """
 
@@ -89,7 +89,7 @@ class MeasuredModels:
             on_test,
             on_val,
             self.costs.students[final.capacity],
-            chosen=role is Role.STUDENT and final is self.finals,
+            chosen=final is self.finals and role is final.candidate,
             is_compared=final is self.finals,
             trained=Trained(
                 setting=record.setting,
@@ -142,15 +142,16 @@ class MeasuredModels:
         return next(row for row in rows if row.name == self.inputs.chosen)
 
     def runnable(self) -> dict[Role, Answers]:
-        """Student and ensemble as functions of encoded rows and their ids."""
-        network = load_student(self.finals.students[0], self.dataset.spec)
+        """Candidate and ensemble as functions of encoded rows and their ids."""
+        role = self.finals.candidate
+        network = load_student(self.finals.of(role)[0], self.dataset.spec)
         pooling = self.pooling.narrowed()
         members = [self.members[index] for index in self.pooling.active]
 
-        def student(inputs: np.ndarray, _: np.ndarray) -> np.ndarray:
+        def candidate(inputs: np.ndarray, _: np.ndarray) -> np.ndarray:
             return predict(network, inputs)
 
         def ensemble(inputs: np.ndarray, ids: np.ndarray) -> np.ndarray:
             return pooling.apply(np.stack([member.logits(inputs, ids) for member in members]))
 
-        return {Role.STUDENT: student, Role.ENSEMBLE: ensemble}
+        return {role: candidate, Role.ENSEMBLE: ensemble}

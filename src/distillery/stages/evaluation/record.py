@@ -45,7 +45,7 @@ class ModelRow(Costs):
     """One model: its quality on test and on val_search, and what it costs.
 
     Attributes:
-        chosen: Whether it is the ensemble in use, or the student that is shipped.
+        chosen: Whether it is the ensemble in use, or the candidate.
         recall: Share of each class's test rows that are recognised [C]; None for a class without rows.
         agreement: Share of test rows with the ensemble's top class; for students and baselines, as all that follow.
         agreement_where_ensemble_errs: The same among the rows where the ensemble is wrong; None without such rows.
@@ -79,7 +79,7 @@ class ClassRow(Part):
 
     Attributes:
         recall: Of each compared model; None where the class has no rows.
-        change: From each other model to the student; empty where the class has no rows.
+        change: From each other model to the candidate; empty where the class has no rows.
     """
 
     name: str
@@ -97,7 +97,7 @@ class Reliability(Part):
 
 
 class WinnersCurse(Part):
-    """The NLL gain over the rival on the rows that chose the student, beside the gain on rows that did not."""
+    """The NLL gain over the rival on the rows that chose the candidate, beside the gain on rows that did not."""
 
     val_search: float
     test: Interval
@@ -121,17 +121,17 @@ class Groups(Part):
 
 
 class Disturbed(Part):
-    """Accuracy on disturbed rows, and how much more the student loses by the disturbance than the ensemble."""
+    """Accuracy on disturbed rows, and how much more the candidate loses by the disturbance than the ensemble."""
 
     disturbance: str
     rows: int
-    student: float
+    candidate: float
     ensemble: float
     beyond_ensemble: Interval
 
 
 class Compression(Part):
-    """How many times as much the ensemble takes as the student; None where that is not known."""
+    """How many times as much the ensemble takes as the candidate; None where that is not known."""
 
     params: float | None
     size: float | None
@@ -140,20 +140,31 @@ class Compression(Part):
 
 
 class ModelComparison(Part):
-    """All models, and how the student compares with the ensemble and with the baselines of its capacity, on test.
+    """All models on test, and how the candidate compares with the ensemble and with its rivals.
+
+    The candidate is the model that is to be shipped: of the student and its baselines the one that is best on
+    val_search, or the student if the config says so. Its rival is the best of the others.
 
     Attributes:
         rows: One for each model; of the ensembles, the simple average first, then the one in use.
-        gains: Over each other model; positive is better for the student.
-        gap_recovery: Against each baseline.
+        rival: The best other training of the candidate's network.
+        gains: Of the candidate over each other compared model; positive is better for the candidate.
+        best_baseline: The better of the baselines on val_search.
+        distillation: What the student gains over that baseline: whether teachers helped.
+        gap_recovery: Of the student against each baseline.
+        ece_over_ensemble: ECE of the candidate minus the ensemble's.
         worst_class_drop: The largest fall of a class's recall below the rival; its note names the class.
         seeds: Of each seed, the networks of the chosen capacity.
         groups: Where the config declares groups.
     """
 
     rows: Sequence[ModelRow]
+    rival: Role
     gains: dict[Role, Gain]
+    best_baseline: Role
+    distillation: Gain
     gap_recovery: dict[Role, Gain]
+    ece_over_ensemble: Interval
     worst_class_drop: Interval
     by_class: list[ClassRow]
     reliability: dict[Role, Reliability]
@@ -164,14 +175,9 @@ class ModelComparison(Part):
     compression: Compression
 
     @property
-    def rival(self) -> Role:
-        """The tuned baseline, or the plain one where that is all there is."""
-        return Role.TUNED if Role.TUNED in self.gains else Role.PLAIN
-
-    @property
-    def student(self) -> ModelRow:
-        """The student that is shipped."""
-        return next(row for row in self.rows if row.role is Role.STUDENT and row.chosen)
+    def candidate(self) -> ModelRow:
+        """The model that is to be shipped."""
+        return next(row for row in self.rows if row.chosen and row.role is not Role.ENSEMBLE)
 
     @property
     def ensemble(self) -> ModelRow:
@@ -179,17 +185,15 @@ class ModelComparison(Part):
         return next(row for row in self.rows if row.role is Role.ENSEMBLE and row.chosen)
 
     def compared(self, role: Role) -> ModelRow:
-        """The student that is shipped, the ensemble in use, or a baseline of the student's capacity.
+        """The ensemble in use, or the student or a baseline of the candidate's capacity.
 
         Raises:
             KeyError: There is no baseline of this role.
         """
-        if role is Role.STUDENT:
-            return self.student
         if role is Role.ENSEMBLE:
             return self.ensemble
         for row in self.rows:
-            if row.role is role and row.name == self.student.name:
+            if row.role is role and row.name == self.candidate.name:
                 return row
         raise KeyError(role)
 

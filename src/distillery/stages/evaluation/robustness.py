@@ -49,6 +49,7 @@ def disturbed_answers(
 
 
 def losses(
+    candidate: Role,
     before: Mapping[Role, np.ndarray],
     after: Mapping[str, Mapping[Role, np.ndarray]],
     labels_N: np.ndarray,
@@ -56,10 +57,11 @@ def losses(
     resamples: int,
     confidence: float,
 ) -> list[Disturbed]:
-    """Accuracy of student and ensemble under each disturbance, and how much more the student loses by it.
+    """Accuracy of candidate and ensemble under each disturbance, and how much more the candidate loses by it.
 
     Args:
-        before: Logits [N, C] of student and ensemble for the rows as they are.
+        candidate: The role of the model that is compared with the ensemble.
+        before: Logits [N, C] of both for the rows as they are.
         after: The same by disturbance, as `disturbed_answers` gives them.
         labels_N: Classes.
         resamples: Of the bootstrap.
@@ -70,12 +72,12 @@ def losses(
         still = {role: row_correct(logits, labels_N) for role, logits in answers.items()}
         lost = {role: row_correct(before[role], labels_N) - still[role] for role in still}
         beyond = paired_difference(
-            lost[Role.STUDENT], lost[Role.ENSEMBLE], resamples=resamples, confidence=confidence, largest=2
+            lost[candidate], lost[Role.ENSEMBLE], resamples=resamples, confidence=confidence, largest=2
         )
         row = Disturbed(
             disturbance=disturbance,
             rows=len(labels_N),
-            student=float(still[Role.STUDENT].mean()),
+            candidate=float(still[candidate].mean()),
             ensemble=float(still[Role.ENSEMBLE].mean()),
             beyond_ensemble=beyond,
         )

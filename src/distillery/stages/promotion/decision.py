@@ -7,8 +7,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from distillery.config.gates import Gate
-from distillery.ops.metrics import Interval, paired_difference
+from distillery.ops.metrics import Interval, paired_difference, paired_share_difference
 from distillery.stages.promotion.gates import Verdict, judge
+from distillery.stages.promotion.remedies import remedies
+
+EQUAL_NLL = 0.01  # that a cheaper model may lose against the champion
+EQUAL_ACCURACY = 0.01
+FEWER_PARAMS = 0.9
 
 
 @dataclass(frozen=True)
@@ -22,11 +27,12 @@ class Decision:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a model did on the test rows: NLL [N] and correctness [N] of each row."""
+    """What a model did on the test rows: NLL [N] and correctness [N] of each row; `params` where they are known."""
 
     name: str
     nll: np.ndarray
     correct: np.ndarray
+    params: int | None = None
 
 
 def decide(
@@ -38,12 +44,13 @@ def decide(
     resamples: int,
     confidence: float,
 ) -> Decision:
-    """Promoted only if no gate is failed and the student beats the reigning champion on the same test rows.
+    """Promotes a model that fails no gate and may take the place of the champion, if there is one.
 
-    To replace a champion the NLL gain must be beyond chance: its lower bound (paired bootstrap over rows) above zero.
+    It takes the champion's place where it is better, or where it is shown to be as good and costs less; see `_beats`.
     """
     verdicts = judge(gates, figures)
-    reasons = [f"{_word(v.passed)} {v.text}" for v in verdicts]
+    reasons = [f"{_word(verdict.passed)} {verdict.text}" for verdict in verdicts]
+    reasons += remedies(gates, verdicts, len(student.nll))
     passed = all(v.passed is not False for v in verdicts)
     if champion is None:
         reasons.append("there is no champion yet")
@@ -57,13 +64,29 @@ def _word(passed: bool | None) -> str:
 
 
 def _beats(student: Outcome, rival: Outcome, *, resamples: int, confidence: float) -> tuple[bool, str]:
+    """Whether a model may take the champion's place, and why; both answered the same rows.
+
+    Better: a lower NLL beyond chance and no lower accuracy. As good: the lower ends of the intervals of both gains are
+    within `EQUAL_NLL` and `EQUAL_ACCURACY`, at `FEWER_PARAMS` of the parameters or less.
+    """
     gain = paired_difference(rival.nll, student.nll, resamples=resamples, confidence=confidence)
-    accuracy = float(student.correct.mean() - rival.correct.mean())
+    accuracy = paired_share_difference(student.correct, rival.correct, confidence=confidence)
     assert gain.value is not None and gain.low is not None
-    passed = gain.low > 0 and accuracy >= 0
+    assert accuracy.value is not None and accuracy.low is not None
+    is_better = gain.low > 0 and accuracy.value >= 0
+    is_as_good = gain.low >= -EQUAL_NLL and accuracy.low >= -EQUAL_ACCURACY
+    is_smaller = (
+        student.params is not None and rival.params is not None and student.params <= FEWER_PARAMS * rival.params
+    )
+
+    if is_better:
+        verdict = f"beats {rival.name}"
+    elif is_as_good and is_smaller:
+        verdict = f"is as good as {rival.name} with {student.params:,} parameters in place of {rival.params:,}"
+    else:
+        verdict = f"does not beat {rival.name}"
     chance = "" if gain.low > 0 or gain.value <= 0 else ", which may be chance"
-    return passed, (
-        f"{'beats' if passed else 'does not beat'} {rival.name}: NLL gain {gain.value:+.4f} "
-        f"[{gain.low:+.4f}, {gain.high:+.4f}]{chance}, accuracy {100 * accuracy:+.2f} points "
-        f"on {len(student.nll)} test rows"
+    return is_better or (is_as_good and is_smaller), (
+        f"{verdict}: NLL gain {gain.value:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]{chance}, "
+        f"accuracy {100 * accuracy.value:+.2f} points on {len(student.nll)} test rows"
     )

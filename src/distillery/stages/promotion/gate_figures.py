@@ -9,7 +9,7 @@ from distillery.stages.evaluation.record import EvaluationResult, Gain
 from distillery.stages.export.record import ExportFigures
 from distillery.stages.roles import Role
 
-OF_STUDENT = ("accuracy", "nll", "ece", "agreement", "params", "latency_ms_p50", "latency_ms_p95")
+OF_CANDIDATE = ("accuracy", "nll", "ece", "agreement", "params", "latency_ms_p50", "latency_ms_p95")
 OF_EXPORT = {
     "parity": "parity",
     "size_mb": "onnx_mb",
@@ -22,8 +22,19 @@ def gate_figures(evaluation: EvaluationResult, exported: ExportFigures) -> dict[
     """Every figure that a gate may name, by that name; one that is missing was not measured."""
     figures: dict[str, Interval] = {}
     for role, gain in evaluation.gains.items():
+        if role is Role.STUDENT:
+            continue
         figures[f"accuracy_gain_over_{role}"] = gain.accuracy
         figures[f"nll_gain_over_{role}"] = gain.nll
+
+    rival = evaluation.gains[evaluation.rival]
+    figures["accuracy_gain_over_rival"] = rival.accuracy
+    figures["nll_gain_over_rival"] = rival.nll
+    for role in (Role.TUNED, Role.PLAIN):
+        if role is evaluation.candidate.role:
+            same = Interval(None, None, None, f"the {role.words} is itself the candidate")
+            figures[f"accuracy_gain_over_{role}"] = same
+            figures[f"nll_gain_over_{role}"] = same
 
     if Role.TUNED in evaluation.gap_recovery:
         recovery = evaluation.gap_recovery[Role.TUNED]
@@ -31,10 +42,9 @@ def gate_figures(evaluation: EvaluationResult, exported: ExportFigures) -> dict[
         figures["nll_recovery"] = recovery.nll
         figures["recovery"] = _recovery(recovery)
 
-    student = evaluation.student
-    for name in OF_STUDENT:
-        figures[name] = _exact(getattr(student, name))
-    figures["ece_over_ensemble"] = _exact(student.ece - evaluation.ensemble.ece)
+    for name in OF_CANDIDATE:
+        figures[name] = _exact(getattr(evaluation.candidate, name))
+    figures["ece_over_ensemble"] = evaluation.ece_over_ensemble
     for name, key in OF_EXPORT.items():
         figures[name] = _exact(getattr(exported, key))
 

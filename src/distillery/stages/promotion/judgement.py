@@ -1,4 +1,4 @@
-"""Judges a student on its test rows: by the gates of the config, and against the present champion."""
+"""Judges a candidate on its test rows: by the gates of the config, and against the present champion."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from distillery.stages.export.onnx_model import predict_rows
 from distillery.stages.export.record import ExportFigures
 from distillery.stages.promotion.decision import Decision, Outcome, decide
 from distillery.stages.promotion.gate_figures import gate_figures
-from distillery.stages.roles import Role
 from distillery.store import Handle
 
 SMALLEST_PROBABILITY = 1e-12  # of a champion's answer, which may be rounded to 0
@@ -29,7 +28,7 @@ SMALLEST_PROBABILITY = 1e-12  # of a champion's answer, which may be rounded to 
 
 @dataclass(frozen=True)
 class Champion:
-    """The model that a student has to beat.
+    """The model that a candidate has to beat.
 
     Attributes:
         version: Its number in the model registry.
@@ -42,7 +41,7 @@ class Champion:
     tags: dict[str, str]
 
 
-def judge_student(
+def judge_candidate(
     config: Experiment,
     exported: Handle,
     evaluation: Handle,
@@ -50,7 +49,7 @@ def judge_student(
     rows: Rows,
     champion: Champion | None,
 ) -> Decision:
-    """Decides whether the student of a run becomes the champion.
+    """Decides whether the candidate of a run becomes the champion.
 
     Args:
         config: The experiment.
@@ -62,7 +61,9 @@ def judge_student(
     """
     dataset = Dataset(data)
     labels = dataset.labels("test")
-    student = _outcome("student", logits_on_test(evaluation)[Role.STUDENT], labels)
+    result = EvaluationResult.read(evaluation)
+    row = result.candidate
+    candidate = _outcome(row.title, logits_on_test(evaluation)[row.role], labels, row.params)
 
     rival = None
     if champion is not None:
@@ -71,12 +72,14 @@ def judge_student(
         if problem:
             return Decision(False, [f"cannot be compared with {name}: {problem}"])
         probs = predict_rows(champion.session, rows, dataset.splits["test"])
-        rival = _outcome(name, np.log(np.maximum(probs, SMALLEST_PROBABILITY)), labels)
+        params = champion.tags.get("params")
+        log_probs = np.log(np.maximum(probs, SMALLEST_PROBABILITY))
+        rival = _outcome(name, log_probs, labels, None if params is None else round(float(params)))
 
-    figures = gate_figures(EvaluationResult.read(evaluation), ExportFigures.model_validate(exported.metrics))
+    figures = gate_figures(result, ExportFigures.model_validate(exported.metrics))
     settings = config.evaluation
     decision = decide(
-        config.gates, figures, student, rival, resamples=settings.resamples, confidence=settings.confidence
+        config.gates, figures, candidate, rival, resamples=settings.resamples, confidence=settings.confidence
     )
     if champion is not None:
         decision.reasons.extend(doubts(config.data, champion, data, rows))
@@ -133,5 +136,5 @@ def doubts(config: Data, champion: Champion, data: Handle, rows: Rows) -> list[s
     ]
 
 
-def _outcome(name: str, logits: np.ndarray, labels: np.ndarray) -> Outcome:
-    return Outcome(name, row_nll(logits, labels), row_correct(logits, labels))
+def _outcome(name: str, logits: np.ndarray, labels: np.ndarray, params: int | None) -> Outcome:
+    return Outcome(name, row_nll(logits, labels), row_correct(logits, labels), params)

@@ -1,4 +1,4 @@
-"""What was decided about a student, as it stands in the report."""
+"""What was decided about a candidate, as it stands in the report."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class DecisionCount(Part):
 
 
 class Promotion(Part):
-    """The decision about a student.
+    """The decision about a candidate.
 
     Attributes:
         version: In the model registry; None where nothing is registered.
@@ -28,3 +28,8 @@ class Promotion(Part):
     reasons: list[str]
     gates: list[Verdict]
     decisions: DecisionCount | None
+
+    @property
+    def is_fit(self) -> bool:
+        """Whether no gate failed, whatever the champion."""
+        return all(gate.passed is not False for gate in self.gates)

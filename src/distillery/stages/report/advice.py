@@ -1,14 +1,13 @@
-"""Which to use for these data and this budget: the simple average, the weighted ensemble or the student. In words."""
+"""Which to use for these data and this budget: the simple average, the weighted ensemble or the candidate. In words."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from distillery.stages.evaluation.record import EvaluationResult, ModelRow
+from distillery.stages.promotion.record import Promotion
 from distillery.stages.roles import Role
 from distillery.store.record import Part
-
-MARGIN = 0.005  # accuracy that a user is not expected to miss
 
 
 class Option(Part):
@@ -33,49 +32,52 @@ class Advice(Part):
 
 
 def advise(
-    evaluation: EvaluationResult, weighting: str, seconds: Mapping[str, float], budget_ms: float | None
+    evaluation: EvaluationResult,
+    promotion: Promotion,
+    weighting: str,
+    seconds: Mapping[str, float],
+    budget_ms: float | None,
 ) -> Advice:
-    """Which of the options to use.
+    """Which of the options to use; it never contradicts the decision on promotion.
 
-    The choice rests on figures of val_search. Those of test stand beside it, for the reader.
+    Which ensemble is the better one rests on figures of val_search. Those of test stand beside it, for the reader.
 
     Args:
         evaluation: All models.
+        promotion: The decision about the candidate.
         weighting: Of the ensemble in use.
         seconds: Of each stage.
         budget_ms: Latency at batch 1 that must be kept, p50, or None.
     """
+    small = evaluation.candidate.role.words
     options = _options(evaluation, weighting, seconds)
-    student = options["student"]
-    ensembles = {name: option for name, option in options.items() if name != "student"}
+    candidate = options[small]
     in_time = {name: _keeps(option, budget_ms) for name, option in options.items()}
-
-    fitting = [name for name in ensembles if in_time[name]] or list(ensembles)
-    best = max(fitting, key=lambda name: (ensembles[name].val_search_accuracy, -ensembles[name].val_search_nll))
-    whole = ensembles[best]
-    lost = whole.val_search_accuracy - student.val_search_accuracy
-    on_test = whole.accuracy - student.accuracy
+    ensembles = [name for name in options if name != small]
+    fitting = [name for name in ensembles if in_time[name]] or ensembles
+    best = max(fitting, key=lambda name: (options[name].val_search_accuracy, -options[name].val_search_nll))
+    whole = options[best]
+    gain = candidate.val_search_accuracy - whole.val_search_accuracy
+    on_test = candidate.accuracy - whole.accuracy
 
     why = [_helped(evaluation)]
     if budget_ms is not None:
         late = [name for name in options if not in_time[name]]
         why.append(f"Budget {budget_ms:g} ms: {'missed by ' + ', '.join(late) if late else 'kept by all'}.")
-    if in_time["student"] and (lost <= MARGIN or not in_time[best]):
-        choice = "student"
-        why.append(
-            f"The student is {_faster(whole, student, f' the {best}')} at {_points(-lost)} points of accuracy on "
-            f"val_search ({_points(-on_test)} on test)."
-        )
-    elif in_time[best]:
-        choice = best
-        why.append(
-            f"The {best} is {_points(lost)} points more accurate on val_search ({_points(on_test)} on test); "
-            f"the student would be {_faster(whole, student)}."
-        )
-    else:
-        choice = "none"
-        why.append("Nothing keeps the budget: search smaller capacities.")
-    return Advice(choice=choice, why=why, options=options)
+    why.append(
+        f"The {small} is {_faster(whole, candidate, f' the {best}')} at {_points(gain)} points of accuracy on "
+        f"val_search ({_points(on_test)} on test)."
+    )
+    if promotion.promoted:
+        return Advice(choice=small, why=why, options=options)
+    if promotion.is_fit:
+        why.append(f"The {small} is fit to ship, and does not take the champion's place.")
+        return Advice(choice="champion", why=why, options=options)
+    if in_time[best]:
+        why.append(f"The {small} is not fit to ship.")
+        return Advice(choice=best, why=why, options=options)
+    why.append(f"The {small} is not fit to ship, and no ensemble keeps the budget.")
+    return Advice(choice="none", why=why, options=options)
 
 
 def _keeps(option: Option, budget_ms: float | None) -> bool:
@@ -91,7 +93,8 @@ def _options(evaluation: EvaluationResult, weighting: str, seconds: Mapping[str,
     options = {"simple average": _option(simple, taught)}
     if weighting != "uniform":
         options["weighted ensemble"] = _option(evaluation.ensemble, taught)
-    options["student"] = _option(evaluation.student, taught + distilled)
+    candidate = evaluation.candidate
+    options[candidate.role.words] = _option(candidate, taught + distilled)
     return options
 
 
@@ -124,14 +127,19 @@ def _faster(whole: Option, student: Option, other: str = "") -> str:
 
 
 def _helped(evaluation: EvaluationResult) -> str:
-    """Whether teachers helped, against the rival."""
-    name = evaluation.rival.words
-    gain = evaluation.gains[evaluation.rival].nll
+    """Whether teachers helped: the student against the better of its baselines."""
+    name = evaluation.best_baseline.words
+    gain = evaluation.distillation.nll
     assert gain.value is not None
     assert gain.low is not None
     assert gain.high is not None
+    figures = f"NLL gain over the {name} {gain.value:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]"
     if gain.low > 0:
-        return f"Distillation helped: beyond chance, the student's NLL is lower than the {name}'s by {gain.value:.4f}."
-    if gain.high < 0:
-        return f"Distillation hurt: the {name}, which never saw a teacher, is better by {-gain.value:.4f} of NLL."
-    return f"Distillation did not help beyond chance: NLL gain over the {name} {gain.value:+.4f}."
+        text = f"Distillation helped, beyond chance: {figures}."
+    elif gain.high < 0:
+        text = f"Distillation hurt, beyond chance: {figures}."
+    else:
+        text = f"Distillation did not help beyond chance: {figures}."
+    if evaluation.candidate.role is not Role.STUDENT:
+        text += f" Teachers were not needed: the {evaluation.candidate.role.words} is the better small model."
+    return text

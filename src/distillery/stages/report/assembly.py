@@ -22,7 +22,6 @@ from distillery.stages.report.record import (
     Study,
     TeacherSettings,
 )
-from distillery.stages.roles import Role
 from distillery.stages.search.importances import importances
 from distillery.stages.search.record import SearchResult
 from distillery.stages.search.student_search import baseline_knobs
@@ -83,16 +82,16 @@ def assemble(
         ledger=spent,
         seconds={**seconds, "total": total_seconds},
         cached=sorted({handle.stage for handle in handles} - computed),
-        advice=advise(judged, choice.used.weighting, seconds, config.search.max_latency_ms),
+        advice=advise(judged, promotion, choice.used.weighting, seconds, config.search.max_latency_ms),
     )
 
 
 def _rows(judged: EvaluationResult, exported: ExportFigures) -> list[ReportRow]:
-    """The models; the student that is shipped with what its exported file has and takes."""
+    """The models; the candidate with what its exported file has and takes."""
     rows = []
     for row in judged.rows:
         values = dict(row)
-        if row.role is Role.STUDENT and row.chosen:
+        if row is judged.candidate:
             values |= exported.model_dump(exclude={"parity"})
         rows.append(ReportRow(**values))
     return rows

@@ -71,17 +71,17 @@ class Caching(Part):
 
 
 class Runtimes(Part):
-    """Where the latencies of ensemble and student were measured."""
+    """Where the latencies of ensemble and candidate were measured."""
 
     ensemble: str | None
-    student: str | None
+    candidate: str | None
 
 
 class Serving(Part):
     """After how many answers the run has paid against serving the ensemble; None where it does not."""
 
     ensemble_ms: float | None
-    student_ms: float
+    candidate_ms: float
     runtimes: Runtimes
     predictions_until_paid: float | None
 
@@ -193,8 +193,8 @@ def caching(config: Experiment, counted: Passes, handles: Iterable[Handle]) -> C
 def serving(rows: Sequence[ModelRow], spent: float) -> Serving:
     """After how many answers the run has paid against serving the ensemble, both one row at a time on one thread.
 
-    `predictions_until_paid` = spent seconds / ((ensemble's p50 - student's p50) / 1000), the latencies of the report's
-    rows; `runtimes` says where they were measured. None where the student is not faster, or where the ensemble cannot
+    `predictions_until_paid` = spent seconds / ((ensemble's p50 - candidate's p50) / 1000), latencies of the report's
+    rows; `runtimes` says where they were measured. None where the candidate is not faster, or where the ensemble cannot
     be run. A million answers take 1000 · p50 seconds.
 
     Args:
@@ -202,17 +202,17 @@ def serving(rows: Sequence[ModelRow], spent: float) -> Serving:
         spent: Seconds of the whole run, teachers and baselines included.
     """
     ensemble = next(row for row in rows if row.role is Role.ENSEMBLE and row.chosen)
-    student = next(row for row in rows if row.role is Role.STUDENT and row.chosen)
+    candidate = next(row for row in rows if row.role is not Role.ENSEMBLE and row.chosen)
     slow = ensemble.latency_ms_p50
-    fast = student.latency_ms_p50
+    fast = candidate.latency_ms_p50
     assert fast is not None
     until = None
     if slow is not None and slow > fast:
         until = spent / ((slow - fast) / 1000)
     return Serving(
         ensemble_ms=slow,
-        student_ms=fast,
-        runtimes=Runtimes(ensemble=ensemble.runtime, student=student.runtime),
+        candidate_ms=fast,
+        runtimes=Runtimes(ensemble=ensemble.runtime, candidate=candidate.runtime),
         predictions_until_paid=until,
     )
 

@@ -13,12 +13,13 @@ from distillery.stages.export.record import ExportFigures, ServedModel
 from distillery.stages.promotion.record import Promotion
 from distillery.stages.report.advice import Advice
 from distillery.stages.report.cost_ledger import Ledger, Passes
+from distillery.stages.roles import Role
 from distillery.stages.search.record import Importances, Trial
 from distillery.store.record import Part, Record
 
 
 class ReportRow(ModelRow):
-    """A model; of the student that is shipped, also what the exported file has and takes (see `ExportFigures`)."""
+    """A model; of the candidate, also what the exported file has and takes (see `ExportFigures`)."""
 
     onnx_mb: float | None = None
     request_ms_p50: float | None = None
@@ -150,6 +151,6 @@ class Report(Record, ModelComparison):
     price_per_hour: float | None = None
 
     @property
-    def shipped(self) -> ReportRow:
-        """The student that is shipped, with what its exported file has and takes."""
-        return next(row for row in self.rows if row.name == self.student.name and row.role is self.student.role)
+    def candidate(self) -> ReportRow:
+        """The model that is to be shipped, with what its exported file has and takes."""
+        return next(row for row in self.rows if row.chosen and row.role is not Role.ENSEMBLE)

@@ -6,7 +6,10 @@ A plan says what to train; somebody trains it; then the networks are picked by w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
 
 from distillery.config.experiment import Capacity, Experiment
 from distillery.config.search_space import Setting
@@ -22,17 +25,19 @@ from distillery.training.stack_size import stacks
 
 @dataclass(frozen=True)
 class FinalModels:
-    """The trained networks of one capacity, one per seed, the best on val_search first; that student is shipped.
+    """The trained networks of one capacity, one per seed, the best on val_search first.
 
     Attributes:
         plain: Labels alone, the student's own recipe.
         tuned: Labels alone, a recipe searched for that; only of the chosen capacity.
+        candidate: The role whose first network is to be shipped, of the chosen capacity.
     """
 
     capacity: str
     students: tuple[Handle, ...]
     plain: tuple[Handle, ...]
     tuned: tuple[Handle, ...] = ()
+    candidate: Role = Role.STUDENT
 
     def of(self, role: Role) -> tuple[Handle, ...]:
         """The networks of a role."""
@@ -40,7 +45,7 @@ class FinalModels:
 
     def key(self) -> list[object]:
         """Parts of the fingerprint."""
-        parts: list[object] = [self.capacity]
+        parts: list[object] = [self.capacity, self.candidate]
         for role in (Role.STUDENT, Role.PLAIN, Role.TUNED):
             parts.append([handle.fingerprint for handle in self.of(role)])
         return parts
@@ -69,6 +74,7 @@ class FinalPlan:
         tuned: Its baselines, with the best settings of the search without a teacher.
         others: A student and a plain baseline of every other capacity.
         order: Names of the capacities, as in the config.
+        ship: What may be shipped: ``best`` or ``student``.
     """
 
     chosen: Capacity
@@ -80,6 +86,7 @@ class FinalPlan:
     tuned: list[TrainingGroup]
     others: list[TrainingGroup]
     order: tuple[str, ...]
+    ship: Literal["best", "student"] = "best"
 
     def plain(self, students: Sequence[Handle]) -> list[TrainingGroup]:
         """The plain baselines of the chosen capacity, with the setting of its best students.
@@ -113,10 +120,21 @@ class FinalPlan:
         for group, student, baseline in zip(self.others[::2], others[::2], others[1::2], strict=True):
             finals.append(FinalModels(group.capacity.name, (student,), (baseline,)))
 
-        shipped = self._best(students)
-        rivals = self._best(tuned)
-        finals.append(FinalModels(self.chosen.name, shipped, self._best_first(plain), rivals))
+        students_of_best = self._best(students)
+        final = FinalModels(self.chosen.name, students_of_best, self._best_first(plain), self._best(tuned))
+        finals.append(replace(final, candidate=self._candidate(final)))
         return sorted(finals, key=lambda final: self.order.index(final.capacity))
+
+    def _candidate(self, final: FinalModels) -> Role:
+        """The role that is best on val_search in the mean over seeds; the student, where it is as good as another."""
+        if self.ship == "student":
+            return Role.STUDENT
+        means = {}
+        for role in (Role.STUDENT, Role.TUNED, Role.PLAIN):
+            networks = final.of(role)
+            if networks:
+                means[role] = np.mean([quality_of(network, self.objective) for network in networks])
+        return min(means, key=lambda role: means[role])
 
     def _best(self, networks: Sequence[Handle]) -> tuple[Handle, ...]:
         """The networks of the best setting, the best one first."""
@@ -173,6 +191,7 @@ def plan_final_models(config: Experiment, data: Handle, search: Handle, baseline
         tuned=_groups(Role.TUNED, chosen, _requests(labels_only, seeds), kind),
         others=single,
         order=tuple(capacity.name for capacity in config.student.capacities),
+        ship=config.ship,
     )
 
 

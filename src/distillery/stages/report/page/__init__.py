@@ -42,9 +42,11 @@ def page(report: Report) -> str:
     return environment.get_template("page.html").render(
         **files,
         t=report,
-        student=report.student,
+        candidate=report.candidate,
+        small=report.candidate.role.words,
         whole=report.ensemble,
         rival=report.rival,
+        shared=[role for role in report.gains if role in (Role.ENSEMBLE, report.rival)],
         roles=Role,
         gates=[_gate(verdict) for verdict in report.promotion.gates],
         notes=_other_reasons(report.promotion),

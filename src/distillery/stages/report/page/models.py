@@ -93,14 +93,16 @@ def front_chart(report: Report, quality: QualityName, cost: CostName) -> str:
 
 
 def every_model(report: Report) -> list[Point]:
-    """The models of the report, and the student with int8 weights as a further one."""
+    """The models of the report, and the candidate with int8 weights as a further one."""
     points = [_point(row, report) for row in report.rows]
-    student = report.student
+    candidate = report.candidate
     for served in report.served:
         if served.name == INT8:
             settings = {"file": f"{number(served.size_mb)} MB", "weights and activations": "int8"}
             latency = served.latency_ms_p50
-            point = Point(INT8, student.name, served.accuracy, served.nll, student.params, latency, settings=settings)
+            point = Point(
+                INT8, candidate.name, served.accuracy, served.nll, candidate.params, latency, settings=settings
+            )
             points.append(point)
     return points
 

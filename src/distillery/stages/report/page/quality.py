@@ -21,7 +21,7 @@ SHAPES = {Role.ENSEMBLE: "diamond", Role.TUNED: "square", Role.PLAIN: "up", Role
 
 
 def models_of(report: Report) -> list[Role]:
-    """Models whose reliability is known, the chosen student last."""
+    """Models whose reliability is known, the student last."""
     return [role for role in ORDER if role in report.reliability]
 
 
@@ -48,7 +48,7 @@ def _drawn(report: Report) -> list[Role]:
 
 
 def gains_chart(report: Report, figure: Literal["accuracy", "nll"]) -> str:
-    """What the student is better by than each other model, with intervals."""
+    """What the candidate is better by than each other model, with intervals."""
     gains = {}
     for role, gain in report.gains.items():
         gains[role.words] = gain.accuracy if figure == "accuracy" else gain.nll
@@ -56,7 +56,7 @@ def gains_chart(report: Report, figure: Literal["accuracy", "nll"]) -> str:
 
 
 def changes_chart(report: Report, other: Role) -> str:
-    """The change of each class's recall from `other` to the student, the largest ones where there are many classes."""
+    """The change of each class's recall from `other` to the candidate; of many classes the largest changes."""
     changes = {row.name: row.change[other] for row in report.by_class if other in row.change}
     largest = sorted(changes, key=lambda name: -abs(changes[name].value or 0.0))[:MANY]
     shown = {name: change for name, change in changes.items() if name in largest}
