@@ -16,6 +16,7 @@ from distillery.flows.environment import Places
 from distillery.flows.pipeline import run_chain
 from distillery.flows.tasks.context import Context
 from distillery.stages.data.dataset import read_source
+from distillery.stages.report.record import Report
 
 
 def main() -> None:
@@ -24,8 +25,8 @@ def main() -> None:
     config = config_file.load(Path(config_path), overrides)
     ctx = Context.untracked(config, Places(Path(home), workers=1, device="cpu"))
     report = run_chain(ctx, read_source(config.data))
-    promotion = report["promotion"]
-    print("promoted" if promotion["promoted"] else "rejected", *promotion["reasons"])
+    assert isinstance(report, Report)
+    print("promoted" if report.promotion.promoted else "rejected", *report.promotion.reasons)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from distillery.stages.data.dataset import Dataset
 from distillery.stages.logits import logit_cache
 from distillery.stages.logits.logit_store import Reader, Writer
 from distillery.stages.search import student_search
+from distillery.stages.search.record import SearchResult, Trial
 from distillery.stages.teachers.teacher_training import fit_classifiers
 from distillery.store import Handle, Store
 from distillery.training.feed import Feed, Inputs
@@ -35,11 +35,10 @@ def ours_teachers(member: Teacher, recipe: Recipe, dataset: Dataset, seeds: list
 
 def ours_trials(
     experiment: Experiment, data: Handle, ensemble: Handle, taught: list[Handle], profiles: list[Handle], folder: Path
-) -> list[dict[str, Any]]:
-    """A whole study in a store of its own, with Optuna's share and the store's: the records of its trials."""
+) -> list[Trial]:
+    """A whole study in a store of its own, with Optuna's share and the store's: its trials."""
     found = student_search.run_search(experiment, data, ensemble, taught, profiles, Store(folder))
-    trials: list[dict[str, Any]] = found.json("search.json")["trials"]
-    return trials
+    return SearchResult.read(found).trials
 
 
 def ours_batches(

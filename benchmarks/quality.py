@@ -83,7 +83,8 @@ def pipeline(config: str, name: str, overrides: list[str]) -> dict[str, Any]:
 
 def models_of(report: dict[str, Any], role: str, name: str | None = None) -> dict[str, Any]:
     """The table's row of one model; the last one of the role without a name."""
-    return [r for r in report["rows"] if r["role"] == role and name in (None, r["name"])][-1]
+    wanted = role.replace(" ", "_")
+    return [r for r in report["rows"] if r["role"] == wanted and name in (None, r["name"])][-1]
 
 
 @dataclass(frozen=True)
@@ -115,20 +116,17 @@ def pool(config: str, overrides: list[str]) -> Pool:
     return Pool(*quality)
 
 
-def per_row(report: dict[str, Any], names: list[str]) -> dict[str, list[np.ndarray]]:
-    """Per-row correctness and NLL on test of the named models."""
+def per_row(report: dict[str, Any], roles: list[str]) -> dict[str, list[np.ndarray]]:
+    """Per-row correctness and NLL on test of the compared models of some roles."""
     labels = dataset.Dataset(Handle("data", "", report["store"]["data"], "")).labels("test")
     with np.load(Path(report["store"]["evaluation"]) / "test_logits.npz") as arrays:
-        z = [arrays[name] for name in names]
+        z = [arrays[role] for role in roles]
     return {"accuracy": [metrics.row_correct(v, labels) for v in z], "nll": [-metrics.row_nll(v, labels) for v in z]}
 
 
-def recovery(reports: list[dict[str, Any]], capacity: str, baseline: str, figure: str) -> tuple[float, float, float]:
+def recovery(reports: list[dict[str, Any]], baseline: str, figure: str) -> tuple[float, float, float]:
     """Ratio of mean gains over seeds, with an interval from a bootstrap over seeds and over rows within them."""
-    held = [
-        per_row(r, [f"student {capacity}", f"{baseline} {capacity}", f"ensemble {models_of(r, 'ensemble')['name']}"])
-        for r in reports
-    ]
+    held = [per_row(report, ["student", baseline.replace(" ", "_"), "ensemble"]) for report in reports]
     generator = np.random.default_rng(0)
 
     def ratio(parts: list[np.ndarray]) -> float:
@@ -185,7 +183,7 @@ def _tabular_goals(
     results.goal("1", "3,490-parameter student minus tuned ensemble, points of accuracy", ahead, 0.0)
     for baseline in ("plain baseline", "tuned baseline"):
         for figure in ("accuracy", "nll"):
-            centre, low, high = recovery(reports, "mlp-3490", baseline, figure)
+            centre, low, high = recovery(reports, baseline, figure)
             results.rows.append(
                 {"dataset": "tabular", "method": f"gap recovery against the {baseline}", "figure": figure, "unit": "%"}
                 | {"mean": 100 * centre, "low": 100 * low, "high": 100 * high}
@@ -245,21 +243,20 @@ def digits(results: Results, given: argparse.Namespace) -> None:
     reports = [pipeline("configs/digits.yaml", f"digits-{s}", [f"seed={s}", f"data.split.seed={s}"]) for s in range(3)]
     results.model("digits", "ensemble", [models_of(r, "ensemble") for r in reports])
     mean: dict[str, dict[str, list[float]]] = {}
-    for role in ("plain", "tuned", "students"):
+    for role in ("plain_baseline", "tuned_baseline", "student"):
         found = [
-            {k: float(np.mean([seed[f"{role}_{k}"] for seed in r["seeds"]])) for k in ("accuracy", "nll")}
-            for r in reports
+            {k: float(np.mean([seed[role][k] for seed in r["seeds"]])) for k in ("accuracy", "nll")} for r in reports
         ]
-        results.model("digits", "student" if role == "students" else f"{role} baseline", found)
+        results.model("digits", role.replace("_", " "), found)
         mean[role] = {k: [f[k] for f in found] for k in ("accuracy", "nll")}
-    accuracy, nll = (np.subtract(mean["students"][k], mean["tuned"][k]) for k in ("accuracy", "nll"))
+    accuracy, nll = (np.subtract(mean["student"][k], mean["tuned_baseline"][k]) for k in ("accuracy", "nll"))
     results.goal("6", "digits: accuracy gain over the tuned baseline, points", 100 * float(accuracy.mean()), 0.0)
     results.goal("6", "digits: NLL gain over the tuned baseline", -float(nll.mean()), 0.0)
 
 
 def images(results: Results, given: argparse.Namespace) -> None:
     """CIFAR-10 as a folder with its official test images: goal 6."""
-    overrides = [f"data.path={Path(given.images).resolve()}"]
+    overrides = [f"data.path={Path(given.images).resolve()}", "ship=student"]
     report = pipeline("benchmarks/configs/cifar.yaml", "cifar", overrides)
     chosen = report["search"]["chosen"]
     for role in ("ensemble", "plain baseline", "tuned baseline", "student"):

@@ -39,10 +39,9 @@ def test_gap_recovery_is_a_ratio_of_means(monkeypatch: pytest.MonkeyPatch) -> No
     widths = []
     for rows in (200, 4000):
         held = simulated(rows)
-        monkeypatch.setattr(quality, "models_of", lambda *_: {"name": "uniform"})
         monkeypatch.setattr(quality, "per_row", lambda report, names, held=held: held[report])
         reports: Any = list(range(4))
-        centre, low, high = quality.recovery(reports, "small", "plain baseline", "accuracy")
+        centre, low, high = quality.recovery(reports, "plain baseline", "accuracy")
         student, alone, whole = np.mean([[v.mean() for v in h["accuracy"]] for h in held], axis=0)
         assert centre == pytest.approx((student - alone) / (whole - alone))
         assert low <= centre <= high

@@ -23,6 +23,7 @@ from distillery.flows.tracking.lifecycle import turn
 from distillery.flows.tracking.registry import FINGERPRINT
 from distillery.flows.tracking.runs import connect
 from distillery.stages.promotion.decision import Decision, Outcome, decide
+from distillery.stages.report.record import Report
 
 os.environ["PREFECT_LOGGING_LEVEL"] = "CRITICAL"
 
@@ -125,14 +126,16 @@ def tiny() -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_run(prefect_server: str, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def tiny_run(prefect_server: str, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Report]:
     """(home, report) of one run of the tiny experiment, which began with nothing; tests that look at it share it."""
     from distillery.config.config_file import load
     from distillery.flows.flow import pipeline
 
     folder = tmp_path_factory.mktemp("tiny")
     with at_home(folder):
-        return folder, pipeline(load(tiny))
+        report = pipeline(load(tiny))
+        assert isinstance(report, Report)
+        return folder, report
 
 
 class Model:

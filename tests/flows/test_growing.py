@@ -75,7 +75,7 @@ def grown(prefect_server: str, new_home: Callable[[Path], Path], tmp_path_factor
         patch.setenv("DISTILLERY_WORKERS", "1")
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         first = pipeline(config)
-        assert first["promotion"]["promoted"]
+        assert first.promotion.promoted
         yield run
 
 
@@ -87,12 +87,12 @@ def test_an_image_of_test_trains_nothing(grown: Callable[[str], Any]) -> None:
     """Contract: the same student is judged on one more row, and stays the champion without being exported again."""
     made, report = grown("test")
     assert made == MINE | {"logits"}
-    assert report["promotion"]["version"] == 1 and report["promotion"]["promoted"]
-    assert {"teachers", "search", "students", "ensemble", "export"} <= set(report["cached"])
+    assert report.promotion.version == 1 and report.promotion.promoted
+    assert {"teachers", "search", "students", "ensemble", "export"} <= set(report.cached)
 
 
 def test_an_image_of_val_search_trains_no_teacher(grown: Callable[[str], Any]) -> None:
     """Contract: the search and what it chooses are made again, from the logits that are there."""
     made, report = grown("val_search")
     assert made == MINE | {"logits", "search", "students", "export"}
-    assert {"teachers", "ensemble", "profile"} <= set(report["cached"])
+    assert {"teachers", "ensemble", "profile"} <= set(report.cached)

@@ -10,9 +10,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from reports import without_timing
+
+from distillery.stages.report.record import Report
 
 # Imports are most of what the command costs here. So one process imports, and every run is a fork of it that does what
 # the command does; whatever a run opens or starts is its own.
@@ -76,12 +77,11 @@ class Commands:
         os.kill(process, signal.SIGKILL)
         assert self._told() == -signal.SIGKILL
 
-    def finish(self, home: Path) -> dict[str, Any]:
+    def finish(self, home: Path) -> Report:
         """The report of a run."""
         self.start(home)
         assert self._told() == 0, log(home)
-        report: dict[str, Any] = json.loads((home / "runs" / "tiny" / "report.json").read_text())
-        return report
+        return Report.read(home / "runs" / "tiny")
 
 
 def log(home: Path) -> str:
@@ -128,7 +128,7 @@ def _is_registered(home: Path) -> bool:
 def test_a_killed_run_goes_on_where_it_stopped(
     tmp_path: Path,
     tiny: Path,
-    tiny_run: tuple[Path, dict[str, Any]],
+    tiny_run: tuple[Path, Report],
     new_home: Callable[[Path], Path],
     prefect_server: str,
 ) -> None:
@@ -160,5 +160,5 @@ def test_a_killed_run_goes_on_where_it_stopped(
             "WHERE tags.key = 'mlflow.parentRunId' AND child.lifecycle_stage = 'active' AND parent.run_uuid IS NULL"
         )
         trials = database.execute("SELECT count(*) FROM tags WHERE key = 'role' AND value = 'trial'")
-        logged = len(report["search"]["trials"]) + len(report["baseline_search"]["trials"])
+        logged = len(report.search.trials) + len(report.baseline_search.trials)
         assert (orphans.fetchone()[0], trials.fetchone()[0]) == (0, logged)

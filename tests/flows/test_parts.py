@@ -14,6 +14,7 @@ from distillery.flows.flow import pipeline
 from distillery.flows.servers.doctor import examine
 from distillery.flows.tracking.registry import by_alias
 from distillery.flows.tracking.runs import connect
+from distillery.stages.evaluation.record import EvaluationResult
 
 OPEN = ["gates=[{figure: accuracy, at_least: 0.1}]"]
 
@@ -37,17 +38,17 @@ def _stages(home: Path) -> set[str]:
     return {manifest.parts[-3] for manifest in (home / ".distillery").glob("*/*/manifest.json")}
 
 
-def test_a_search_ends_with_the_evaluation(searched: tuple[Path, dict[str, Any]]) -> None:
+def test_a_search_ends_with_the_evaluation(searched: tuple[Path, EvaluationResult]) -> None:
     """Contract: every model is judged, nothing is exported, registered or reported."""
     home, evaluation = searched
-    assert {"teacher", "ensemble", "student", "tuned baseline"} <= {row["role"] for row in evaluation["rows"]}
+    assert {"teacher", "ensemble", "student", "tuned_baseline"} <= {row.role for row in evaluation.rows}
     assert "evaluation" in _stages(home) and "export" not in _stages(home)
     assert connect(Places.from_environment()).search_model_versions() == []
     assert not list((home / "runs").rglob("report.*"))
 
 
 def test_a_release_of_what_is_not_finished_says_what_is_missing(
-    searched: tuple[Path, dict[str, Any]], tiny: Path
+    searched: tuple[Path, EvaluationResult], tiny: Path
 ) -> None:
     """Contract: it names the first stage that is not there, computes nothing, and says where its run is recorded."""
     home, _ = searched
@@ -60,19 +61,21 @@ def test_a_release_of_what_is_not_finished_says_what_is_missing(
     assert f"/runs/{parent.info.run_id}" in stopped.value.__notes__[0]
 
 
-def test_a_release_decides_about_what_a_search_has_finished(searched: tuple[Path, dict[str, Any]], tiny: Path) -> None:
+def test_a_release_decides_about_what_a_search_has_finished(
+    searched: tuple[Path, EvaluationResult], tiny: Path
+) -> None:
     """Resume: only export and decision are new, and the report has the figures of the search."""
     home, evaluation = searched
     report = pipeline(load(tiny, OPEN), "release")
-    assert set(report["seconds"]) - set(report["cached"]) == {"export", "served", "total"}
-    assert [row["nll"] for row in report["rows"]] == [row["nll"] for row in evaluation["rows"]]
+    assert set(report.seconds) - set(report.cached) == {"export", "served", "total"}
+    assert [row.nll for row in report.rows] == [row.nll for row in evaluation.rows]
     assert (home / "runs" / "tiny" / "report.json").is_file()
     champion = by_alias(connect(Places.from_environment()), "tiny", "champion")
-    assert champion is not None and report["promotion"]["promoted"]
+    assert champion is not None and report.promotion.promoted
 
 
 def test_a_machine_without_the_folder_releases_it_as_well(
-    searched: tuple[Path, dict[str, Any]],
+    searched: tuple[Path, EvaluationResult],
     tiny: Path,
     new_home: Callable[[Path], Path],
     tmp_path: Path,
@@ -82,10 +85,10 @@ def test_a_machine_without_the_folder_releases_it_as_well(
     _, evaluation = searched
     monkeypatch.setenv("DISTILLERY_HOME", str(new_home(tmp_path)))
     report = pipeline(load(tiny, OPEN), "release")
-    assert {"data", "teachers", "search", "students", "evaluation"} <= set(report["cached"])
-    assert [row["nll"] for row in report["rows"]] == [row["nll"] for row in evaluation["rows"]]
+    assert {"data", "teachers", "search", "students", "evaluation"} <= set(report.cached)
+    assert [row.nll for row in report.rows] == [row.nll for row in evaluation.rows]
     # What models cost is in the evaluation already.
-    assert report["promotion"]["promoted"] and _stages(tmp_path) == _stages(searched[0]) - {"costs"}
+    assert report.promotion.promoted and _stages(tmp_path) == _stages(searched[0]) - {"costs"}
 
 
 def test_a_remote_that_cannot_be_used_stops_the_run_at_once(

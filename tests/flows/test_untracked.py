@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 from reports import without_timing
 
@@ -15,6 +14,7 @@ from distillery.flows.environment import Places
 from distillery.flows.pipeline import run_chain
 from distillery.flows.tasks.context import Context
 from distillery.stages.data.dataset import read_source
+from distillery.stages.report.record import Report
 
 IMPORTED = """
 import sys
@@ -24,7 +24,7 @@ print(*(name for name in ("prefect", "mlflow") if name in sys.modules))
 
 
 def test_a_run_finds_what_a_tracked_one_made_and_reports_the_same(
-    tmp_path: Path, tiny: Path, tiny_run: tuple[Path, dict[str, Any]]
+    tmp_path: Path, tiny: Path, tiny_run: tuple[Path, Report]
 ) -> None:
     """resume: both give every stage the same key; without a registry there is no version, and no decision to count."""
     home, tracked = tiny_run
@@ -32,8 +32,9 @@ def test_a_run_finds_what_a_tracked_one_made_and_reports_the_same(
     config = load(tiny)
     ctx = Context.untracked(config, Places(tmp_path, workers=1, device="cpu"))
     report = run_chain(ctx, read_source(config.data))
+    assert isinstance(report, Report)
     assert all(handle.cached for handle in ctx.handles) and {"teachers", "students"} <= {h.stage for h in ctx.handles}
-    assert report["promotion"]["version"] is None and report["promotion"]["decisions"] is None
+    assert report.promotion.version is None and report.promotion.decisions is None
 
     found, expected = without_timing(report), without_timing(tracked)
     for tree in (found, expected):

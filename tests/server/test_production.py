@@ -22,6 +22,7 @@ from distillery.flows.connections import check_prefect
 from distillery.flows.environment import Places
 from distillery.flows.tracking.runs import connect
 from distillery.stages.data.dataset import read_source
+from distillery.stages.evaluation.record import EvaluationResult
 
 pytestmark = pytest.mark.server
 
@@ -173,14 +174,15 @@ def test_the_champion_answers_over_http_as_it_was_evaluated(served: str, shell: 
     assert len(json.loads(served[served.index('{"predictions"') :])["predictions"]) == 5
     store = shell.state / ".distillery"
     (splits,), (evaluation,) = store.glob("data/*/splits.npz"), store.glob("evaluation/*/test_logits.npz")
-    content = json.loads(evaluation.with_name("evaluation.json").read_text())
+    result = EvaluationResult.read(evaluation.parent)
+    candidate = result.candidate
     with np.load(splits) as ids, np.load(evaluation) as logits:
-        test, expected = ids["test"], softmax(logits[content["student"]].astype(np.float64), axis=1)
+        test, expected = ids["test"], softmax(logits[candidate.role.value].astype(np.float64), axis=1)
     rows = read_source(load(QUICK).data)
     assert rows.frame is not None
     asked = {"dataframe_split": rows.frame.iloc[test].to_dict(orient="split", index=False)}
     answer = json.loads(_ask(f"{servers['SERVE']}/invocations", asked))["predictions"]
-    probabilities = [[row[f"probability:{name}"] for name in content["classes"]] for row in answer]
+    probabilities = [[row[f"probability:{name}"] for name in result.classes] for row in answer]
     assert np.abs(np.array(probabilities) - expected).max() < 1e-5
 
 

@@ -1,12 +1,18 @@
-"""Comparing two reports."""
+"""Reports as trees of plain values, which tests change, and the comparison of two of them."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from distillery.stages.report.page import page
 from distillery.stages.report.record import Report
 
 TIMES = ("latency", "throughput", "request")
+
+
+def page_of(tree: dict[str, Any]) -> str:
+    """The page of a report that is given as a tree."""
+    return page(Report.model_validate(tree))
 
 
 def without_timing(report: Report) -> dict[str, Any]:

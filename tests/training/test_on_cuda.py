@@ -13,6 +13,7 @@ import torch
 from pretended_cuda import Seen, pretended_cuda
 from tiny_chain import Chain
 from torch import nn
+from trials import proposed
 
 from distillery.config.experiment import Augment, Recipe
 from distillery.config.search_space import Setting
@@ -187,7 +188,7 @@ def test_the_stages_that_train_do_so_on_a_gpu(chain: Chain, tmp_path: Any, monke
     small = config.student.capacities[0]
     wanted = [student_training.TrainingRequest(Setting(temperature=2.0, alpha=0.7), seed) for seed in (1, 2)]
     settings = (Setting(), Setting(lr=0.02))
-    job = trials.Job(config, chain.data, chain.ensemble, tuple(chain.taught), small, settings, AUTO)
+    job = trials.Job(config, chain.data, chain.ensemble, tuple(chain.taught), small, proposed(*settings), AUTO)
     found, answers = {}, {}
     for device in DEVICES:
         monkeypatch.setenv("DISTILLERY_DEVICE", device)
@@ -202,7 +203,7 @@ def test_the_stages_that_train_do_so_on_a_gpu(chain: Chain, tmp_path: Any, monke
             labelled = logits.cache_logits(made[0], "test", chain.data, config.logits, store, device=AUTO)
         assert (sum(seen.waits.values()) > 0) == (device == "cuda")
         answers[device] = logits.read_logits(labelled)
-        found[device] = [handle.metrics for handle in made] + [{k: t[k] for k in ("nll", "accuracy")} for t in tried]
+        found[device] = [handle.metrics for handle in made] + [{"nll": t.nll, "accuracy": t.accuracy} for t in tried]
     assert len(found["cuda"]) == 8
     np.testing.assert_allclose(answers["cuda"], answers["cpu"], atol=1e-4)
     for mine, theirs in zip(found["cuda"], found["cpu"], strict=True):

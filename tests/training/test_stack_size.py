@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 from tiny_chain import Chain
+from trials import proposed
 
 from distillery.config.experiment import Capacity, Recipe, Teachers
 from distillery.config.search_space import Setting
@@ -59,7 +60,7 @@ def test_a_cohort_that_does_not_fit_is_split(
     search = chain.config.search.model_copy(update={"halving": None})
     config = chain.config.model_copy(update={"search": search})
     capacity = config.student.capacities[0]
-    job = Job(config, chain.data, chain.ensemble, tuple(chain.taught), capacity, settings, "cpu")
+    job = Job(config, chain.data, chain.ensemble, tuple(chain.taught), capacity, proposed(*settings), "cpu")
     whole = train_trials(job)
     spec, recipe = chain.dataset.spec, config.student.recipe
     network = build_network(capacity, spec, 0)
@@ -67,7 +68,7 @@ def test_a_cohort_that_does_not_fit_is_split(
     monkeypatch.setattr(cohorts, "_free_bytes", lambda device: 2 * each)
     with caplog.at_level(logging.WARNING):
         split = train_trials(replace(job))
-    assert [r["nll"] for r in split] == pytest.approx([r["nll"] for r in whole], rel=1e-4)
+    assert [r.nll for r in split] == pytest.approx([r.nll for r in whole], rel=1e-4)
     assert "5 networks do not fit at once, they train in groups of 2" in caplog.text
 
 

@@ -22,6 +22,7 @@ from distillery.devices import AUTO
 from distillery.errors import InputError
 from distillery.flows.environment import LOCAL, Places
 from distillery.flows.workers.shared_folder import open_workers
+from distillery.stages.search.record import SearchResult
 from distillery.stages.search.student_search import run_search
 from distillery.store import Handle, Store
 from distillery.store.remote import Remote
@@ -103,14 +104,12 @@ def test_a_search_survives_its_workers(work: DaskWork, chain: Chain, tmp_path: P
     def on_trial(record: dict[str, Any]) -> None:
         if not rounds:
             os.kill(next(iter(work._client.run(os.getpid).values())), signal.SIGKILL)
-        rounds.append(record["number"])
+        rounds.append(record.number)
 
     found = run_search(*upstream, Store(tmp_path / "dask"), run_many=work.map, on_trial=on_trial)
-    mine, theirs = (handle.json("search.json")["trials"] for handle in (found, alone))
+    mine, theirs = (SearchResult.read(handle).trials for handle in (found, alone))
     assert rounds == list(range(len(theirs)))
-    assert [(t["setting"], t["nll"], t["state"]) for t in mine] == [
-        (t["setting"], t["nll"], t["state"]) for t in theirs
-    ]
+    assert [(t.setting, t.nll, t.state) for t in mine] == [(t.setting, t.nll, t.state) for t in theirs]
 
 
 @pytest.mark.server

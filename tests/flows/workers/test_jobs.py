@@ -18,6 +18,7 @@ from tiny_chain import Chain
 from distillery.devices import AUTO
 from distillery.flows.workers import jobs
 from distillery.flows.workers.shared_folder import SharedWork
+from distillery.stages.search.record import SearchResult
 from distillery.stages.search.student_search import run_search
 from distillery.store import Store
 
@@ -147,12 +148,10 @@ def test_a_search_survives_its_workers(chain: Chain, search_with: Any, tmp_path:
     def on_trial(record: dict[str, Any]) -> None:
         if not rounds:
             started[0].kill()  # whatever it is doing
-        rounds.append(record["number"])
+        rounds.append(record.number)
 
     with workers(tmp_path, 2) as started, SharedWork(0, tmp_path) as shared:
         found = run_search(*upstream, Store(tmp_path / "shared"), run_many=shared.map, on_trial=on_trial)
-    mine, theirs = (handle.json("search.json")["trials"] for handle in (found, alone))
+    mine, theirs = (SearchResult.read(handle).trials for handle in (found, alone))
     assert rounds == list(range(len(theirs)))
-    assert [(t["setting"], t["nll"], t["state"]) for t in mine] == [
-        (t["setting"], t["nll"], t["state"]) for t in theirs
-    ]
+    assert [(t.setting, t.nll, t.state) for t in mine] == [(t.setting, t.nll, t.state) for t in theirs]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import mlflow
 import optuna
@@ -13,6 +12,7 @@ from tiny_chain import Chain
 from distillery.errors import InputError
 from distillery.flows.environment import Places
 from distillery.flows.tracking import lock
+from distillery.stages.search.record import SearchResult, Trial
 from distillery.stages.search.student_search import run_search
 from distillery.stages.search.study import open_study
 from distillery.store import Store
@@ -34,23 +34,23 @@ def test_a_study_in_a_database_goes_on_anywhere(
     search = chain.config.search.model_copy(update={"trials": 8, "cohort": 2})  # two rounds
     config = chain.config.model_copy(update={"search": search})
     upstream = (config, chain.data, chain.ensemble, chain.taught, chain.profiles)
-    alone = run_search(*upstream, Store(tmp_path / "journal")).json("search.json")
+    alone = SearchResult.read(run_search(*upstream, Store(tmp_path / "journal")))
 
-    def stop(record: dict[str, Any]) -> None:
-        if record["number"] == 1:
+    def stop(trial: Trial) -> None:
+        if trial.number == 1:
             raise Stopped
 
     with pytest.raises(Stopped):
         run_search(*upstream, Store(tmp_path / "one"), on_trial=stop, database=database)
     seen: list[int] = []
     store = Store(tmp_path / "other")
-    found = run_search(*upstream, store, on_trial=lambda r: seen.append(r["number"]), database=database)
-    content = found.json("search.json")
-    assert content["study"] == alone["study"] and seen == [4, 5, 6, 7]
-    for one, other in zip(content["trials"], alone["trials"], strict=True):
-        assert all(one[key] == other[key] for key in ("number", "setting", "nll", "state"))
-    study = optuna.load_study(study_name=content["study"], storage=database)
-    assert [t.number for t in study.trials] == [t["number"] for t in content["trials"]]
+    found = run_search(*upstream, store, on_trial=lambda r: seen.append(r.number), database=database)
+    content = SearchResult.read(found)
+    assert content.study == alone.study and seen == [4, 5, 6, 7]
+    for one, other in zip(content.trials, alone.trials, strict=True):
+        assert all(getattr(one, key) == getattr(other, key) for key in ("number", "setting", "nll", "state"))
+    study = optuna.load_study(study_name=content.study, storage=database)
+    assert [t.number for t in study.trials] == [t.number for t in content.trials]
     assert not (store.root / "optuna.journal").exists()
 
 

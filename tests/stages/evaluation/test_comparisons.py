@@ -24,6 +24,8 @@ from distillery.stages.evaluation.comparisons import (
     reliabilities,
     worst_drop,
 )
+from distillery.stages.evaluation.record import ClassRow, Gain
+from distillery.stages.roles import Role
 
 SETTINGS: dict[str, Any] = {"resamples": 200, "confidence": 0.9}
 SEEDS = st.integers(0, 9999)
@@ -48,9 +50,9 @@ def test_a_gain_is_positive_where_the_student_is_better() -> None:
     labels = np.zeros(4, int)
     student, other = answers(np.array([1, 1, 1, 0])), answers(np.array([1, 1, 0, 0]))
     found = gains(student, other, labels, **SETTINGS)
-    assert found["accuracy"].value == 0.25 and found["nll"].value == pytest.approx(0.25 * 2)
+    assert found.accuracy.value == 0.25 and found.nll.value == pytest.approx(0.25 * 2)
     back = gains(other, student, labels, **SETTINGS)
-    assert (back["accuracy"].value, back["nll"].value) == (-0.25, pytest.approx(-0.5))
+    assert (back.accuracy.value, back.nll.value) == (-0.25, pytest.approx(-0.5))
 
 
 @given(SEEDS)
@@ -60,12 +62,11 @@ def test_gains_and_recoveries_are_those_of_the_rows(seed: int) -> None:
     right = [metrics.row_correct(z, labels) for z in (student, other, ensemble)]
     nll = [metrics.row_nll(z, labels) for z in (student, other, ensemble)]
     found = gains(student, other, labels, **SETTINGS)
-    assert found["accuracy"] == metrics.paired_share_difference(right[0], right[1], confidence=0.9)
-    assert found["nll"] == metrics.paired_difference(nll[1], nll[0], **SETTINGS)
-    expected = {
-        "accuracy": metrics.gap_recovery(*right, **SETTINGS),
-        "nll": metrics.gap_recovery(*(-v for v in nll), **SETTINGS),
-    }
+    assert found.accuracy == metrics.paired_share_difference(right[0], right[1], confidence=0.9)
+    assert found.nll == metrics.paired_difference(nll[1], nll[0], **SETTINGS)
+    expected = Gain(
+        accuracy=metrics.gap_recovery(*right, **SETTINGS), nll=metrics.gap_recovery(*(-v for v in nll), **SETTINGS)
+    )
     assert recoveries(student, other, ensemble, labels, **SETTINGS) == expected
 
 
@@ -181,14 +182,14 @@ def test_groups_are_those_of_a_loop(seed: int) -> None:
 def test_accuracy_by_group_is_counted() -> None:
     """golden: two columns, each value with its rows and the share of right answers of every model."""
     frame = pd.DataFrame({"side": ["l", "r", "l"], "old": [True, True, False]})
-    table, parts = accuracy_by_group(frame, {"student": np.array([1.0, 0.0, 0.0])})
+    table, parts = accuracy_by_group(frame, {Role.STUDENT: np.array([1.0, 0.0, 0.0])})
     assert {k: v.tolist() for k, v in parts.items()} == {
         "side = l": [0, 2],
         "side = r": [1],
         "old = False": [2],
         "old = True": [0, 1],
     }
-    assert [(r["column"], r["value"], r["rows"], r["student"]) for r in table] == [
+    assert [(r.column, r.value, r.rows, r.accuracy[Role.STUDENT]) for r in table] == [
         ("side", "l", 2, 0.5),
         ("side", "r", 1, 0.0),
         ("old", "False", 1, 0.0),
@@ -230,27 +231,29 @@ def test_numbers_that_are_mostly_one_make_fewer_parts() -> None:
 def test_changes_by_class_are_those_of_its_rows() -> None:
     """golden: one class wins two of four rows, one loses its only row, one has none; ends by the score."""
     labels = np.array([0, 0, 0, 0, 1])
-    top = {"student": [0, 0, 0, 1, 0], "other": [0, 1, 1, 1, 1]}
-    logits = {k: np.eye(3)[v] for k, v in top.items()}
-    first, second, third = by_class(logits["student"], {"other": logits["other"]}, labels, ["a", "b", "c"], 0.95)
-    assert first["class"] == "a" and first["rows"] == 4 and first["recall"] == {"student": 0.75, "other": 0.25}
+    top = {Role.STUDENT: [0, 0, 0, 1, 0], Role.TUNED: [0, 1, 1, 1, 1]}
+    logits = {role: np.eye(3)[classes] for role, classes in top.items()}
+    others = {Role.TUNED: logits[Role.TUNED]}
+    table = by_class(Role.STUDENT, logits[Role.STUDENT], others, labels, ["a", "b", "c"], 0.95)
+    first, second, third = table
+    assert first.name == "a" and first.rows == 4 and first.recall == {Role.STUDENT: 0.75, Role.TUNED: 0.25}
     low, high = metrics.share_difference_ends(2, 0, 4, 1.959964)
-    expected = {"value": 0.5, "low": float(low), "high": float(high)}
-    assert first["change"]["other"] == pytest.approx(expected, abs=1e-6)
-    alone = second["change"]["other"]
-    assert alone["value"] == alone["low"] == pytest.approx(-1.0) and alone["high"] > 0.5  # one row says next to nothing
-    assert third == {"class": "c", "rows": 0, "recall": {"student": None, "other": None}, "change": {}}
+    change = first.change[Role.TUNED]
+    assert (change.value, change.low, change.high) == pytest.approx((0.5, float(low), float(high)), abs=1e-6)
+    alone = second.change[Role.TUNED]
+    assert alone.value == alone.low == pytest.approx(-1.0) and alone.high > 0.5  # one row says next to nothing
+    assert third == ClassRow(name="c", rows=0, recall={Role.STUDENT: None, Role.TUNED: None}, change={})
 
 
 @given(SEEDS)
 def test_reliabilities_are_those_of_each_model(seed: int) -> None:
     """reference: metrics.reliability; weighted by share, the gaps are the ECE."""
     student, other, _, labels = some(seed)
-    found = reliabilities({"student": student, "other": other}, labels)
-    assert list(found) == ["student", "other"]
-    for name, logits in (("student", student), ("other", other)):
-        curve = {k: np.array(v) for k, v in found[name].items()}
-        for mine, theirs in zip(curve.values(), metrics.reliability(logits, labels), strict=True):
-            assert np.array_equal(mine, theirs)
-        gap = curve["share"] * np.abs(curve["confidence"] - curve["accuracy"])
-        assert gap.sum() == pytest.approx(metrics.ece(logits, labels))
+    found = reliabilities({Role.STUDENT: student, Role.TUNED: other}, labels)
+    assert list(found) == [Role.STUDENT, Role.TUNED]
+    for role, logits in ((Role.STUDENT, student), (Role.TUNED, other)):
+        confidence, accuracy, share = metrics.reliability(logits, labels)
+        assert found[role].confidence == confidence.tolist()
+        assert found[role].accuracy == accuracy.tolist()
+        assert found[role].share == share.tolist()
+        assert (share * np.abs(confidence - accuracy)).sum() == pytest.approx(metrics.ece(logits, labels))

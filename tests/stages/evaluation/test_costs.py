@@ -13,21 +13,21 @@ from tiny_chain import FinishedChain
 
 from distillery.stages.ensemble.weight_selection import chosen
 from distillery.stages.evaluation import costs
-from distillery.stages.evaluation.costs import measure_costs
+from distillery.stages.evaluation.costs import CostTable, measure_costs
 from distillery.stages.measurement import runtimes
 from distillery.stages.teachers.members import NetworkMember
 from distillery.stages.teachers.teacher_training import load_member
 from distillery.store import Store
 
+FACTS = ("params", "macs", "size_mb")
 EACH = 8 * 24 + 24 + 24 * 12 + 12 + 12 * 3 + 3  # parameters of a member
 
 
-def measured(finished: FinishedChain, store: Store) -> dict[str, Any]:
+def measured(finished: FinishedChain, store: Store) -> CostTable:
     """costs.json of the tiny chain."""
     students = [final.students[0] for final in finished.finals]
     parts = (finished.members, students, finished.profiles, finished.ensemble, finished.data)
-    found: dict[str, Any] = measure_costs(*parts, 10, store).json("costs.json")
-    return found
+    return CostTable.read(measure_costs(*parts, 10, store))
 
 
 @pytest.fixture(scope="module")
@@ -62,12 +62,12 @@ def test_all_models_run_in_onnxruntime_and_each_architecture_once(
 ) -> None:
     """golden: three copies of one network share a figure; two capacities and the ensemble have their own."""
     found = measured(finished, store)
-    everything = [*found["teachers"], *found["students"].values(), *found["ensembles"].values()]
-    assert {model["runtime"] for model in everything} == {"onnxruntime"}
-    assert [t["latency_ms_p50"] for t in found["teachers"]] == [1.0] * 3
-    assert [s["latency_ms_p50"] for s in found["students"].values()] == [2.0, 3.0]
-    assert list(found["students"]) == ["small", "large"]
-    assert found["ensembles"]["uniform"]["latency_ms_p50"] == 4.0
+    everything = [*found.teachers, *found.students.values(), found.uniform, found.ensemble]
+    assert {model.runtime for model in everything} == {"onnxruntime"}
+    assert [t.latency_ms_p50 for t in found.teachers] == [1.0] * 3
+    assert [s.latency_ms_p50 for s in found.students.values()] == [2.0, 3.0]
+    assert list(found.students) == ["small", "large"]
+    assert found.uniform.latency_ms_p50 == 4.0
     assert clock.count("exported") == 1  # the capacities' graphs are those of their profiles
     assert clock.count("timed") in (4, 5)  # the ensemble in use may be the simple average
 
@@ -75,13 +75,13 @@ def test_all_models_run_in_onnxruntime_and_each_architecture_once(
 def test_costs_are_those_of_the_networks(finished: FinishedChain, store: Store, clock: list[str]) -> None:
     """reference: parameters by hand, those of capacities by their profiles; an ensemble is the sum of its members."""
     found = measured(finished, store)
-    assert [t["params"] for t in found["teachers"]] == [EACH] * 3
+    assert [t.params for t in found.teachers] == [EACH] * 3
     for profile in finished.profiles:
-        mine = found["students"][profile.name]
-        assert {k: mine[k] for k in costs.FACTS} == {k: profile.metrics[k] for k in costs.FACTS}
+        mine = found.students[profile.name]
+        assert {k: getattr(mine, k) for k in FACTS} == {k: profile.metrics[k] for k in FACTS}
     active = len(chosen(finished.ensemble).active)
-    assert found["ensembles"]["chosen"]["params"] == EACH * active
-    assert found["ensembles"]["uniform"]["params"] == 3 * EACH
+    assert found.ensemble.params == EACH * active
+    assert found.uniform.params == 3 * EACH
 
 
 def test_a_network_that_cannot_be_exported_puts_all_into_torch(
@@ -99,8 +99,8 @@ def test_a_network_that_cannot_be_exported_puts_all_into_torch(
     monkeypatch.setattr(costs, "network_graph", refuses)
     with caplog.at_level(logging.WARNING, "distillery.stages.evaluation.costs"):
         found = measured(finished, store)
-    everything = [*found["teachers"], *found["students"].values(), *found["ensembles"].values()]
-    assert {model["runtime"] for model in everything} == {"torch"}
+    everything = [*found.teachers, *found.students.values(), found.uniform, found.ensemble]
+    assert {model.runtime for model in everything} == {"torch"}
     assert "teacher 'mlp-00' cannot be exported" in caplog.text and "it looks at its numbers" in caplog.text
 
 

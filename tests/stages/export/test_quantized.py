@@ -18,6 +18,7 @@ from distillery.ops.metrics import quality
 from distillery.serving.answers import classes_of
 from distillery.stages.data import dataset, preprocess
 from distillery.stages.export import onnx_model, quantized
+from distillery.stages.export.record import ServedModels
 from distillery.stages.students.student_training import TrainingRequest, train_baselines
 from distillery.store import Store
 
@@ -55,21 +56,21 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 def test_figures_are_those_of_the_files(served: SimpleNamespace) -> None:
     """reference: accuracy and NLL of each file's own answers on test; int8 is smaller and nearly as good."""
-    rows = {row["name"]: row for row in served.found.json("served.json")}
+    rows = {model.name: model for model in ServedModels.read(served.found).models}
     assert list(rows) == ["float32", "int8"]
     ids, labels = served.dataset.splits["test"], served.dataset.labels("test")
     files = {"float32": served.exported.file(onnx_model.MODEL), "int8": served.found.file(quantized.INT8)}
     for name, file in files.items():
         probs = onnx_model.predict_rows(preprocess.session(str(file)), served.rows, ids)
         expected = quality(np.log(np.maximum(probs, 1e-12)), labels)
-        assert rows[name]["accuracy"] == expected["accuracy"]
-        assert rows[name]["nll"] == pytest.approx(expected["nll"], rel=1e-5)
-        assert rows[name]["size_mb"] == file.stat().st_size / 1e6 and rows[name]["request_ms_p50"] > 0
-        assert ("latency_ms_p50" in rows[name]) is (name == "int8")  # the student's own stands in the evaluation
-    assert rows["int8"]["size_mb"] < rows["float32"]["size_mb"]
-    assert rows["int8"]["accuracy"] == pytest.approx(rows["float32"]["accuracy"], abs=0.03)
-    assert rows["int8"]["nll"] != rows["float32"]["nll"]
-    assert served.found.metrics["int8_nll"] == rows["int8"]["nll"]
+        assert rows[name].accuracy == expected["accuracy"]
+        assert rows[name].nll == pytest.approx(expected["nll"], rel=1e-5)
+        assert rows[name].size_mb == file.stat().st_size / 1e6 and rows[name].request_ms_p50 > 0
+        assert (rows[name].latency_ms_p50 is not None) is (name == "int8")  # the student's own stands in the evaluation
+    assert rows["int8"].size_mb < rows["float32"].size_mb
+    assert rows["int8"].accuracy == pytest.approx(rows["float32"].accuracy, abs=0.03)
+    assert rows["int8"].nll != rows["float32"].nll
+    assert served.found.metrics["int8_nll"] == rows["int8"].nll
 
 
 def test_the_int8_file_is_served_like_the_other(served: SimpleNamespace) -> None:

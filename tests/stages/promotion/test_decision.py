@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from distillery.config.gates import DEFAULT_GATES, Gate
+from distillery.config.gates import SHIP_GATES, Gate
 from distillery.ops.metrics import Interval
 from distillery.stages.promotion.decision import Decision, Outcome, decide
 
@@ -59,22 +61,44 @@ def test_gates_and_champion_must_both_be_passed(figures: str, champion: Outcome 
     """golden: no gate failed, and lower NLL beyond chance and no lower accuracy than the champion."""
     found = verdict({"good": GOOD, "bad": BAD, "open": OPEN}[figures], champion)
     assert found.promoted == promoted
-    assert len(found.reasons) == 3
+    assert len(found.reasons) == 3 + (figures == "bad")
     word = {"good": "passed", "bad": "FAILED", "open": "open"}[figures]
     assert found.reasons[0].startswith("passed accuracy: ") and found.reasons[1].startswith(f"{word} recovery: ")
     if champion is None:
-        assert found.reasons[2] == "there is no champion yet"
+        assert found.reasons[-1] == "there is no champion yet"
     else:
-        assert f"beat {champion.name}:" in found.reasons[2] or f"beats {champion.name}:" in found.reasons[2]
+        assert f"beat {champion.name}:" in found.reasons[-1] or f"beats {champion.name}:" in found.reasons[-1]
+
+
+SMALLER: list[tuple[int | None, np.ndarray | float, int, bool]] = [
+    (90, 0.0, 0, True),
+    (91, 0.0, 0, False),
+    (None, 0.0, 0, False),
+    (10, -0.02, 0, False),
+    (10, 0.0, -40, False),
+]
+
+
+@pytest.mark.parametrize(("params", "worse_by", "fewer", "promoted"), SMALLER)
+def test_as_good_and_smaller_takes_the_place(
+    params: int | None, worse_by: np.ndarray | float, fewer: int, promoted: bool
+) -> None:
+    """golden: nine tenths of the champion's 100 parameters or less, where both are shown to be as good."""
+    champion = replace(outcome("champion", worse_by, fewer), params=100)
+    candidate = replace(outcome("student"), params=params)
+    found = decide((), {}, candidate, champion, resamples=500, confidence=0.95)
+    assert found.promoted is promoted
+    if promoted:
+        assert "is as good as champion with 90 parameters in place of 100" in found.reasons[-1]
 
 
 def test_without_gates_the_champion_alone_decides() -> None:
     """golden: an empty list blocks nothing, and no figure passes every gate that is never defined."""
     assert verdict({}, None, ()) == Decision(True, ["there is no champion yet"], [])
     assert not verdict({}, STRONG, ()).promoted
-    found = verdict({}, None, DEFAULT_GATES)
+    found = verdict({}, None, SHIP_GATES)
     assert found.promoted and all(text.startswith("open ") for text in found.reasons[:-1])
-    assert [v.passed for v in found.gates] == [None] * len(DEFAULT_GATES)
+    assert [v.passed for v in found.gates] == [None] * len(SHIP_GATES)
 
 
 def test_the_verdicts_are_kept() -> None:

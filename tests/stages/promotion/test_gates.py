@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -10,14 +9,19 @@ from pydantic import ValidationError
 from tiny_chain import FinishedChain
 
 from distillery.config.config_file import parse
-from distillery.config.gates import DEFAULT_GATES, FIGURES, Gate
+from distillery.config.gates import FIGURES, SHIP_GATES, STRICT_GATES, Gate
 from distillery.errors import InputError
 from distillery.ops.metrics import Interval
-from distillery.stages.promotion.decision import gate_figures
+from distillery.stages.evaluation.record import Gain
+from distillery.stages.export.record import ExportFigures
+from distillery.stages.promotion.gate_figures import gate_figures
 from distillery.stages.promotion.gates import judge
+from distillery.stages.roles import Role
 
 GAIN = Interval(0.5, 0.25, 0.75)
-EXPORTED = {"parity": 1e-7, "onnx_mb": 0.5, "request_ms_p50": 0.1, "request_ms_p95": 0.2}
+EXPORTED = ExportFigures(
+    parity=1e-7, onnx_mb=0.5, request_ms_p50=0.1, request_ms_p95=0.2, request_ms_p99=0.3, requests_per_s=9e4
+)
 
 TABLE: list[tuple[dict[str, Any], bool]] = [
     ({"at_least": 0.5}, True),
@@ -55,7 +59,7 @@ def test_a_verdict_can_be_read_alone() -> None:
     """golden: figure, bound, limit, what was found and its note, in words."""
     gate = Gate(figure="worst_class_drop", bound="low", at_most=0.03)
     (found,) = judge((gate,), {"worst_class_drop": Interval(0.1, 0.04, 0.16, "cat")})
-    assert found.text == "worst class drop, lower bound: expected at most 0.03, got 0.1 [0.04, 0.16], cat"
+    assert found.text == "worst class drop, lower bound: expected at most 0.03, got 0.04 of 0.1 [0.04, 0.16], cat"
     (exact,) = judge((Gate(figure="parity", at_most=1e-4),), {"parity": Interval(1e-7, 1e-7, 1e-7)})
     assert exact.text == "parity: expected at most 0.0001, got 1e-07"
 
@@ -94,36 +98,71 @@ def test_an_unknown_figure_is_refused_with_the_nearest(tree: dict[str, Any]) -> 
     assert "\n" not in str(error.value)
 
 
-def test_the_config_has_the_default_gates_unless_it_says_otherwise(tree: dict[str, Any]) -> None:
-    """golden: eleven gates without any mention; an empty list is no gate at all."""
-    assert parse(tree).gates == DEFAULT_GATES and len(DEFAULT_GATES) == 11
+BEYOND = [
+    ({"at_least": -0.01}, Interval(-0.02, -0.05, 0.01), True),
+    ({"at_least": -0.01}, Interval(-0.02, -0.03, -0.01), False),
+    ({"at_least": -0.01}, Interval(-0.005, -0.009, -0.001), True),
+    ({"at_most": 0.03}, Interval(0.04, -0.01, 0.09), True),
+    ({"at_most": 0.03}, Interval(0.04, 0.01, 0.07), False),
+    ({"at_most": 0.03}, Interval(0.04, 0.04, 0.04), False),
+]
+
+
+@pytest.mark.parametrize(("limit", "found", "passed"), BEYOND, ids=str)
+def test_what_chance_explains_is_no_harm(limit: dict[str, float], found: Interval, passed: bool) -> None:
+    """golden: a figure beyond its limit fails only if its whole interval is on the bad side of 0; exact ones do."""
+    gate = Gate(figure="ece_over_ensemble", beyond_chance=True, **limit)
+    (verdict,) = judge((gate,), {"ece_over_ensemble": found})
+    assert verdict.passed is passed and "unless by chance" in verdict.text
+    with pytest.raises(ValidationError, match="expected bound: value for 'nll' with beyond_chance"):
+        Gate(figure="nll", bound="low", beyond_chance=True, **limit)
+
+
+def test_the_config_asks_whether_a_model_is_fit_to_ship_unless_it_says_otherwise(tree: dict[str, Any]) -> None:
+    """golden: nine gates without any mention, eleven by the word strict; an empty list is no gate at all."""
+    assert parse(tree).gates == SHIP_GATES and len(SHIP_GATES) == 9 and parse(tree).ship == "best"
+    assert parse({**tree, "gates": "ship"}) == parse(tree)
+    strict = parse({**tree, "gates": "strict"})
+    assert strict.gates == STRICT_GATES and len(STRICT_GATES) == 11 and strict.ship == "student"
     assert parse({**tree, "gates": []}).gates == ()
-    for gate in DEFAULT_GATES:
+    for gate in (*SHIP_GATES, *STRICT_GATES):
         assert Gate(**gate.model_dump()) == gate and FIGURES[gate.figure]
+
+
+def test_an_unknown_word_for_gates_is_refused(tree: dict[str, Any]) -> None:
+    """contract of error messages: the words that there are."""
+    with pytest.raises(
+        InputError, match=r"gates: expected a list of gates or a word: .*did you mean 'strict'"
+    ) as error:
+        parse({**tree, "gates": "strickt"})
+    assert "\n" not in str(error.value)
 
 
 def test_every_figure_is_measured(finished: FinishedChain) -> None:
     """property: a finished run gives each name that a gate may use, and no other."""
-    found = gate_figures(finished.evaluation.json("evaluation.json"), EXPORTED)
+    found = gate_figures(finished.evaluated, EXPORTED)
     assert set(found) == set(FIGURES)
     assert all(isinstance(v, Interval) and (v.value is not None or v.note) for v in found.values())
 
 
 def test_figures_are_those_of_the_stages(finished: FinishedChain) -> None:
     """reference: gains, recovery, rows and latency of the evaluation; requests, size and parity of the export."""
-    content = finished.evaluation.json("evaluation.json")
-    found = gate_figures(content, EXPORTED)
-    assert asdict(found["nll_gain_over_ensemble"]) == content["gains"]["ensemble"]["nll"]
-    assert asdict(found["accuracy_gain_over_plain_baseline"]) == content["gains"]["plain_baseline"]["accuracy"]
-    assert asdict(found["nll_recovery"]) == content["gap_recovery"]["tuned"]["nll"]
-    rows = {f"{r['role']} {r['name']}": r for r in content["rows"]}
-    student, ensemble = rows[content["student"]], rows[content["ensemble"]]
+    result = finished.evaluated
+    found = gate_figures(result, EXPORTED)
+    assert found["nll_gain_over_ensemble"] == result.gains[Role.ENSEMBLE].nll
+    assert found["accuracy_gain_over_rival"] == result.gains[result.rival].accuracy
+    for role in (Role.PLAIN, Role.TUNED):
+        if role is result.candidate.role:
+            assert found[f"nll_gain_over_{role}"].value is None
+        else:
+            assert found[f"nll_gain_over_{role}"] == result.gains[role].nll
+    assert found["nll_recovery"] == result.gap_recovery[Role.TUNED].nll
     for name in ("accuracy", "nll", "ece", "agreement", "params", "latency_ms_p50", "latency_ms_p95"):
-        assert found[name] == Interval(*(student[name],) * 3)
-    assert found["ece_over_ensemble"].value == student["ece"] - ensemble["ece"]
+        assert found[name] == Interval(*(getattr(result.candidate, name),) * 3)
+    assert found["ece_over_ensemble"].value == pytest.approx(result.candidate.ece - result.ensemble.ece)
     assert (found["request_ms_p50"].value, found["request_ms_p95"].value, found["size_mb"].value) == (0.1, 0.2, 0.5)
-    worst = max(content["robustness"], key=lambda r: r["beyond_ensemble"]["value"])
-    assert found["robustness_drop"].note == worst["disturbance"]
+    worst = max(result.robustness, key=lambda row: row.beyond_ensemble.value or 0.0)
+    assert found["robustness_drop"].note == worst.disturbance
     assert found["worst_group_drop"].note == "no groups declared"
 
 
@@ -135,13 +174,13 @@ def test_recovery_is_that_of_nll_where_it_has_a_gap(
     finished: FinishedChain, accuracy: float | None, nll: float | None, expected: float | None
 ) -> None:
     """golden: never the better of two, which chance favours; accuracy's where it alone is defined; or none."""
-    content = finished.evaluation.json("evaluation.json")
 
-    def shown(value: float | None) -> dict[str, Any]:
-        return asdict(Interval(value, value, value, "" if value is not None else "gap not significant"))
+    def shown(value: float | None) -> Interval:
+        return Interval(value, value, value, "" if value is not None else "gap not significant")
 
-    content["gap_recovery"]["tuned"] = {"accuracy": shown(accuracy), "nll": shown(nll)}
-    found = gate_figures(content, EXPORTED)["recovery"]
+    recovery = {Role.TUNED: Gain(accuracy=shown(accuracy), nll=shown(nll))}
+    changed = finished.evaluated.model_copy(update={"gap_recovery": recovery})
+    found = gate_figures(changed, EXPORTED)["recovery"]
     assert (found.value, found.low, found.high) == (expected,) * 3
     notes = {nll: "in NLL", accuracy: "in accuracy, as NLL has no gap"}
     assert found.note == ("gap not significant" if expected is None else notes[expected])

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from tiny_chain import FinishedChain
+from trials import a_trial
 
 from distillery.ops import metrics
 from distillery.stages.report import figures
+from distillery.stages.search.record import TrialState
 
 
 def drawn(figure: Figure) -> Any:
@@ -45,12 +47,12 @@ def points(axes: Any) -> list[list[float]]:
 
 def test_the_front_has_every_model_that_can_be_placed(finished: FinishedChain) -> None:
     """reference: one point per row with latency and parameters; each role has its colour; names are written."""
-    rows = finished.evaluation.json("evaluation.json")["rows"]
-    unplaced = {**rows[0], "name": "given", "params": None, "latency_ms_p50": None}
+    rows = finished.evaluated.rows
+    unplaced = rows[0].model_copy(update={"name": "given", "params": None, "latency_ms_p50": None})
     axes = drawn(figures.front_figure([*rows, unplaced]))
-    np.testing.assert_allclose(points(axes), sorted([r["latency_ms_p50"], 100 * r["accuracy"]] for r in rows))
+    np.testing.assert_allclose(points(axes), sorted([r.latency_ms_p50, 100 * r.accuracy] for r in rows))
     assert legend(axes) == ["ensemble", "teacher", "plain baseline", "tuned baseline", "student"]
-    assert {t.get_text().split(" (")[0] for t in axes.texts} == {r["name"] for r in rows}
+    assert {t.get_text().split(" (")[0] for t in axes.texts} == {r.name for r in rows}
     assert axes.get_xscale() == "log"
 
 
@@ -95,20 +97,20 @@ def test_the_confusion_shows_counts_and_shares() -> None:
 
 def test_trials_are_shown_by_knob(finished: FinishedChain) -> None:
     """reference: NLL against each searched knob, a cross for a stopped trial; failed ones are left out."""
-    trials = finished.search.json("search.json")["trials"]
-    failed = {**trials[0], "state": "fail", "nll": None}
-    stopped = {**trials[0], "state": "stopped", "nll": 9.0}
+    trials = finished.searched.trials
+    failed = trials[0].model_copy(update={"state": TrialState.FAILED, "nll": None})
+    stopped = trials[0].model_copy(update={"state": TrialState.STOPPED, "nll": 9.0})
     figure = figures.search_figure([*trials, failed, stopped])
     drawn(figure)
     assert legend(figure.axes[-1]) == ["small", "large"]
-    assert [axes.get_xlabel() for axes in figure.axes] == list(trials[0]["proposal"])
+    assert [axes.get_xlabel() for axes in figure.axes] == list(trials[0].proposal)
     for axes in figure.axes:
-        expected = sorted([t["proposal"][axes.get_xlabel()], t["nll"]] for t in [*trials, stopped])
+        expected = sorted([t.proposal[axes.get_xlabel()], t.nll] for t in [*trials, stopped])
         np.testing.assert_allclose(points(axes), expected)
 
 
 def test_without_knobs_trials_are_shown_by_number() -> None:
     """contract: also where nothing was searched."""
-    trials = [{"number": n, "capacity": "c", "state": "complete", "proposal": {}, "nll": 1.0 - n} for n in range(3)]
+    trials = [a_trial("c", number=n, nll=1.0 - n) for n in range(3)]
     axes = drawn(figures.search_figure(trials))
     assert points(axes) == [[0.0, 1.0], [1.0, 0.0], [2.0, -1.0]] and axes.get_xlabel() == "number"

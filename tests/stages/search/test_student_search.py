@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +13,7 @@ import numpy as np
 import onnx
 import pytest
 from tiny_chain import Chain
+from trials import a_trial
 
 from distillery.config.search_space import Search, Setting
 from distillery.errors import InputError
@@ -21,8 +21,9 @@ from distillery.stages.data.dataset import Dataset
 from distillery.stages.data.preprocess import session
 from distillery.stages.measurement.runtimes import NotExportable
 from distillery.stages.search import student_search
-from distillery.stages.search.student_search import GRAPH, best_settings, feasible, profile_capacity, select
-from distillery.stages.search.study import objective, open_study
+from distillery.stages.search.record import SearchResult, Trial
+from distillery.stages.search.student_search import GRAPH, choose, feasible, profile_capacity, select
+from distillery.stages.search.study import open_study
 from distillery.store import Handle, Store
 
 TRIALS = 11  # the last round is not full
@@ -32,7 +33,7 @@ BASIC = {"trials": TRIALS, "epochs": 1, "cohort": 2}
 def facts(handle: Handle) -> list[tuple[Any, ...]]:
     """What of each trial does not depend on the clock."""
     keys = ("number", "capacity", "setting", "state", "nll", "accuracy")
-    return [tuple(str(record.get(k)) for k in keys) for record in handle.json("search.json")["trials"]]
+    return [tuple(str(getattr(trial, key)) for key in keys) for trial in SearchResult.read(handle).trials]
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def run(search_with: Callable[..., Handle]) -> Callable[..., Handle]:
 @pytest.fixture(scope="module")
 def undisturbed(search_with: Callable[..., Handle], tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """A search in one go: its handle, its store, and the records that `on_trial` was given."""
-    records: list[dict[str, Any]] = []
+    records: list[Trial] = []
     store = Store(tmp_path_factory.mktemp("search"))
     handle = search_with(store, BASIC, on_trial=records.append)
     return SimpleNamespace(handle=handle, records=records, store=store)
@@ -56,41 +57,41 @@ def undisturbed(search_with: Callable[..., Handle], tmp_path_factory: pytest.Tem
 
 def test_every_capacity_gets_its_share(undisturbed: SimpleNamespace) -> None:
     """property: as many trials as asked for, capacities in turn, all knobs in their range, every one reported."""
-    found = undisturbed.handle.json("search.json")["trials"]
+    found = SearchResult.read(undisturbed.handle).trials
     assert found == undisturbed.records
-    assert [t["number"] for t in found] == list(range(TRIALS))
-    assert [t["capacity"] for t in found] == ["small", "large"] * 5 + ["small"]
+    assert [t.number for t in found] == list(range(TRIALS))
+    assert [t.capacity for t in found] == ["small", "large"] * 5 + ["small"]
     for trial in found:
-        assert 1 <= trial["setting"]["temperature"] <= 8 and 0.3 <= trial["setting"]["alpha"] <= 1
-        assert trial["setting"]["lr"] is trial["setting"]["loss"] is None and trial["state"] == "complete"
-    assert len({str(t["setting"]) for t in found}) > TRIALS / 2
+        assert 1 <= trial.setting["temperature"] <= 8 and 0.3 <= trial.setting["alpha"] <= 1
+        assert trial.setting["lr"] is trial.setting["loss"] is None and trial.state == "complete"
+    assert len({str(t.setting) for t in found}) > TRIALS / 2
 
 
 def test_settings_known_to_be_good_come_first(undisturbed: SimpleNamespace) -> None:
     """golden: each capacity begins with the config's known_good."""
-    found = undisturbed.handle.json("search.json")["trials"]
+    found = SearchResult.read(undisturbed.handle).trials
     for position, known in enumerate(Search().known_good):
         for trial in found[2 * position : 2 * position + 2]:
-            assert {k: trial["setting"][k] for k in known} == pytest.approx(known)
+            assert {k: trial.setting[k] for k in known} == pytest.approx(known)
 
 
 def test_the_result_is_read_off_the_trials(undisturbed: SimpleNamespace) -> None:
     """reference: ranking, choice and front by brute force over the records."""
-    found = undisturbed.handle.json("search.json")
-    records = found["trials"]
-    for capacity, numbers in found["ranked"].items():
-        assert set(numbers) == {t["number"] for t in records if t["capacity"] == capacity}
-        values = [records[number]["nll"] for number in numbers]
+    found = SearchResult.read(undisturbed.handle)
+    records = found.trials
+    for capacity, numbers in found.ranked.items():
+        assert set(numbers) == {t.number for t in records if t.capacity == capacity}
+        values = [records[number].nll for number in numbers]
         assert values == sorted(values)
-    assert found["chosen"] == min(records, key=lambda t: t["nll"])["capacity"]
-    assert undisturbed.handle.metrics["nll"] == min(t["nll"] for t in records)
+    assert found.chosen == min(records, key=lambda t: t.nll).capacity
+    assert undisturbed.handle.metrics["nll"] == min(t.nll for t in records)
 
-    def beaten(a: dict[str, Any]) -> bool:
-        costs = {t["number"]: [objective(t, o) for o in ("nll", "latency_ms", "params")] for t in records}
-        mine = costs.pop(a["number"])
+    def beaten(a: Trial) -> bool:
+        costs = {t.number: [t.objective(o) for o in ("nll", "latency_ms", "params")] for t in records}
+        mine = costs.pop(a.number)
         return any(all(x <= y for x, y in zip(c, mine, strict=True)) and c != mine for c in costs.values())
 
-    assert sorted(found["front"]) == [t["number"] for t in records if not beaten(t)]
+    assert sorted(found.front) == [t.number for t in records if not beaten(t)]
 
 
 def test_a_killed_search_goes_on_as_if_nothing_happened(
@@ -99,7 +100,7 @@ def test_a_killed_search_goes_on_as_if_nothing_happened(
     """resume: stopped after a round, in the middle of training, and while asking, it ends with the same trials."""
     calls: list[str] = []
 
-    def stops(record: dict[str, Any]) -> None:
+    def stops(trial: Trial) -> None:
         calls.append("told")
         if len(calls) == 3:
             raise KeyboardInterrupt
@@ -114,7 +115,7 @@ def test_a_killed_search_goes_on_as_if_nothing_happened(
         with pytest.raises(KeyboardInterrupt):
             run(store, run_many=dies)
     seen: list[int] = []
-    handle = run(store, on_trial=lambda record: seen.append(record["number"]))
+    handle = run(store, on_trial=lambda trial: seen.append(trial.number))
     assert facts(handle) == facts(undisturbed.handle)
     assert seen == list(range(4, TRIALS))  # a round of two cohorts of two was finished before
 
@@ -123,11 +124,11 @@ def test_a_trial_that_was_only_planned_is_planned_again(
     undisturbed: SimpleNamespace, run: Callable[..., Handle], store: Store
 ) -> None:
     """resume: a kill between planning a trial and beginning it leaves nothing that counts."""
-    name = undisturbed.handle.json("search.json")["study"]
+    name = SearchResult.read(undisturbed.handle).study
     study = open_study(store, name, ("nll", "latency_ms", "params"))
     study.enqueue_trial({"capacity": "small", "temperature": 3.3, "alpha": 0.5})
     handle = run(store)
-    assert facts(handle) == facts(undisturbed.handle) and handle.json("search.json")["study"] == name
+    assert facts(handle) == facts(undisturbed.handle) and SearchResult.read(handle).study == name
     assert len(study.trials) == TRIALS + 1
 
 
@@ -162,8 +163,8 @@ def test_budgets_leave_capacities_out(chain: Chain, run: Callable[..., Handle], 
     """contract: capacities over the budget get no trial; where none is left, the message says what was measured."""
     params = {p.name: p.metrics["params"] for p in chain.profiles}
     handle = run(store, {"trials": 3, "max_params": params["small"]})
-    assert {t["capacity"] for t in handle.json("search.json")["trials"]} == {"small"}
-    assert list(handle.json("search.json")["ranked"]) == ["small"]
+    assert {t.capacity for t in SearchResult.read(handle).trials} == {"small"}
+    assert list(SearchResult.read(handle).ranked) == ["small"]
     with pytest.raises(InputError, match=rf"within .*max_params=5, got small: .* ms, {params['small']} parameters"):
         run(store, {"max_params": 5})
     slow = [p.metrics["latency_ms_p50"] for p in chain.profiles]
@@ -177,11 +178,11 @@ def test_a_trial_that_diverges_is_noted(run: Callable[..., Handle], store: Store
     hot = {"temperature": 2.0, "alpha": 0.5, "lr": 1e30}
     known = [hot, *[{**hot, "temperature": t, "lr": 0.01} for t in (2.0, 3.0)]]
     handle = run(store, {"lr": {"low": 1e-3, "high": 1e30, "log": True}, "trials": 6, "known_good": known})
-    found = handle.json("search.json")
-    assert [t["state"] for t in found["trials"]] == ["fail"] * 2 + ["complete"] * 4
-    assert all("loss became" in t["reason"] and "lr" in t["reason"] for t in found["trials"][:2])
-    assert sorted(n for numbers in found["ranked"].values() for n in numbers) == [2, 3, 4, 5]
-    assert set(found["front"]) <= {2, 3, 4, 5}
+    found = SearchResult.read(handle)
+    assert [t.state for t in found.trials] == ["fail"] * 2 + ["complete"] * 4
+    assert all("loss became" in t.reason and "lr" in t.reason for t in found.trials[:2])
+    assert sorted(n for numbers in found.ranked.values() for n in numbers) == [2, 3, 4, 5]
+    assert set(found.front) <= {2, 3, 4, 5}
     with pytest.raises(FloatingPointError, match=r"search: all 2 trials diverged: .*the loss became"):
         run(Store(tmp_path / "other"), {"lr": 1e30, "trials": 2})
 
@@ -189,25 +190,24 @@ def test_a_trial_that_diverges_is_noted(run: Callable[..., Handle], store: Store
 def test_a_smaller_one_may_be_chosen(run: Callable[..., Handle], store: Store, undisturbed: SimpleNamespace) -> None:
     """reference: the smallest capacity whose best NLL is within one standard error of the lowest."""
     handle = run(store, {"choose": "smallest_within_one_se"})
-    found = handle.json("search.json")
+    found = SearchResult.read(handle)
     assert facts(handle) == facts(undisturbed.handle)
-    best = [found["trials"][numbers[0]] for numbers in found["ranked"].values()]
-    top = min(best, key=lambda t: t["nll"])
-    near = [t for t in best if t["nll"] <= top["nll"] + top["nll_se"]]
-    assert found["chosen"] == min(near, key=lambda t: t["params"])["capacity"]
+    best = [found.trials[numbers[0]] for numbers in found.ranked.values()]
+    top = min(best, key=lambda t: t.nll)
+    near = [t for t in best if t.nll <= top.nll + top.nll_se]
+    assert found.chosen == min(near, key=lambda t: t.params).capacity
 
 
 @pytest.mark.parametrize(("quality", "gap", "chosen"), [("nll", 0.9, "s"), ("nll", 1.1, "l"), ("error", 0.9, "s")])
 def test_within_one_standard_error(quality: str, gap: float, chosen: str) -> None:
     """golden: a capacity `gap` standard errors behind the best; one standard error is the border for both figures."""
-    large = {"capacity": "l", "params": 9, "nll": 0.5, "nll_se": 0.02, "accuracy": 0.8, "accuracy_se": 0.01}
-    large |= {"latency_ms_p50": 2.0}
-    small = {**large, "capacity": "s", "params": 3, "nll": 0.5 + 0.02 * gap, "accuracy": 0.8 - 0.01 * gap}
+    large = a_trial("l")
+    small = a_trial("s", params=3, nll=0.5 + 0.02 * gap, accuracy=0.8 - 0.01 * gap)
     config = Search(objectives=(quality, "params"), choose="smallest_within_one_se")
-    assert student_search._choose([large, small], config)["capacity"] == chosen
-    assert student_search._choose([large, small], Search(objectives=(quality, "params")))["capacity"] == "l"
-    far = {**small, "nll": 0.6, "accuracy": 0.75}
-    assert student_search._choose([large, far], config)["capacity"] == "l"
+    assert choose([large, small], config).capacity == chosen
+    assert choose([large, small], Search(objectives=(quality, "params"))).capacity == "l"
+    far = a_trial("s", params=3, nll=0.6, accuracy=0.75)
+    assert choose([large, far], config).capacity == "l"
 
 
 def test_a_search_is_found_again(run: Callable[..., Handle], store: Store) -> None:
@@ -230,18 +230,16 @@ def test_finalists_and_their_seeds_train_no_trial_again(
         run(undisturbed.store, {"alpha": {"low": 0.4, "high": 1}}, run_many=None)
 
 
-def test_the_best_settings_are_distinct(tmp_path: Path) -> None:
+def test_the_best_settings_are_distinct() -> None:
     """golden: in the order of the ranking, equal ones once, at most as many as asked for."""
-    temperatures = [5.0, 2.0, 5.0, 3.0]
-    found = {
-        "trials": [{"setting": Setting(temperature=t, alpha=0.5).model_dump()} for t in temperatures],
-        "ranked": {"net": [2, 0, 3, 1]},
-    }
-    (tmp_path / "search.json").write_text(json.dumps(found))
-    handle = Handle("search", "x", str(tmp_path), "0")
-    assert [s.temperature for s in best_settings(handle, "net", 3)] == [5.0, 3.0, 2.0]
-    assert [s.temperature for s in best_settings(handle, "net", 9)] == [5.0, 3.0, 2.0]
-    assert best_settings(handle, "net") == [Setting(temperature=5.0, alpha=0.5)]
+    settings = [Setting(temperature=t, alpha=0.5) for t in (5.0, 2.0, 5.0, 3.0)]
+    trials = [a_trial("net", number=n, setting=setting.model_dump()) for n, setting in enumerate(settings)]
+    result = SearchResult(
+        study="x", objectives=("nll", "params"), trials=trials, front=[], ranked={"net": [2, 0, 3, 1]}, chosen="net"
+    )
+    assert [s.temperature for s in result.best_settings("net", 3)] == [5.0, 3.0, 2.0]
+    assert [s.temperature for s in result.best_settings("net", 9)] == [5.0, 3.0, 2.0]
+    assert result.best_settings("net") == [Setting(temperature=5.0, alpha=0.5)]
 
 
 def test_the_mean_over_seeds_decides() -> None:
@@ -286,12 +284,12 @@ def test_the_capacity_to_ship_may_be_named(
     trained: list[Any] = []
 
     def counted(function: Any, jobs: list[Any]) -> list[Any]:
-        trained.extend(setting for (job,) in jobs for setting in job.settings)
+        trained.extend(trial for (job,) in jobs for trial in job.trials)
         return [function(*job) for job in jobs]
 
     for name in ("small", "large"):
         handle = run(store, {"choose": name}, run_many=counted)
-        assert handle.json("search.json")["chosen"] == name
+        assert SearchResult.read(handle).chosen == name
         assert facts(handle) == facts(undisturbed.handle)
     assert len(trained) == TRIALS
     params = {p.name: p.metrics["params"] for p in chain.profiles}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from tiny_chain import FinishedChain
 
+from distillery.stages.roles import Role
 from distillery.stages.students.final_models import FinalPlan, plan_final_models
 from distillery.store import Handle
 
@@ -27,7 +29,7 @@ def test_every_setting_is_trained_with_every_seed(finished: FinishedChain, plan:
     assert plan.chosen.name == finished.chosen and plan.seeds[0] == finished.config.seed
     requests = [request for group in plan.students for request in group.requests]
     assert [(r.setting, r.seed) for r in requests] == [(s, seed) for s in plan.settings for seed in plan.seeds]
-    assert [group.role for group in plan.others] == ["student", "plain"] * (len(plan.order) - 1)
+    assert [group.role for group in plan.others] == [Role.STUDENT, Role.PLAIN] * (len(plan.order) - 1)
     assert finished.chosen not in {group.capacity.name for group in plan.others}
 
 
@@ -52,11 +54,33 @@ def test_the_mean_over_seeds_picks_the_setting_and_the_best_seed_comes_first(pla
     assert [h.name for h in chosen.plain] == ["p1", "p0"]
 
 
+@pytest.mark.parametrize(
+    ("ship", "tuned", "plain", "candidate"),
+    [
+        ("best", 0.5, 0.5, Role.STUDENT),
+        ("best", 0.4, 0.4, Role.STUDENT),
+        ("best", 0.3, 0.5, Role.TUNED),
+        ("best", 0.3, 0.2, Role.PLAIN),
+        ("student", 0.3, 0.2, Role.STUDENT),
+    ],
+)
+def test_the_candidate_is_the_best_in_the_mean_over_seeds(
+    plan: FinalPlan, ship: Any, tuned: float, plain: float, candidate: Role
+) -> None:
+    """golden: on val_search, one lucky seed counts for its share; a tie, and ship: student, are the student's."""
+    plan = replace(plan, settings=plan.settings[:1], seeds=(0, 1), objective="nll", ship=ship)
+    students = [network("s0", 0.1), network("s1", 0.7)]
+    others = [network(f"other {number}", 0.5) for number in range(len(plan.others))]
+    finals = plan.pick(students, [network("t", tuned)] * 2, [network("p", plain)] * 2, others)
+    (chosen,) = [final for final in finals if final.capacity == plan.chosen.name]
+    assert chosen.candidate is candidate
+
+
 def test_the_plain_baseline_has_the_setting_of_the_best_student(plan: FinalPlan) -> None:
     """contract: the same recipe, the same seeds, labels alone."""
     other = plan.settings[0].model_copy(update={"temperature": 7.0})
     plan = replace(plan, settings=(plan.settings[0], other), seeds=(0, 1), objective="nll")
     students = [network("a0", 0.5), network("a1", 0.5), network("b0", 0.2), network("b1", 0.2)]
     requests = [request for group in plan.plain(students) for request in group.requests]
-    assert {group.role for group in plan.plain(students)} == {"plain"}
+    assert {group.role for group in plan.plain(students)} == {Role.PLAIN}
     assert [(r.setting, r.seed) for r in requests] == [(other, 0), (other, 1)]

@@ -117,8 +117,8 @@ class _Measurement:
         """Measures every model."""
         graphs = self._graphs()
         teachers = self._teachers(graphs)
-        uniform, ensemble = self._ensembles(teachers, graphs)
         students = {profile.name: self._student(index, graphs) for index, profile in enumerate(self.profiles)}
+        uniform, ensemble = self._ensembles(teachers, graphs)
         return CostTable(teachers=teachers, students=students, uniform=uniform, ensemble=ensemble)
 
     def _graphs(self) -> dict[str, onnx.ModelProto] | None:

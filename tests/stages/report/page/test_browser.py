@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from distillery.stages.report.page import page
+from reports import page_of
 
 BROWSER = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
@@ -56,7 +55,7 @@ def opened(html: str, folder: Path, hash_: str = "") -> tuple[str, list[str]]:
 
 def test_the_script_runs_without_a_complaint(tree: dict[str, Any], read_page: Any, tmp_path: Path) -> None:
     """contract: every head of a sortable table has a button, every point its text, and the console is empty."""
-    dom, console = opened(page(tree), tmp_path)
+    dom, console = opened(page_of(tree), tmp_path)
     assert console == []
     root = read_page(dom)
     tables = root.all("table", "sortable")
@@ -65,7 +64,7 @@ def test_the_script_runs_without_a_complaint(tree: dict[str, Any], read_page: An
         heads = table.all("thead")[0].all("th")
         assert [len(head.all("button")) for head in heads] == [1] * len(heads)
     points = root.all("g", "point")
-    before = read_page(page(tree)).all("g", "point")
+    before = read_page(page_of(tree)).all("g", "point")
     assert [" ".join(p.attributes["data-tip"].split()) for p in points] == [p.all("title")[0].text for p in before]
     assert not [p for p in points if p.all("title")] and "hidden" in root.by_id("tip").attributes
 
@@ -73,7 +72,7 @@ def test_the_script_runs_without_a_complaint(tree: dict[str, Any], read_page: An
 @pytest.mark.parametrize("hash_", ["", "#down"])
 def test_a_click_sorts_and_a_key_moves_on(tree: dict[str, Any], read_page: Any, tmp_path: Path, hash_: str) -> None:
     """reference: the models by Python's sort; the second point tells all its settings in the box."""
-    dom, console = opened(page(tree).replace("</body>", f"{USED}</body>"), tmp_path, hash_)
+    dom, console = opened(page_of(tree).replace("</body>", f"{USED}</body>"), tmp_path, hash_)
     assert console == []
     root = read_page(dom)
     table = root.by_id("models").all("table", "sortable")[0]
@@ -92,5 +91,5 @@ def test_a_click_sorts_and_a_key_moves_on(tree: dict[str, Any], read_page: Any, 
 
 def test_a_complaint_would_be_seen(tree: dict[str, Any], tmp_path: Path) -> None:
     """control: a script that fails is in the console."""
-    _, console = opened(page(tree).replace('"use strict";', '"use strict"; nowhere();'), tmp_path)
+    _, console = opened(page_of(tree).replace('"use strict";', '"use strict"; nowhere();'), tmp_path)
     assert any("nowhere is not defined" in line for line in console)

@@ -10,8 +10,15 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from trials import a_trial
 
+from distillery.ops.metrics import Interval
+from distillery.stages.evaluation.record import ClassRow
+from distillery.stages.promotion.gates import Verdict
 from distillery.stages.report.page import history, models, quality, svg, words
+from distillery.stages.report.record import Report, Study
+from distillery.stages.roles import Role
+from distillery.stages.search.record import Importances
 
 NUMBERS = st.floats(-1e6, 1e6, allow_nan=False).filter(lambda v: v == 0 or abs(v) > 1e-6)
 COSTS = st.floats(1e-4, 1e9)
@@ -68,68 +75,70 @@ def test_an_element_escapes_its_attributes() -> None:
 
 @pytest.mark.parametrize("measure", models.QUALITIES)
 @pytest.mark.parametrize("cost", models.COSTS)
-def test_the_front_joins_what_nothing_beats(tree: dict[str, Any], read_page: Any, measure: str, cost: str) -> None:
+def test_the_front_joins_what_nothing_beats(report: Report, read_page: Any, measure: Any, cost: Any) -> None:
     """reference: domination by comparing every pair; better is further left, and up or, for NLL, down."""
-    chart = read_page(models.front_chart(tree, measure, cost)).all("svg", "chart")[0]
+    chart = read_page(models.front_chart(report, measure, cost)).all("svg", "chart")[0]
     points = {at(p): p for p in chart.all("g", "point")}
     corners, sign = places(chart, "front-line"), -1 if measure == "accuracy" else 1
-    rows = models.every_model(tree)
-    assert len(chart.all("g", "point")) == len(rows) == len(tree["rows"]) + 1
+    rows = models.every_model(report)
+    assert len(chart.all("g", "point")) == len(rows) == len(report.rows) + 1
     best = [
         r
         for r in rows
         if not any(
-            o[cost] <= r[cost]
-            and sign * o[measure] <= sign * r[measure]
-            and (o[cost], o[measure]) != (r[cost], r[measure])
+            o.cost(cost) <= r.cost(cost)
+            and sign * o.quality(measure) <= sign * r.quality(measure)
+            and (o.cost(cost), o.quality(measure)) != (r.cost(cost), r.quality(measure))
             for o in rows
         )
     ]
     on_line = [p for p in points if any(math.dist(p, c) < 0.02 for c in corners)]
-    figures = {(words.fixed(r["accuracy"]), words.count(r["params"])) for r in best}
+    figures = {(words.fixed(r.accuracy), words.count(r.params)) for r in best}
     told = {i: points[i].all("title")[0].text for i in on_line}
     assert all(
         any(f"accuracy: {a}" in text and f"parameters: {p}" in text for text in told.values()) for a, p in figures
     )
     xs = [x for x, _ in corners]
     assert xs == sorted(xs)
-    chosen = next(r for r in rows if r["role"] == "student" and r["chosen"])
-    assert any(t.text == f"student {chosen['name']}" for t in chart.all("text", "label"))
+    assert any(t.text == report.candidate.title for t in chart.all("text", "label"))
 
 
 def test_a_model_without_a_cost_is_not_drawn(tree: dict[str, Any], read_page: Any) -> None:
     """edge: given logits have none; with none known there is no picture."""
     tree["rows"][0]["params"] = None
-    chart = read_page(models.front_chart(tree, "nll", "params"))
+    chart = read_page(models.front_chart(Report.model_validate(tree), "nll", "params"))
     assert len(chart.all("g", "point")) == len(tree["rows"])
     for row in (*tree["rows"], *tree["served"]):
         row["latency_ms_p50"] = None
-    assert models.front_chart(tree, "nll", "latency_ms_p50") == ""
+    assert models.front_chart(Report.model_validate(tree), "nll", "latency_ms_p50") == ""
 
 
-STUDY: dict[str, Any] = {
-    "objectives": ["nll", "params"],
-    "ranked": {"a": [3], "b": [1]},
-    "trials": [
-        {"number": n, "capacity": "ab"[n % 2], "state": s, "nll": v, "accuracy": 0.5, "curve": c, "setting": {"lr": n}}
-        for n, (s, v, c) in enumerate(
-            [
-                ("complete", 0.5, {}),
-                ("complete", 0.4, {}),
-                ("stopped", 9.0, {"4": 9.0, "12": 9.0}),
-                ("complete", 0.3, {}),
-                ("stopped", 0.2, {"4": 0.2}),
-                ("complete", 0.6, {}),
-            ]
-        )
+TRIALS = [
+    ("complete", 0.5, {}),
+    ("complete", 0.4, {}),
+    ("stopped", 9.0, {4: 9.0, 12: 9.0}),
+    ("complete", 0.3, {}),
+    ("stopped", 0.2, {4: 0.2}),
+    ("complete", 0.6, {}),
+]
+STUDY = Study(
+    study="x",
+    objectives=("nll", "params"),
+    ranked={"a": [3], "b": [1]},
+    front=[],
+    chosen="a",
+    importances=Importances(of="nll", trials=0, shares={}),
+    trials=[
+        a_trial("ab"[number % 2], number=number, state=state, nll=nll, curve=curve, setting={"lr": number})
+        for number, (state, nll, curve) in enumerate(TRIALS)
     ],
-}
+)
 
 
 def test_the_history_marks_states_and_the_best_so_far(read_page: Any) -> None:
     """golden: the line falls at finished trials alone; what is far above, and what failed, is at the edge and tells."""
-    lost = {"number": 6, "capacity": "a", "state": "fail", "curve": {}, "setting": {"lr": 6}, "reason": "diverged"}
-    study = {**STUDY, "trials": [*STUDY["trials"], lost]}
+    lost = a_trial("a", number=6, state="fail", nll=None, accuracy=None, setting={"lr": 6}, reason="diverged")
+    study = STUDY.model_copy(update={"trials": [*STUDY.trials, lost]})
     chart = read_page(history.history_chart(study)).all("svg", "chart")[0]
     points = chart.all("g", "point")
     told = [p.all("title")[0].text for p in points]
@@ -149,12 +158,12 @@ def test_the_history_marks_states_and_the_best_so_far(read_page: Any) -> None:
         "failed",
         "above the picture",
     ]
-    assert [row["best"] for row in history.lines(STUDY)] == [False, True, False, True, False, False]
+    assert [line.best for line in history.lines(STUDY)] == [False, True, False, True, False, False]
 
 
 def test_intervals_lie_around_their_figures(read_page: Any) -> None:
     """property: a line's bar reaches from low to high on one scale, zero is marked."""
-    found = {"up": {"value": 0.1, "low": 0.0, "high": 0.2}, "down": {"value": -0.1, "low": -0.2, "high": 0.0}}
+    found = {"up": Interval(0.1, 0.0, 0.2), "down": Interval(-0.1, -0.2, 0.0)}
     chart = read_page(quality.intervals_chart("Gain", found, ["", ""]))
     zero = float(chart.all("line", "zero")[0].attributes["x1"])
     first, second = ([float(b.attributes[k]) for k in ("x1", "x2")] for b in chart.all("line", "interval"))
@@ -166,21 +175,22 @@ def test_intervals_lie_around_their_figures(read_page: Any) -> None:
 def test_a_gate_is_drawn_with_the_side_that_passes(read_page: Any) -> None:
     """property: the figure lies on the shaded side exactly if it passes."""
     for least, value in ((True, 0.5), (True, 0.1), (False, 0.5), (False, 0.1)):
-        gate = {"value": value, "low": None, "high": None, "limit": 0.3, "least": least}
-        picture = read_page(quality.gate_chart(gate))
+        verdict = Verdict("", None, "nll", value, None, None, 0.3)
+        picture = read_page(quality.gate_chart(verdict, least=least))
         side = {k: float(v) for k, v in picture.all("rect", "side")[0].attributes.items() if k in ("x", "width")}
         dot = float(picture.all("circle")[0].attributes["cx"])
         assert (side["x"] <= dot <= side["x"] + side["width"]) == ((value >= 0.3) == least)
 
 
-def test_of_many_classes_the_largest_changes_are_drawn(tree: dict[str, Any], read_page: Any) -> None:
+def test_of_many_classes_the_largest_changes_are_drawn(report: Report, read_page: Any) -> None:
     """golden: in the order of the classes."""
     sizes = [(n * 7) % 60 for n in range(60)]
-    tree["by_class"] = [
-        {"class": str(n), "change": {"ensemble": {"value": -s / 100, "low": -s / 100, "high": 0.0}}}
+    rows = [
+        ClassRow(name=str(n), rows=1, recall={}, change={Role.ENSEMBLE: Interval(-s / 100, -s / 100, 0.0)})
         for n, s in enumerate(sizes)
     ]
-    points = read_page(quality.changes_chart(tree, "ensemble")).all("g", "point")
+    many = report.model_copy(update={"by_class": rows})
+    points = read_page(quality.changes_chart(many, Role.ENSEMBLE)).all("g", "point")
     names = [int(p.all("title")[0].text.split()[0]) for p in points]
     assert names == sorted(names) and len(names) == quality.MANY
     assert sorted(sizes[n] for n in names) == list(range(20, 60))
@@ -198,8 +208,8 @@ def test_disagreement_is_darker_where_it_is_more(read_page: Any) -> None:
 def test_numbers_are_written_as_people_do() -> None:
     """golden."""
     assert [words.seconds(s) for s in (None, 0.5, 61, 125, 7325)] == ["–", "0.5 s", "61 s", "2 min 05 s", "2 h 02 min"]
-    assert words.interval({"value": 0.1, "low": 0.0, "high": 0.2}) == "+0.1000 [+0.0000, +0.2000]"
-    assert words.interval({"value": None, "low": None, "high": None, "note": "no gap"}) == "no gap"
+    assert words.interval(Interval(0.1, 0.0, 0.2)) == "+0.1000 [+0.0000, +0.2000]"
+    assert words.interval(Interval(None, None, None, "no gap")) == "no gap"
     assert [words.money(m) for m in (0, 0.00001, 0.0123, 1234.5)] == ["0", "below 0.0001", "0.012", "1,234.50"]
     assert [svg.compact(v) for v in (0.05, 1500, 2.5e6)] == ["0.05", "1.5k", "2.5M"]
     assert words.setting(
