@@ -26,6 +26,7 @@ from distillery.stages.data.split_identity import test_rows_digest as rows_diges
 from distillery.stages.promotion import judgement
 from distillery.stages.promotion.decision import Decision
 from distillery.stages.promotion.judgement import Champion
+from distillery.stages.promotion.record import DecisionCount
 from distillery.store import Handle, Store
 
 
@@ -273,5 +274,5 @@ def test_decisions_by_the_same_test_rows_are_counted(model: Any) -> None:
     with turn(model.client, Places.from_environment(), model.name) as mine:
         mine.rollback("")
     assert [e.test_rows for e in model.entries] == ["may", "may", "june", "may"]
-    assert decisions(model.entries, "may") == {"same_rows": 2, "all": 3}
-    assert decisions(model.entries, "july") == {"same_rows": 0, "all": 3}
+    assert decisions(model.entries, "may") == DecisionCount(same_rows=2, all=3)
+    assert decisions(model.entries, "july") == DecisionCount(same_rows=0, all=3)

@@ -110,7 +110,7 @@ def _build(work: Path, config: Data, rows: Rows, store: Store) -> dict[str, int]
             notes += rows.look()
     if skipped:
         notes.append(f"Images that cannot be read and are left out: {len(skipped)}, the first of them {skipped[0]!r}.")
-    names = classes.tolist()
+    names = [str(name) for name in classes]
     digests = {"common": fingerprint(names, spec.to_json(), checksum(work / "preprocess.onnx"))}
     for name, ids in splits.items():
         digests[name] = _digest(inputs, labels, ids)
