@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from distillery.models.given import in_class_order
 from distillery.ops.metrics import quality
 from distillery.stages.data.dataset import Dataset
 from distillery.stages.teachers import estimator_files
+from distillery.stages.teachers.fit_estimator import fit_estimator
 from distillery.stages.teachers.member_keys import made_from
 from distillery.stages.teachers.members import EstimatorMember, GivenMember, Member, NetworkMember, logits_of
 from distillery.store import Handle, Store, fingerprint, write_json
@@ -226,10 +226,8 @@ def _fit_or_copy(work: Path, teacher: Teacher, seed: int, dataset: Dataset) -> M
         built = in_class_order(built, dataset.classes)
         np.savez(work / "given.npz", logits=built.logits)
         return GivenMember(built)
-    if "random_state" in inspect.signature(type(built)).parameters and built.random_state is None:
-        built.set_params(random_state=seed)
     rows = dataset.splits["train"]
-    built.fit(dataset.inputs[rows].reshape(len(rows), -1), dataset.labels("train"))
+    fit_estimator(built, dataset.inputs[rows].reshape(len(rows), -1), dataset.labels("train"), seed)
     estimator_files.save(built, work, trusted=teacher.options.get("trusted", False))
     return EstimatorMember(built)
 
