@@ -67,7 +67,7 @@ def test_checking_data_of_ones_own_is_what_the_readme_says(
     table.assign(target=np.where(table.a > 0, "yes", "no")).to_csv(tmp_path / "rows.csv", index=False)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
-    with pytest.raises(SystemExit, match="^0$"):
+    with pytest.raises(SystemExit, match=r"^0$"):
         main(shlex.split(line)[1:])
     assert "train" in capsys.readouterr().out
 
@@ -84,7 +84,7 @@ def test_a_folder_of_images_is_taken_as_the_readme_says(
             Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{number}.jpg")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
-    with pytest.raises(SystemExit, match="^0$"):
+    with pytest.raises(SystemExit, match=r"^0$"):
         main(["check", *shlex.split(line)[2:]])
     assert "train" in capsys.readouterr().out
 

@@ -198,7 +198,9 @@ class Experiment(Section):
     search: Search = Search()
     evaluation: Evaluation = Evaluation()
     gates: Gates = Field(SHIP_GATES, description="what promotion needs: ship, strict, or a list of figures and limits")
-    ship: Literal["best", "student"] = Field("best", description="the best small model, taught or not; or the student")
+    ship: Literal["best", "student"] = Field(
+        "best", description="what is best on val_search, taught or not; or the student"
+    )
 
     @model_validator(mode="before")
     @classmethod

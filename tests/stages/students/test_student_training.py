@@ -20,7 +20,7 @@ from distillery.config.experiment import Capacity, Recipe, Student, View, Views
 from distillery.config.search_space import Loss, Setting
 from distillery.errors import InputError
 from distillery.losses import LOSSES
-from distillery.ops.metrics import quality
+from distillery.ops.metrics import quality, row_correct, row_nll
 from distillery.stages.data import dataset as data_stage
 from distillery.stages.data.dataset import Dataset
 from distillery.stages.data.transfer_set import Transfer, show
@@ -28,7 +28,13 @@ from distillery.stages.distillation.distill import Targets, applied, distil, stu
 from distillery.stages.distillation.soft_losses import check_loss
 from distillery.stages.ensemble.weight_selection import teacher_logits
 from distillery.stages.logits.logit_cache import cache_logits
-from distillery.stages.students.student_training import TrainingRequest, load_student, train_baselines, train_students
+from distillery.stages.students.student_training import (
+    StudentRecord,
+    TrainingRequest,
+    load_student,
+    train_baselines,
+    train_students,
+)
 from distillery.store import Handle, Missing, Store, checksum
 from distillery.training.networks import build_network
 from distillery.training.single import predict
@@ -248,8 +254,12 @@ def test_figures_are_of_val_search(chain: Chain, store: Store) -> None:
     handle = student(chain, store, on_epoch=lambda _, epoch, record: seen.append((epoch, record)))
     network, labels = load_student(handle, chain.dataset.spec), chain.dataset.labels("val_search")
     rows = chain.dataset.inputs[chain.dataset.splits["val_search"]]
-    temperature = {"calibration_temperature": handle.json("student.json")["calibration_temperature"]}
-    assert handle.metrics == quality(predict(network, rows), labels) | temperature
+    logits = predict(network, rows)
+    expected = quality(logits, labels)
+    expected["calibration_temperature"] = StudentRecord.read(handle).calibration_temperature
+    for name, per_row in (("nll_se", row_nll(logits, labels)), ("accuracy_se", row_correct(logits, labels))):
+        expected[name] = per_row.std() / len(labels) ** 0.5
+    assert handle.metrics == expected
     assert [epoch for epoch, _ in seen] == [1, 2, 3, 4, 5]
     assert [record for _, record in seen] == handle.json("history.json")
     bare = quality(predict(network.network, rows), labels)

@@ -142,8 +142,8 @@ class Compression(Part):
 class ModelComparison(Part):
     """All models on test, and how the candidate compares with the ensemble and with its rivals.
 
-    The candidate is the model that is to be shipped: of the student and its baselines the one that is best on
-    val_search, or the student if the config says so. Its rival is the best of the others.
+    The candidate is the model that is to be shipped: the student, unless the config allows a baseline and one is better
+    on val_search by more than a standard error. Its rival is the best of the others.
 
     Attributes:
         rows: One for each model; of the ensembles, the simple average first, then the one in use.

@@ -285,3 +285,8 @@ def select(runs: Sequence[Sequence[Handle]], objective: str) -> int:
 def quality_of(network: Handle, objective: str) -> float:
     """What a trained network has on val_search, ``nll`` or ``error``; less is better."""
     return float(network.metrics["nll"] if objective == "nll" else 1 - network.metrics["accuracy"])
+
+
+def standard_error_of(network: Handle, objective: str) -> float:
+    """The standard error of `quality_of`, over rows of val_search."""
+    return float(network.metrics["nll_se" if objective == "nll" else "accuracy_se"])

@@ -16,7 +16,7 @@ from distillery.config.search_space import Setting
 from distillery.stages.data.dataset import Dataset
 from distillery.stages.roles import Role
 from distillery.stages.search.record import SearchResult
-from distillery.stages.search.student_search import quality_of, select
+from distillery.stages.search.student_search import quality_of, select, standard_error_of
 from distillery.stages.students.student_training import TrainingRequest
 from distillery.store import Handle
 from distillery.training.networks import derive_seed
@@ -126,7 +126,10 @@ class FinalPlan:
         return sorted(finals, key=lambda final: self.order.index(final.capacity))
 
     def _candidate(self, final: FinalModels) -> Role:
-        """The role that is best on val_search in the mean over seeds; the student, where it is as good as another."""
+        """The student, unless a baseline is better on val_search by more than one standard error.
+
+        Both are means over seeds; the standard error is that of the student over rows.
+        """
         if self.ship == "student":
             return Role.STUDENT
         means = {}
@@ -134,7 +137,9 @@ class FinalPlan:
             networks = final.of(role)
             if networks:
                 means[role] = np.mean([quality_of(network, self.objective) for network in networks])
-        return min(means, key=lambda role: means[role])
+        spread = np.mean([standard_error_of(network, self.objective) for network in final.students])
+        best = min(means, key=lambda role: means[role])
+        return best if means[best] < means[Role.STUDENT] - spread else Role.STUDENT
 
     def _best(self, networks: Sequence[Handle]) -> tuple[Handle, ...]:
         """The networks of the best setting, the best one first."""

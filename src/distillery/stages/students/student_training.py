@@ -17,7 +17,7 @@ from distillery.config.search_space import Setting
 from distillery.devices import resolved
 from distillery.errors import InputError
 from distillery.models import MODELS, InputSpec
-from distillery.ops.metrics import quality
+from distillery.ops.metrics import quality, row_correct, row_nll
 from distillery.stages.data.dataset import LEARNED, Dataset
 from distillery.stages.distillation.calibration import Calibrated, calibrated
 from distillery.stages.distillation.distill import Targets, applied, distil, student_seed
@@ -31,7 +31,7 @@ from distillery.training.networks import build_network, load_network, save_netwo
 from distillery.training.single import predict
 from distillery.training.stack_size import stacks, within_memory
 
-VERSION = 6
+VERSION = 7
 
 
 class StudentRecord(Record):
@@ -240,7 +240,16 @@ def _keep(
     )
     record.write(work)
     logits = predict(sure, dataset.inputs, dataset.splits["val_search"], device=device)
-    return quality(logits, dataset.labels("val_search")) | {"calibration_temperature": temperature}
+    labels = dataset.labels("val_search")
+    errors = {
+        "nll_se": _standard_error(row_nll(logits, labels)),
+        "accuracy_se": _standard_error(row_correct(logits, labels)),
+    }
+    return quality(logits, labels) | errors | {"calibration_temperature": temperature}
+
+
+def _standard_error(figure_N: np.ndarray) -> float:
+    return float(figure_N.std() / np.sqrt(len(figure_N)))
 
 
 def load_student(handle: Handle, spec: InputSpec) -> nn.Module:
