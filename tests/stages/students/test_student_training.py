@@ -27,6 +27,7 @@ from distillery.stages.distillation.distill import Targets, applied, distil, stu
 from distillery.stages.distillation.soft_losses import check_loss
 from distillery.stages.ensemble.weight_selection import teacher_logits
 from distillery.stages.logits.logit_cache import cache_logits
+from distillery.stages.students import student_training
 from distillery.stages.students.student_training import TrainingRequest, load_student, train_baselines, train_students
 from distillery.store import Handle, Missing, Store, checksum
 from distillery.training.networks import build_network
@@ -246,17 +247,16 @@ def test_figures_are_of_val_search(chain: Chain, store: Store) -> None:
     handle = student(chain, store, on_epoch=lambda _, epoch, record: seen.append((epoch, record)))
     network, labels = load_student(handle, chain.dataset.spec), chain.dataset.labels("val_search")
     rows = chain.dataset.inputs[chain.dataset.splits["val_search"]]
-    temperature = {"calibration_temperature": handle.json("student.json")["calibration_temperature"]}
-    assert handle.metrics == quality(predict(network, rows), labels) | temperature
+    record = student_training.StudentRecord.read(handle)
+    expected = quality(predict(network, rows), labels)
+    assert handle.metrics == {**expected, "calibration_temperature": record.calibration_temperature}
     assert [epoch for epoch, _ in seen] == [1, 2, 3, 4, 5]
-    assert [record for _, record in seen] == handle.json("history.json")
+    assert [figures for _, figures in seen] == handle.json("history.json")
     bare = quality(predict(network.network, rows), labels)
-    assert (seen[-1][1]["val_search/nll"], seen[-1][1]["val_search/accuracy"]) == pytest.approx(
-        (bare["nll"], bare["accuracy"])
-    )
-    content = handle.json("student.json")
-    assert content["setting"] == SETTING.model_dump()
-    assert content["recipe"] == applied(SETTING, chain.config.student.recipe).model_dump()
+    last = seen[-1][1]
+    assert (last["val_search/nll"], last["val_search/accuracy"]) == pytest.approx((bare["nll"], bare["accuracy"]))
+    assert record.setting == SETTING.model_dump()
+    assert record.recipe == applied(SETTING, chain.config.student.recipe).model_dump()
 
 
 TOGETHER = (
