@@ -35,7 +35,7 @@ SHORT = [  # as long as it takes to come through every stage once; what is held 
 PACK = """
 import sys
 from distillery.stages.data import dataset
-from distillery.config.experiment import Data
+from distillery.config.data import Data
 from distillery.store import Store
 data = Data(source="folder", path=sys.argv[1], image_size=32)
 dataset.prepare(data, dataset.read_source(data), Store(sys.argv[2]))

@@ -60,7 +60,7 @@ def _workers(store: Path, count: int) -> Iterator[None]:
 def _study(store: Path, cohort: int) -> None:
     """The search of configs/tabular.yaml, its three capacities, every trial at its full length."""
     task, profiles = speed_tables.prepared(), _profiles()
-    experiment = config_file.load(ROOT / "configs/tabular.yaml", [*STUDY, f"search.cohort={cohort}"])
+    experiment = config_file.load(ROOT / "configs/tabular.yaml", [*STUDY, f"search.trials_per_round={cohort}"])
     with SharedWork(0, store) as shared, tempfile.TemporaryDirectory() as folder:
         upstream = (experiment, task.data, task.ensemble, task.taught, profiles, Store(folder))
         student_search.run_search(*upstream, run_many=shared.map)

@@ -63,7 +63,7 @@ class Task:
 def prepared() -> Task:
     """The chain up to the search, kept in the benchmark's store; not measured."""
     rungs = f"student.capacities=[{{name: {CAPACITY}, family: mlp, hidden: [64, 32]}}]"
-    study_alone = [rungs, f"search.trials={TRIALS}", f"search.cohort={COHORT}", "search.halving=null"]
+    study_alone = [rungs, f"search.trials={TRIALS}", f"search.trials_per_round={COHORT}", "search.halving=null"]
     experiment = config_file.load(ROOT / "configs/tabular.yaml", study_alone)
     store = Store(HOME / ".distillery")
     data = dataset.prepare(experiment.data, dataset.read_source(experiment.data), store)
@@ -114,7 +114,7 @@ def _ours(task: Task, epochs: int) -> nn.Module:
     seed = distill.student_seed(experiment.seed, capacity)
     network = build_network(capacity, task.dataset.spec, seed)
     targets = distill.Targets.load(task.data, experiment.student.views, task.ensemble, task.taught)
-    setting = Setting(**experiment.search.known_good[0])
+    setting = Setting(**experiment.search.initial_points[0])
     recipe = experiment.student.recipe.model_copy(update={"epochs": epochs})
     distill.distil([network], task.dataset, targets, [setting], [seed], experiment.student, recipe)
     return network
@@ -217,6 +217,6 @@ def _stubbed_study(folder: Path, count: int) -> None:
         list(task.experiment.student.capacities),
         {p.name: p.metrics for p in task.profiles},
         "cpu",
-        task.experiment.search.cohort,
+        task.experiment.search.trials_per_round,
     )
     study.run_study(study.open_study(Store(folder), "stub", task.experiment.search.objectives), plan, stub, None)

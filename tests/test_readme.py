@@ -6,9 +6,18 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
+import torch
+from PIL import Image
+from tiny_chain import Chain
 
-from distillery.flows.cli import parser
+from distillery.config.search_space import Loss, Setting
+from distillery.flows.cli import main, parser
+from distillery.stages.distillation.soft_losses import check_loss
+from distillery.stages.students.student_training import TrainingRequest, train_students
+from distillery.store import Store
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -45,3 +54,51 @@ def test_continuous_integration_calls_the_readme_command() -> None:
     """Contract: CI runs what a user is told to run."""
     assert (ROOT / ".ci" / "run").read_text().rstrip().endswith("make test")
     assert "make test" in LINES
+
+
+def test_checking_data_of_ones_own_is_what_the_readme_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Run as it stands: `distillery check`, in a folder that holds the file that the README speaks of. The runs after
+    it take the templates, a minute each; they are run with small configs in tests/flows/test_cli.py."""
+    (line,) = [line for line in LINES if " check " in line]
+    generator = np.random.default_rng(0)
+    table = pd.DataFrame(generator.normal(size=(80, 3)), columns=["a", "b", "c"])
+    table.assign(target=np.where(table.a > 0, "yes", "no")).to_csv(tmp_path / "rows.csv", index=False)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    with pytest.raises(SystemExit, match="^0$"):
+        main(shlex.split(line)[1:])
+    assert "train" in capsys.readouterr().out
+
+
+def test_a_folder_of_images_is_taken_as_the_readme_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Run with `check` in the place of `run`: the folder has the form that the README shows."""
+    (line,) = [line for line in LINES if "configs/images.yaml" in line]
+    for name in ("cat", "dog"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(60):
+            pixels = np.random.default_rng(number).integers(0, 255, (20, 20, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{number}.jpg")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    with pytest.raises(SystemExit, match="^0$"):
+        main(["check", *shlex.split(line)[2:]])
+    assert "train" in capsys.readouterr().out
+
+
+def test_the_loss_of_the_readme_teaches_a_student(chain: Chain, tmp_path: Path, store: Store) -> None:
+    """Run as it stands: the file's gradient is finite, and a student is trained with it."""
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(code.strip().splitlines()) <= 12
+    (tmp_path / "focal.py").write_text(code)
+    name = f"{tmp_path}/focal.py:focal"
+    loss = Loss(name=name, gamma=1.0)
+    check_loss(name, 3, "README")
+    capacity = chain.config.student.capacities[0]
+    requests = [TrainingRequest(Setting(temperature=2.0, alpha=0.7, loss=loss), 0)]
+    taught = (chain.config.student, chain.data, chain.ensemble, chain.taught, store)
+    (student,) = train_students(capacity, requests, *taught)
+    assert torch.isfinite(torch.tensor(student.metrics["nll"]))

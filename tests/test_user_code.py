@@ -80,7 +80,7 @@ def test_an_own_loss_and_network_train_a_student(chain: Chain, tree: dict[str, A
     """reference: with the factor 1 the student of the user's loss is that of `kd`, bit by bit; it is loaded again."""
     changed = copy.deepcopy(tree)
     changed["student"]["capacities"] = [{"name": "mine", "family": f"{file}:Tiny", "width": 5}]
-    changed["search"]["choose"] = "best"
+    changed["search"]["select"] = "best"
     changed["search"]["trials"] = 2
     plain = config_file.parse(changed)
     changed["student"]["loss"] = {"name": f"{file}:scaled"}

@@ -46,7 +46,7 @@ MISTAKES: list[tuple[str, Any, list[str]]] = [
     ("serch", {}, ["expected one of", "got 'serch'", "did you mean 'search'"]),
     ("search.trails", 3, ["search", "expected one of", "got 'trails'", "did you mean 'trials'"]),
     ("data.split.tset", 0.1, ["data.split", "expected one of", "got 'tset'", "did you mean 'test'"]),
-    ("search.choose", "smal", ["search.choose", "expected one of", "got 'smal'", "did you mean 'small'"]),
+    ("search.select", "smal", ["search.select", "expected one of", "got 'smal'", "did you mean 'small'"]),
     ("data.rwos", 3, ["data", "expected one of", "got 'rwos'", "did you mean 'rows'"]),
     ("data.source", "digitz", ["data", "expected one of", "got 'digitz'", "did you mean 'digits'"]),
     ("teachers.members.0.family", "mpl", ["teachers.members.0", "expected one of", "got 'mpl'", "did you mean 'mlp'"]),

@@ -17,14 +17,34 @@ IMAGES = {"source": "digits"}
 FEW = {"low": 0.1, "high": 0.5}
 
 MISTAKES: list[tuple[dict[str, Any], str]] = [
+    # names of earlier versions
+    ({"known_good": []}, "search: expected 'initial_points', got 'known_good', its name in an earlier version"),
+    ({"cohort": 2}, "search: expected 'trials_per_round', got 'cohort'"),
+    ({"choose": "best"}, "search: expected 'select', got 'choose'"),
+    ({"share": 0.5}, "search: expected 'unlabeled_fraction', got 'share'"),
     # settings to try first
-    ({"known_good": [{}, {"temprature": 2}]}, "search: known_good.1: expected one of .*'temprature'.*'temperature'"),
-    ({"known_good": [{"temperature": 9}]}, r"known_good.0.temperature: expected a value in \[1.0, 8.0\].*got 9"),
-    ({"known_good": [{"temperature": "hot"}]}, "known_good.0.temperature: expected a number, got 'hot'"),
-    ({"known_good": [{"loss": "kd"}]}, "known_good.0.loss: expected search.losses to choose from, got none"),
-    ({"known_good": [{"loss": "ms"}], "losses": KD_OR_MSE}, "known_good.0.loss: expected one of kd, mse, got 'ms'"),
-    ({"baseline": {"known_good": [{"alpha": 0.1}]}}, "search.baseline: known_good.0: expected one of .*got 'alpha'"),
-    ({"baseline": {"known_good": [{"loss": "kd"}]}}, "search.baseline: known_good.0: expected one of .*got 'loss'"),
+    (
+        {"initial_points": [{}, {"temprature": 2}]},
+        "search: initial_points.1: expected one of .*'temprature'.*'temperature'",
+    ),
+    (
+        {"initial_points": [{"temperature": 9}]},
+        r"initial_points.0.temperature: expected a value in \[1.0, 8.0\].*got 9",
+    ),
+    ({"initial_points": [{"temperature": "hot"}]}, "initial_points.0.temperature: expected a number, got 'hot'"),
+    ({"initial_points": [{"loss": "kd"}]}, "initial_points.0.loss: expected search.losses to choose from, got none"),
+    (
+        {"initial_points": [{"loss": "ms"}], "losses": KD_OR_MSE},
+        "initial_points.0.loss: expected one of kd, mse, got 'ms'",
+    ),
+    (
+        {"baseline": {"initial_points": [{"alpha": 0.1}]}},
+        "search.baseline: initial_points.0: .*got 'alpha'",
+    ),
+    (
+        {"baseline": {"initial_points": [{"loss": "kd"}]}},
+        "search.baseline: initial_points.0: .*got 'loss'",
+    ),
     # ranges
     ({"alpha": 0}, "search: alpha: expected a value above 0, got 0, which would leave the teachers out"),
     ({"alpha": {"low": 0.5, "high": 1.5}}, r"search: alpha: expected a value in \[0, 1\], got 1.5"),
@@ -43,7 +63,10 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"losses": [{"name": "dkd", "options": {"beta": "x"}}]}, "search.losses.0.options.beta: expected a number.*'x'"),
     ({"losses": [{"name": "dkd", "options": {"beta": {"low": -1, "high": 2}}}]}, "losses.0: beta: .*0, got -1.0"),
     # what the data do not have
-    ({"share": FEW}, "search.share: expected student.views with a count above 1, or unlabelled rows; got neither"),
+    (
+        {"unlabeled_fraction": FEW},
+        "search.unlabeled_fraction: expected student.views with a count above 1, or unlabelled rows; got neither",
+    ),
     ({"noise": 0.1, "data": IMAGES}, "search.noise: not for image data"),
     ({"baseline": {"noise": 0.1}, "data": IMAGES}, "search.baseline.noise: not for image data"),
     # the study
@@ -72,7 +95,7 @@ ACCEPTED: list[dict[str, Any]] = [
     {"temperature": 2, "alpha": 0.5, "losses": KD_OR_MSE},
     {"temperature": 2, "alpha": 0.5, "losses": [{"name": "dkd", "options": {"beta": {"low": 1, "high": 2}}}]},
     {"alpha": {"low": 0, "high": 1}, "lr": "1e-3"},
-    {"losses": KD_OR_MSE, "known_good": [{"loss": "mse", "temperature": 8, "alpha": 0.3}]},
+    {"losses": KD_OR_MSE, "initial_points": [{"loss": "mse", "temperature": 8, "alpha": 0.3}]},
 ]
 
 
@@ -86,12 +109,12 @@ def test_what_is_right_is_taken(tree: dict[str, Any], search: dict[str, Any]) ->
 
 def test_a_share_needs_something_without_a_label(tree: dict[str, Any]) -> None:
     """contract: views or unlabelled rows give it a meaning."""
-    tree["search"]["share"] = FEW
+    tree["search"]["unlabeled_fraction"] = FEW
     views = {"count": 2, "transforms": [{"name": "noise"}]}
-    assert parse({**tree, "student": {**tree["student"], "views": views}}).search.share == Range(**FEW)
+    assert parse({**tree, "student": {**tree["student"], "views": views}}).search.unlabeled_fraction == Range(**FEW)
     table = {"source": "table", "path": "a.csv", "label": "y", "unlabeled_path": "b.csv"}
-    assert parse({**tree, "data": table}).search.share == Range(**FEW)
-    with pytest.raises(InputError, match=r"search\.share: expected student\.views"):
+    assert parse({**tree, "data": table}).search.unlabeled_fraction == Range(**FEW)
+    with pytest.raises(InputError, match=r"search\.unlabeled_fraction: expected student\.views"):
         parse({**tree, "data": {**table, "unlabeled_path": None}})
 
 
@@ -106,9 +129,12 @@ def test_rungs_are_shares_of_the_epochs() -> None:
 def test_ranges_are_those_of_the_section() -> None:
     """golden: a knob without a value is left out; a baseline has no temperature, alpha or share."""
     assert Search().ranges() == {"temperature": Range(low=1, high=8, log=True), "alpha": Range(low=0.3, high=1)}
-    assert Search(lr=0.1, share=0.0).ranges() | {"lr": 0.1, "share": 0.0} == Search(lr=0.1, share=0.0).ranges()
+    assert (
+        Search(lr=0.1, unlabeled_fraction=0.0).ranges() | {"lr": 0.1, "unlabeled_fraction": 0.0}
+        == Search(lr=0.1, unlabeled_fraction=0.0).ranges()
+    )
     assert Knobs(noise=0.0).ranges() == {"noise": 0.0} and Knobs().ranges() == {}
-    assert set(Knobs.model_fields) == {"lr", "weight_decay", "noise", "label_smoothing", "known_good"}
+    assert set(Knobs.model_fields) == {"lr", "weight_decay", "noise", "label_smoothing", "initial_points"}
 
 
 def test_a_setting_survives_a_dump() -> None:
@@ -128,3 +154,10 @@ def test_every_option_of_a_loss_can_be_searched(name: str) -> None:
         for bad in ({"low": -1, "high": 2}, -1):
             with pytest.raises(ValueError, match=option):
                 LossSpace(name=name, options={option: bad})
+
+
+def test_an_earlier_name_of_a_key_of_a_recipe_is_refused_with_the_name_of_today(tree: dict[str, Any]) -> None:
+    """contract of error messages: in the file and in an override alike."""
+    tree["student"]["recipe"]["augment"] = {"light": 0.2}
+    with pytest.raises(InputError, match=r"student\.recipe\.augment: expected 'brightness', got 'light'"):
+        parse(tree)

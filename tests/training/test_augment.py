@@ -54,7 +54,7 @@ def test_light_is_one_factor_per_image_within_its_bounds(seed: int, size: float)
     dark = 1 + 100 * torch.rand(60, 2, 3, 3, generator=torch.Generator().manual_seed(seed))
 
     def lit(images: torch.Tensor) -> torch.Tensor:
-        return augmented(images, seed, light=size)
+        return augmented(images, seed, brightness=size)
 
     factors = (lit(dark) / dark).flatten(1)
     assert (factors - factors[:, :1]).abs().max() < 1e-5

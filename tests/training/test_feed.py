@@ -29,7 +29,7 @@ def fed(config: Augment, network: nn.Module, items: torch.Tensor, seed: int = 0)
 
 @pytest.mark.parametrize("limits", [(1 << 19, 1 << 16), (1, 1 << 16), (1000, 1 << 16), (1 << 19, 1)], ids=str)
 @pytest.mark.parametrize(
-    "config", [Augment(), BOTH, Augment(shift=0.5), Augment(flip=True), Augment(light=0.3)], ids=str
+    "config", [Augment(), BOTH, Augment(shift=0.5), Augment(flip=True), Augment(brightness=0.3)], ids=str
 )
 def test_every_way_shows_the_same(config: Augment, limits: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     """reference: the whole batch shifted, flipped, made float and normalised by the network, bit by bit.

@@ -77,7 +77,7 @@ RECIPES = {
     "clipped": (Recipe(epochs=2, batch_size=16, clip_norm=0.1), TABLE),
     "noisy": (Recipe(epochs=2, batch_size=16, augment=Augment(noise=0.2)), TABLE),
     "augmented": (Recipe(epochs=2, batch_size=16, augment=Augment(shift=0.25, flip=True)), IMAGES),
-    "in another light": (Recipe(epochs=2, batch_size=16, augment=Augment(light=0.4)), IMAGES),
+    "in another light": (Recipe(epochs=2, batch_size=16, augment=Augment(brightness=0.4)), IMAGES),
 }
 
 

@@ -40,7 +40,7 @@ IMAGES = GENERATOR.integers(0, 256, (60, 3, 12, 12), np.uint8)
 LABELS = torch.from_numpy(GENERATOR.integers(0, 3, 120))
 TEACHER = torch.from_numpy(2 * GENERATOR.normal(size=(120, 3)).astype(np.float32))
 KNOWN = torch.arange(120) % 3 > 0
-MOVED = Augment(shift=0.2, flip=True, light=0.3)
+MOVED = Augment(shift=0.2, flip=True, brightness=0.3)
 DEVICES = ("cpu", "cuda")
 
 

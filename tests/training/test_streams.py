@@ -16,7 +16,7 @@ from distillery.training.objectives import Given, Objective
 from distillery.training.streams import Streams
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (20, 3, 8, 8), np.uint8)
-MOVED = Augment(shift=0.25, flip=True, light=0.3)
+MOVED = Augment(shift=0.25, flip=True, brightness=0.3)
 
 
 class Items(Objective):

@@ -17,7 +17,8 @@ import torch
 from safetensors.torch import load_file
 from tiny_chain import Chain
 
-from distillery.config.experiment import Data, Recipe, Teacher
+from distillery.config.data import Data
+from distillery.config.experiment import Recipe, Teacher
 from distillery.errors import InputError
 from distillery.stages.data import dataset
 from distillery.stages.teachers.teacher_training import train_teachers
@@ -62,7 +63,7 @@ train_teachers(*args, on_epoch=lambda *_: marker.touch())
 """
 
 TABLE = Recipe(epochs=3, batch_size=63, lr=0.01, clip_norm=0.5, augment={"noise": 0.3})
-IMAGE = Recipe(epochs=2, batch_size=65, lr=0.01, augment={"shift": 0.1, "light": 0.2, "flip": True})
+IMAGE = Recipe(epochs=2, batch_size=65, lr=0.01, augment={"shift": 0.1, "brightness": 0.2, "flip": True})
 NARROW = {"channels": [2, 4, 4, 8], "stem_width": 4}
 
 

@@ -98,8 +98,8 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("cutmix", {"alpha": -1.0}, "alpha: .*, got -1.0"),
     ("noise", {"size": -0.1}, "size: .*, got -0.1"),
     ("spunge", {"columns": 20}, "columns: .*, got 20"),
-    ("light", {"size": 0.0}, "size: .*, got 0.0"),
-    ("light", {"size": 1.0}, "size: .*, got 1.0"),
+    ("brightness", {"size": 0.0}, "size: .*, got 0.0"),
+    ("brightness", {"size": 1.0}, "size: .*, got 1.0"),
     ("gmm", {"components": 0}, "components: .*, got 0"),
     ("mixxup", {}, r"did you mean 'mixup'\?"),
 ]
@@ -142,10 +142,10 @@ def test_flip_mirrors_half_of_them() -> None:
 def test_light_is_one_factor_per_image_within_its_bounds(size: float) -> None:
     """reference: of 100 on all pixels, what is shown is 100 times a factor between 1 - size and 1 + size, all alike;
     nothing is brighter than white or wraps around."""
-    _, _, data = CASES["light image"]
+    _, _, data = CASES["brightness image"]
     draws = CounterRNG(np.arange(2_000), np.ones(2_000, np.int64))
     for level in (100, 250):
-        found = VIEWS["light"](np.full((2_000, 3, 4, 4), level, np.uint8), draws, data.pool, size=size)
+        found = VIEWS["brightness"](np.full((2_000, 3, 4, 4), level, np.uint8), draws, data.pool, size=size)
         assert (found == found[:, :1, :1, :1]).all()
         exact = np.minimum(level * (1 + size * (2 * draws.uniform(0) - 1)), 255)
         assert np.abs(found[:, 0, 0, 0] - exact).max() <= 0.5 + 1e-3

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from distillery.config.data import Data
 from distillery.config.gates import SHIP_GATES, Gates
 from distillery.config.search_space import Loss, Range, Search
 from distillery.config.section import Choice, Section
@@ -15,46 +16,15 @@ from distillery.sources import SOURCES
 from distillery.views import VIEWS
 from distillery.weightings import WEIGHTINGS
 
-Size = Annotated[float, Field(gt=0)]
-
-
-class Split(Section):
-    """Shares (below 1) or numbers of rows; train takes what is left.
-
-    `order`: every class by its share at random; or rows as they come; or each row by a hash of its content, for data
-    that grow: a row that is added moves no other into another split, equal rows stay together, and shares are met
-    roughly.
-    """
-
-    order: Literal["stratified", "ordered", "hashed"] = "stratified"
-    train: Size | None = None
-    val_ensemble: Size = 0.1
-    val_search: Size = 0.1
-    test: Size = 0.2
-    seed: int = 0
-
-
-class Data(Choice):
-    """The rows. `image_size` is the side in pixels to which images are resized.
-
-    `scale` of a table's numbers: each column for itself, or shared by all, for columns in one unit such as pixels.
-    """
-
-    registry = SOURCES
-    selector = "source"
-    source: str
-    image_size: int = Field(32, ge=4, le=1024)
-    image_fit: Literal["crop", "squash"] = "crop"
-    scale: Literal["column", "shared"] = "column"
-    split: Split = Split()
-
 
 class Augment(Section):
     """Label-preserving changes of training rows, drawn anew for each batch: of images, or noise on tables."""
 
+    renamed: ClassVar[dict[str, str]] = {"light": "brightness"}
+
     shift: float = Field(0.0, ge=0, le=0.5, description="largest random shift, as a share of the side")
     flip: bool = Field(False, description="mirror half of the images left to right")
-    light: float = Field(0.0, ge=0, lt=1, description="largest change of brightness, as a share of it")
+    brightness: float = Field(0.0, ge=0, lt=1, description="largest change of brightness, as a share of it")
     noise: float = Field(0.0, ge=0, description="standard deviation of Gaussian noise on encoded table columns")
 
 
@@ -246,7 +216,7 @@ class Experiment(Section):
             *(("teachers", self.teachers.recipe_of(m)) for m in self.teachers.members),
         ]
         for owner, recipe in recipes:
-            for name in ("shift", "flip", "light") if kind == "table" else ("noise",):
+            for name in ("shift", "flip", "brightness") if kind == "table" else ("noise",):
                 if getattr(recipe.augment, name):
                     raise ValueError(f"{owner}.recipe.augment.{name}: not for {kind} data")
         if self.search.trials < len(self.student.capacities):
@@ -276,16 +246,17 @@ class Experiment(Section):
     def _check_search(self, kind: str) -> None:
         search = self.search
         choices = ["best", "smallest_within_one_se", *(c.name for c in self.student.capacities)]
-        if search.choose not in choices:
-            raise ValueError(f"search.choose: {closest(search.choose, choices)}")
+        if search.select not in choices:
+            raise ValueError(f"search.select: {closest(search.select, choices)}")
         if kind == "image":
             for path, knobs in (("search", search), ("search.baseline", search.baseline)):
                 if knobs is not None and knobs.noise is not None:
                     raise ValueError(f"{path}.noise: not for image data")
         unseen = self.student.views.count > 1 or self.data.options.get("unlabeled_path")
-        if search.share is not None and not unseen:
+        if search.unlabeled_fraction is not None and not unseen:
             raise ValueError(
-                "search.share: expected student.views with a count above 1, or unlabelled rows; got neither"
+                "search.unlabeled_fraction: expected student.views with a count above 1, or unlabelled rows; "
+                "got neither"
             )
         spaces = list(search.ranges().values()) + [v for loss in search.losses for v in loss.options.values()]
         free = len(search.losses) > 1 or any(isinstance(space, Range) for space in spaces)

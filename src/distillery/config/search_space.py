@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -69,7 +69,7 @@ KNOBS: dict[str, tuple[str, Callable[[float], bool]]] = {
     "lr": ("> 0", lambda v: 0 < v < math.inf),
     "weight_decay": (">= 0", lambda v: 0 <= v < math.inf),
     "noise": (">= 0", lambda v: 0 <= v < math.inf),
-    "share": ("in [0, 1]", lambda v: 0 <= v <= 1),
+    "unlabeled_fraction": ("in [0, 1]", lambda v: 0 <= v <= 1),
     "label_smoothing": ("in [0, 1)", lambda v: 0 <= v < 1),
 }
 """Every number that a trial may vary, and what it may be."""
@@ -78,11 +78,13 @@ KNOBS: dict[str, tuple[str, Callable[[float], bool]]] = {
 class Knobs(Section):
     """Ranges of the knobs of training. None keeps the recipe's value, a number fixes it."""
 
+    renamed: ClassVar[dict[str, str]] = {"known_good": "initial_points"}
+
     lr: Space | None = None
     weight_decay: Space | None = None
     noise: Space | None = Field(None, description="tables only: see recipe.augment.noise")
     label_smoothing: Space | None = None
-    known_good: tuple[dict[str, Any], ...] = Field((), description="settings to try first, at every capacity")
+    initial_points: tuple[dict[str, Any], ...] = Field((), description="settings to try first, at every capacity")
 
     @model_validator(mode="after")
     def _in_bounds(self) -> Knobs:
@@ -93,24 +95,24 @@ class Knobs(Section):
                     raise ValueError(f"{name}: expected a value {bounds}, got {value}")
         fields = type(self).model_fields
         own = [name for name in KNOBS if name in fields] + ["loss"] * ("losses" in fields)
-        for index, point in enumerate(self.known_good):
+        for index, point in enumerate(self.initial_points):
             for knob, value in point.items():
-                self._check_known(index, knob, value, own)
+                self._check_point(index, knob, value, own)
         return self
 
-    def _check_known(self, index: int, knob: str, value: Any, own: list[str]) -> None:
+    def _check_point(self, index: int, knob: str, value: Any, own: list[str]) -> None:
         if knob not in own:
-            raise ValueError(f"known_good.{index}: {closest(knob, own)}")
+            raise ValueError(f"initial_points.{index}: {closest(knob, own)}")
         if knob == "loss":
             return
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError(f"known_good.{index}.{knob}: expected a number, got {value!r}")
+            raise ValueError(f"initial_points.{index}.{knob}: expected a number, got {value!r}")
         space = getattr(self, knob)
         # the default points need not fit the user's ranges, also where a dump has written them out
-        written = self.known_good != type(self).model_fields["known_good"].default
+        written = self.initial_points != type(self).model_fields["initial_points"].default
         if written and isinstance(space, Range) and not space.low <= value <= space.high:
             raise ValueError(
-                f"known_good.{index}.{knob}: expected a value in [{space.low}, {space.high}], the searched range, "
+                f"initial_points.{index}.{knob}: expected a value in [{space.low}, {space.high}], the searched range, "
                 f"got {value}"
             )
 
@@ -151,20 +153,29 @@ class Halving(Section):
 class Search(Knobs):
     """One Optuna study. A number instead of a range fixes a knob. Every capacity gets its share of the trials."""
 
+    renamed: ClassVar[dict[str, str]] = {
+        **Knobs.renamed,
+        "share": "unlabeled_fraction",
+        "cohort": "trials_per_round",
+        "choose": "select",
+    }
+
     trials: int = Field(24, ge=1)
     temperature: Space = Range(low=1, high=8, log=True)
     alpha: Space = Range(low=0.3, high=1)
-    share: Space | None = Field(None, description="of items without a label in an epoch; see student.views")
+    unlabeled_fraction: Space | None = Field(
+        None, description="of items without a label in an epoch; see student.views"
+    )
     losses: tuple[LossSpace, ...] = Field((), description="soft losses to choose from; none: student.loss")
     epochs: int | None = Field(None, ge=1, description="epochs of a trial; None trains it as long as the final student")
-    cohort: int = Field(
+    trials_per_round: int = Field(
         8, ge=1, description="trials of a capacity that are proposed at once and train together; 1 where they cannot"
     )
     halving: Halving | None = None
     finalists: int = Field(2, ge=1, description="settings of the chosen capacity that are trained at full length")
     seeds: int = Field(2, ge=1, description="seeds of each finalist; the mean decides")
     objectives: tuple[Literal["nll", "error", "latency_ms", "params", "macs"], ...] = ("nll", "latency_ms", "params")
-    choose: str = Field("best", description="what is shipped: best, smallest_within_one_se, or a capacity by name")
+    select: str = Field("best", description="what is shipped: best, smallest_within_one_se, or a capacity by name")
     max_latency_ms: float | None = Field(None, gt=0)
     max_params: int | None = Field(None, gt=0)
     baseline: Knobs | None = Field(
@@ -172,7 +183,10 @@ class Search(Knobs):
         description="knobs of the tuned baseline, which learns from labels alone and gets the same number of trials; "
         "None: learning rate and weight decay around the recipe's",
     )
-    known_good: tuple[dict[str, Any], ...] = ({"temperature": 4.0, "alpha": 0.7}, {"temperature": 1.0, "alpha": 1.0})
+    initial_points: tuple[dict[str, Any], ...] = (
+        {"temperature": 4.0, "alpha": 0.7},
+        {"temperature": 1.0, "alpha": 1.0},
+    )
 
     @property
     def temperatures(self) -> tuple[float, ...]:
@@ -189,11 +203,11 @@ class Search(Knobs):
         names = [loss.name for loss in self.losses]
         if len(set(names)) < len(names):
             raise ValueError(f"losses: expected distinct losses, got {', '.join(names)}")
-        for index, point in enumerate(self.known_good):
+        for index, point in enumerate(self.initial_points):
             if "loss" in point and not names:
-                raise ValueError(f"known_good.{index}.loss: expected search.losses to choose from, got none")
+                raise ValueError(f"initial_points.{index}.loss: expected search.losses to choose from, got none")
             if "loss" in point and point["loss"] not in names:
-                raise ValueError(f"known_good.{index}.loss: {closest(str(point['loss']), names)}")
+                raise ValueError(f"initial_points.{index}.loss: {closest(str(point['loss']), names)}")
         return self
 
 
@@ -206,7 +220,7 @@ class Setting(Section):
     weight_decay: float | None = None
     noise: float | None = None
     label_smoothing: float | None = None
-    share: float | None = None
+    unlabeled_fraction: float | None = None
     epochs: int | None = None
     loss: Loss | None = None
 

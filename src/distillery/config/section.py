@@ -14,12 +14,16 @@ class Section(BaseModel):
     """A frozen part of the config that refuses keys it does not know."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    renamed: ClassVar[dict[str, str]] = {}
+    """Keys of earlier versions, with their names of today."""
 
     @model_validator(mode="before")
     @classmethod
     def _known_keys(cls, given: Any) -> Any:
         if isinstance(given, dict):
             for key in given:
+                if key in cls.renamed:
+                    raise ValueError(f"expected {cls.renamed[key]!r}, got {key!r}, its name in an earlier version")
                 if key not in cls.model_fields:
                     raise ValueError(f"unknown key: {closest(str(key), cls.model_fields)}")
         return given

@@ -23,13 +23,13 @@ class Changes:
         reach: Pixels that an image may move in each direction; edges are repeated.
         offsets: Rows and columns to move by, plus `reach`, int64 [2, B]; None: they stay where they are.
         mirrored: The images that are mirrored left to right, bool [B]; None: no one.
-        light: What the brightness of each is multiplied by, float [B]; None: nothing.
+        brightness: What the brightness of each is multiplied by, float [B]; None: nothing.
     """
 
     reach: int
     offsets: torch.Tensor | None
     mirrored: torch.Tensor | None
-    light: torch.Tensor | None = None
+    brightness: torch.Tensor | None = None
 
     def of(self, images: torch.Tensor, part: slice = ALL) -> torch.Tensor:
         """The images [.., channels, S, S] of a part of the batch, changed."""
@@ -41,19 +41,19 @@ class Changes:
 
     def only(self, places: torch.Tensor) -> Changes:
         """What is done to some of the images."""
-        kept = (None if v is None else v[..., places] for v in (self.offsets, self.mirrored, self.light))
+        kept = (None if v is None else v[..., places] for v in (self.offsets, self.mirrored, self.brightness))
         return Changes(self.reach, *kept)
 
     def on(self, device: torch.device) -> Changes:
         """The same, to be done to images on a device."""
-        kept = (None if v is None else sent(v, device) for v in (self.offsets, self.mirrored, self.light))
+        kept = (None if v is None else sent(v, device) for v in (self.offsets, self.mirrored, self.brightness))
         return Changes(self.reach, *kept)
 
     def lit(self, pixels: torch.Tensor, part: slice = ALL) -> torch.Tensor:
         """The float pixels of a part of the batch in its light, in place."""
-        if self.light is None:
+        if self.brightness is None:
             return pixels
-        return pixels.mul_(self.light[part, None, None, None].to(pixels.device)).clamp_(max=255)
+        return pixels.mul_(self.brightness[part, None, None, None].to(pixels.device)).clamp_(max=255)
 
     def into(self, images: Sequence[np.ndarray], out: torch.Tensor, then: Callable[[torch.Tensor], object]) -> None:
         """Writes the changed images into `out`, one after the other, and calls `then` with each [1, ...]."""
@@ -68,9 +68,9 @@ class Changes:
 
 
 def drawn(count: int, side: int, config: Augment, generator: torch.Generator) -> Changes:
-    """Changes for so many images of a side: moves all equally likely, half mirrored, light evenly between its ends."""
+    """Changes for so many images of a side: all moves equally likely, half mirrored, brightness evenly spread."""
     reach = round(config.shift * side)
     offsets = torch.randint(0, 2 * reach + 1, (2, count), generator=generator) if reach else None
     mirrored = torch.rand(count, generator=generator) < 0.5 if config.flip else None
-    light = 1 + config.light * (2 * torch.rand(count, generator=generator) - 1) if config.light else None
-    return Changes(reach, offsets, mirrored, light)
+    brightness = 1 + config.brightness * (2 * torch.rand(count, generator=generator) - 1) if config.brightness else None
+    return Changes(reach, offsets, mirrored, brightness)

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from mlflow.tracking import MlflowClient
 
-from distillery.config.experiment import Data
+from distillery.config.data import Data
 from distillery.errors import InputError
 from distillery.flows.cli import main
 from distillery.flows.environment import Places

@@ -31,7 +31,7 @@ def test_a_study_in_a_database_goes_on_anywhere(
     monkeypatch.setenv("DISTILLERY_DATABASE", postgres.replace("/postgres", "/studies"))
     database = lock.address(Places.from_environment())
     assert database is not None and database.startswith("postgresql+psycopg://distillery:right@")
-    search = chain.config.search.model_copy(update={"trials": 8, "cohort": 2})  # two rounds
+    search = chain.config.search.model_copy(update={"trials": 8, "trials_per_round": 2})  # two rounds
     config = chain.config.model_copy(update={"search": search})
     upstream = (config, chain.data, chain.ensemble, chain.taught, chain.profiles)
     alone = SearchResult.read(run_search(*upstream, Store(tmp_path / "journal")))

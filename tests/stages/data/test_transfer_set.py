@@ -10,7 +10,8 @@ import pytest
 import torch
 from scipy import stats
 
-from distillery.config.experiment import Data, Views
+from distillery.config.data import Data
+from distillery.config.experiment import Views
 from distillery.errors import InputError
 from distillery.ops.counter_rng import CounterRNG
 from distillery.sources import Rows
@@ -224,7 +225,7 @@ def test_views_are_tried_before_anything_trains(datasets: Datasets) -> None:
 
 def test_all_items_without_a_label_are_shown_alike(datasets: Datasets) -> None:
     """property: unlabelled rows and changed rows get turns in proportion to their numbers, labelled ones the rest."""
-    transfer = Transfer(datasets["table", UNLABELLED], NOISE, share=0.6)
+    transfer = Transfer(datasets["table", UNLABELLED], NOISE, unlabeled_fraction=0.6)
     items = np.concatenate([dealt(transfer, epoch) for epoch in range(1, 201)])
     views, places = items // len(transfer.rows), items % len(transfer.rows)
     unlabelled, changed = places >= TRAIN, (places < TRAIN) & (views > 0)

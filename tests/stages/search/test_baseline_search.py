@@ -68,7 +68,7 @@ def test_it_opens_no_logits(
 
 def test_its_own_knobs_are_searched(finished: FinishedChain, tree: dict[str, Any], store: Store) -> None:
     """contract: search.baseline's ranges count, not those of the students; a change of it is another study."""
-    tree["search"]["baseline"] = {"lr": {"low": 0.5, "high": 0.6}, "noise": 0.2, "known_good": [{"lr": 0.55}]}
+    tree["search"]["baseline"] = {"lr": {"low": 0.5, "high": 0.6}, "noise": 0.2, "initial_points": [{"lr": 0.55}]}
     alone = run_baseline_search(parse(tree), finished.data, finished.search, finished.profiles, store)
     settings = [t.setting for t in SearchResult.read(alone).trials]
     assert settings[0]["lr"] == 0.55 and 0.5 <= settings[1]["lr"] <= 0.6 and settings[1]["lr"] != 0.55

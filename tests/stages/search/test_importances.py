@@ -15,7 +15,7 @@ from distillery.config.search_space import LossSpace, Range, Search
 from distillery.stages.search.importances import FEWEST, importances
 from distillery.stages.search.record import Trial, TrialState
 
-KNOBS = Search(temperature=Range(low=1, high=8, log=True), alpha=Range(low=0.3, high=1), known_good=())
+KNOBS = Search(temperature=Range(low=1, high=8, log=True), alpha=Range(low=0.3, high=1), initial_points=())
 SPACE = {"temperature": FloatDistribution(1, 8, log=True), "alpha": FloatDistribution(0.3, 1)}
 
 

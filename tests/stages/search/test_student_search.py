@@ -27,7 +27,7 @@ from distillery.stages.search.study import open_study
 from distillery.store import Handle, Store
 
 TRIALS = 11  # the last round is not full
-BASIC = {"trials": TRIALS, "epochs": 1, "cohort": 2}
+BASIC = {"trials": TRIALS, "epochs": 1, "trials_per_round": 2}
 
 
 def facts(handle: Handle) -> list[tuple[Any, ...]]:
@@ -68,9 +68,9 @@ def test_every_capacity_gets_its_share(undisturbed: SimpleNamespace) -> None:
 
 
 def test_settings_known_to_be_good_come_first(undisturbed: SimpleNamespace) -> None:
-    """golden: each capacity begins with the config's known_good."""
+    """golden: each capacity begins with the config's initial_points."""
     found = SearchResult.read(undisturbed.handle).trials
-    for position, known in enumerate(Search().known_good):
+    for position, known in enumerate(Search().initial_points):
         for trial in found[2 * position : 2 * position + 2]:
             assert {k: trial.setting[k] for k in known} == pytest.approx(known)
 
@@ -177,7 +177,7 @@ def test_a_trial_that_diverges_is_noted(run: Callable[..., Handle], store: Store
     """contract: it is recorded as failed with the reason, the others go on, and it is nobody's best."""
     hot = {"temperature": 2.0, "alpha": 0.5, "lr": 1e30}
     known = [hot, *[{**hot, "temperature": t, "lr": 0.01} for t in (2.0, 3.0)]]
-    handle = run(store, {"lr": {"low": 1e-3, "high": 1e30, "log": True}, "trials": 6, "known_good": known})
+    handle = run(store, {"lr": {"low": 1e-3, "high": 1e30, "log": True}, "trials": 6, "initial_points": known})
     found = SearchResult.read(handle)
     assert [t.state for t in found.trials] == ["fail"] * 2 + ["complete"] * 4
     assert all("loss became" in t.reason and "lr" in t.reason for t in found.trials[:2])
@@ -189,7 +189,7 @@ def test_a_trial_that_diverges_is_noted(run: Callable[..., Handle], store: Store
 
 def test_a_smaller_one_may_be_chosen(run: Callable[..., Handle], store: Store, undisturbed: SimpleNamespace) -> None:
     """reference: the smallest capacity whose best NLL is within one standard error of the lowest."""
-    handle = run(store, {"choose": "smallest_within_one_se"})
+    handle = run(store, {"select": "smallest_within_one_se"})
     found = SearchResult.read(handle)
     assert facts(handle) == facts(undisturbed.handle)
     best = [found.trials[numbers[0]] for numbers in found.ranked.values()]
@@ -203,7 +203,7 @@ def test_within_one_standard_error(quality: str, gap: float, chosen: str) -> Non
     """golden: a capacity `gap` standard errors behind the best; one standard error is the border for both figures."""
     large = a_trial("l")
     small = a_trial("s", params=3, nll=0.5 + 0.02 * gap, accuracy=0.8 - 0.01 * gap)
-    config = Search(objectives=(quality, "params"), choose="smallest_within_one_se")
+    config = Search(objectives=(quality, "params"), select="smallest_within_one_se")
     assert choose([large, small], config).capacity == chosen
     assert choose([large, small], Search(objectives=(quality, "params"))).capacity == "l"
     far = a_trial("s", params=3, nll=0.6, accuracy=0.75)
@@ -288,10 +288,10 @@ def test_the_capacity_to_ship_may_be_named(
         return [function(*job) for job in jobs]
 
     for name in ("small", "large"):
-        handle = run(store, {"choose": name}, run_many=counted)
+        handle = run(store, {"select": name}, run_many=counted)
         assert SearchResult.read(handle).chosen == name
         assert facts(handle) == facts(undisturbed.handle)
     assert len(trained) == TRIALS
     params = {p.name: p.metrics["params"] for p in chain.profiles}
     with pytest.raises(InputError, match=r"search: expected 'large' within .*max_params"):
-        feasible(Search(max_params=params["small"], choose="large"), chain.profiles)
+        feasible(Search(max_params=params["small"], select="large"), chain.profiles)

@@ -31,24 +31,24 @@ TRIALS = 24
 VIEWS = {"count": 3, "transforms": [{"name": "noise", "size": 0.3}]}
 RICH: dict[str, Any] = {
     "trials": TRIALS,
-    "cohort": 4,
+    "trials_per_round": 4,
     "epochs": 1,
     "temperature": {"low": 1, "high": 8, "log": True},
     "lr": {"low": 0.005, "high": 0.02, "log": True},
     "weight_decay": 0.05,
     "noise": {"low": 0.0, "high": 0.3},
-    "share": {"low": 0.2, "high": 0.8},
+    "unlabeled_fraction": {"low": 0.2, "high": 0.8},
     "label_smoothing": {"low": 0.0, "high": 0.2},
     "losses": [
         {"name": "kd"},
         {"name": "dkd", "options": {"beta": {"low": 0.5, "high": 8, "log": True}, "target_weight": 0.5}},
         {"name": "mse", "options": {"clip": {"low": 2, "high": 10}}},
     ],
-    "known_good": [{"loss": "dkd", "temperature": 3.0}, {"loss": "mse", "alpha": 0.5, "weight_decay": 0.7}],
+    "initial_points": [{"loss": "dkd", "temperature": 3.0}, {"loss": "mse", "alpha": 0.5, "weight_decay": 0.7}],
 }
 HALVED: dict[str, Any] = {
     "trials": TRIALS,
-    "cohort": 3,
+    "trials_per_round": 3,
     "epochs": 4,
     "lr": {"low": 0.0005, "high": 0.05, "log": True},
     "halving": {"eta": 2, "rungs": 2, "grace": 3},
@@ -83,7 +83,7 @@ def studies(search_with: Callable[..., Handle], tmp_path_factory: pytest.TempPat
 def test_every_knob_is_in_its_range(studies: dict[str, SimpleNamespace]) -> None:
     """property: searched knobs vary within their ranges, fixed ones and fixed options have their value."""
     trials = studies["rich"].trials
-    for knob in ("temperature", "lr", "noise", "share", "label_smoothing"):
+    for knob in ("temperature", "lr", "noise", "unlabeled_fraction", "label_smoothing"):
         values = [t.setting[knob] for t in trials]
         assert RICH[knob]["low"] <= min(values) < max(values) <= RICH[knob]["high"]
     assert {t.setting["weight_decay"] for t in trials} == {0.05}
@@ -124,7 +124,7 @@ def test_known_settings_come_first_with_their_loss(studies: dict[str, SimpleName
 def test_optuna_sees_the_options_of_the_loss_in_use_only(studies: dict[str, SimpleNamespace]) -> None:
     """contract: the loss is a choice, its options are conditional; all values are those of the record."""
     seen = studies["rich"]
-    everywhere = {"capacity", "temperature", "alpha", "lr", "noise", "share", "label_smoothing", "loss"}
+    everywhere = {"capacity", "temperature", "alpha", "lr", "noise", "unlabeled_fraction", "label_smoothing", "loss"}
     conditional = {"kd": set(), "dkd": {"dkd.beta"}, "mse": {"mse.clip"}}
     for trial, record in zip(seen.optuna.trials, seen.trials, strict=True):
         assert set(trial.params) == everywhere | conditional[trial.params["loss"]]
@@ -137,7 +137,7 @@ def test_optuna_sees_the_options_of_the_loss_in_use_only(studies: dict[str, Simp
 
 def test_rungs_hold_what_earlier_trials_of_the_same_capacity_had_there(studies: dict[str, SimpleNamespace]) -> None:
     """reference: at each rung the NLLs of the capacity's trials of earlier rounds that came there."""
-    halved, width = studies["halved"], 2 * HALVED["cohort"]
+    halved, width = studies["halved"], 2 * HALVED["trials_per_round"]
     for place, job in enumerate(halved.jobs):
         before = [t for t in halved.trials[: place // 2 * width] if t.capacity == job.capacity.name]
         curves = {epoch: [t.curve[epoch] for t in before if epoch in t.curve] for epoch in (1, 2)}
@@ -151,7 +151,7 @@ def test_weak_trials_stop_and_are_nobodys_best(studies: dict[str, SimpleNamespac
     `grace` of them, with its curve; neither best nor on the front nor ranked."""
     halved = studies["halved"]
     for place, job in enumerate(halved.jobs):
-        first = place // 2 * 2 * HALVED["cohort"] + (job.capacity.name == "large")
+        first = place // 2 * 2 * HALVED["trials_per_round"] + (job.capacity.name == "large")
         cohort = halved.trials[first::2][: len(job.trials)]
         for epoch, earlier in job.rungs:
             here = [t for t in cohort if epoch in t.curve]
@@ -328,7 +328,9 @@ def history(count: int) -> list[Trial]:
 def test_a_long_study_is_remembered_in_part(chain: Chain, count: int) -> None:
     """contract: the proposals see the best and the latest trials that did not fail, at most `MEMORY`, in their order;
     values are in units of the capacity's median; they go where trials were good."""
-    plan = planned(chain, {"temperature": {"low": 1, "high": 8}, "alpha": {"low": 0.3, "high": 1}, "known_good": []})
+    plan = planned(
+        chain, {"temperature": {"low": 1, "high": 8}, "alpha": {"low": 0.3, "high": 1}, "initial_points": []}
+    )
     before = history(count)
     usable = [t for t in before if t.state != "fail"]
     seen = seen_trials(before, "nll")
@@ -355,7 +357,7 @@ def test_a_long_study_is_remembered_in_part(chain: Chain, count: int) -> None:
 def test_fixed_losses_are_no_choice(search_with: Callable[..., Handle], store: Store) -> None:
     """golden: a single loss is not shown to Optuna, its ranges are; with everything fixed there is one trial each."""
     losses = [{"name": "dkd", "options": {"beta": {"low": 1, "high": 4}}}]
-    one = search_with(store, {"trials": 2, "epochs": 1, "losses": losses, "known_good": []})
+    one = search_with(store, {"trials": 2, "epochs": 1, "losses": losses, "initial_points": []})
     for trial in load(one, store).trials:
         assert set(trial.params) == {"capacity", "temperature", "alpha", "dkd.beta"}
     assert {t.setting["loss"]["name"] for t in SearchResult.read(one).trials} == {"dkd"}

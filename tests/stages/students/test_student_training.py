@@ -15,7 +15,8 @@ from scipy.special import log_softmax, softmax
 from tiny_chain import Chain
 from torch import nn
 
-from distillery.config.experiment import Capacity, Data, Recipe, Student, View, Views
+from distillery.config.data import Data
+from distillery.config.experiment import Capacity, Recipe, Student, View, Views
 from distillery.config.search_space import Loss, Setting
 from distillery.errors import InputError
 from distillery.losses import LOSSES
@@ -105,7 +106,9 @@ def test_a_settings_loss_goes_before_the_configs(chain: Chain, store: Store) -> 
 def test_the_baseline_knows_no_teacher(chain: Chain, store: Store) -> None:
     """property: temperature, alpha and loss of a setting do not reach the baseline, its recipe does."""
     first = baseline(chain, store)
-    assert baseline(chain, store, Setting(temperature=8.0, alpha=0.1, share=0.3, loss=Loss(name="dkd"))).cached
+    assert baseline(
+        chain, store, Setting(temperature=8.0, alpha=0.1, unlabeled_fraction=0.3, loss=Loss(name="dkd"))
+    ).cached
     for knob in ("lr", "weight_decay", "noise", "label_smoothing"):
         assert weights(baseline(chain, store, SETTING.model_copy(update={knob: 0.05}))) != weights(first), knob
 
@@ -167,7 +170,7 @@ def test_the_objective_is_what_the_docs_say(chain: Chain, partly: Dataset, views
     rows = np.concatenate([partly.splits["train"], partly.splits["unlabeled"]])
     count, labelled = len(rows), len(partly.splits["train"])
     teacher_z = np.random.default_rng(0).normal(size=(views.count * count, 3)).astype(np.float32)
-    setting = Setting(temperature=3, alpha=0.6, label_smoothing=smoothing, share=0.4)
+    setting = Setting(temperature=3, alpha=0.6, label_smoothing=smoothing, unlabeled_fraction=0.4)
     capacity = chain.config.student.capacities[0]
     network = build_network(capacity, partly.spec, 0)
     items = Transfer(partly, views, 0.4).order(1, torch.Generator().manual_seed(0)).numpy()
@@ -189,12 +192,11 @@ def test_the_objective_is_what_the_docs_say(chain: Chain, partly: Dataset, views
 
 
 def test_views_take_the_place_of_fresh_augmentation(tmp_path: Any) -> None:
-    """property: with several views the recipe's shift, flip and light are off, with one they are on; same seed, same
-    bits."""
+    """property: with several views the recipe's shift, flip and brightness are off; same seed, same bits."""
     config = Data(source="digits", image_size=8)
     rows = data_stage.read_source(config)
     dataset = Dataset(data_stage.prepare(config, replace(rows, labels=rows.labels[:200]), Store(tmp_path)))
-    fresh = Recipe(epochs=2, augment={"shift": 0.25, "flip": True, "light": 0.4})
+    fresh = Recipe(epochs=2, augment={"shift": 0.25, "flip": True, "brightness": 0.4})
     capacity = Capacity(name="net", family="timm", arch="resnet10t")
 
     def trained(views: Views, recipe: Recipe) -> np.ndarray:
@@ -262,8 +264,8 @@ def test_figures_are_of_val_search(chain: Chain, store: Store) -> None:
 TOGETHER = (
     TrainingRequest(SETTING, 0),
     TrainingRequest(Setting(temperature=4.0, alpha=0.5, lr=0.02, weight_decay=0.3, noise=0.2, label_smoothing=0.1), 0),
-    TrainingRequest(Setting(alpha=0.9, share=0.2, loss=Loss(name="mse", clip=3.0)), 0),
-    TrainingRequest(Setting(alpha=0.9, share=0.7, loss=Loss(name="mse", clip=5.0), noise=0.1), 1),
+    TrainingRequest(Setting(alpha=0.9, unlabeled_fraction=0.2, loss=Loss(name="mse", clip=3.0)), 0),
+    TrainingRequest(Setting(alpha=0.9, unlabeled_fraction=0.7, loss=Loss(name="mse", clip=5.0), noise=0.1), 1),
     TrainingRequest(SETTING.model_copy(update={"epochs": 2}), 0),
     TrainingRequest(SETTING, 1),
 )

@@ -69,7 +69,7 @@ def labelled_images(tree: ImageTree) -> LabelledImages:
     _check_train(train)
     for part in (val, test):
         if part is not None:
-            _check_known(part, train)
+            _check_point(part, train)
     notes = _deeper_folders(tree, list(parts.values()))
 
     learned = train.images()
@@ -180,7 +180,7 @@ def _check_train(train: _Part) -> None:
         )
 
 
-def _check_known(part: _Part, train: _Part) -> None:
+def _check_point(part: _Part, train: _Part) -> None:
     held = {label for label, files in part.classes.items() if files}
     unknown = sorted(held - set(train.classes))
     if unknown:

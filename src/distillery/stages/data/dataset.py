@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from distillery.config.experiment import Data
+from distillery.config.data import Data
 from distillery.errors import InputError
 from distillery.models import InputSpec
 from distillery.ops.encoded_rows import NAME, Encoded, open_inputs

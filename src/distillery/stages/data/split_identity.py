@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from distillery.config.experiment import Data
+from distillery.config.data import Data
 from distillery.serving.reading import Reading
 from distillery.sources import Rows
 from distillery.stages.data.dataset import Dataset

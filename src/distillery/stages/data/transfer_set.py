@@ -58,18 +58,20 @@ class Transfer:
     Args:
         dataset: Where the rows are.
         config: Number of views and their transforms.
-        share: Share of an epoch's items that have no label (unlabelled rows, and views that do not keep it); None for
-            an equal turn of all views where they keep the label, else one half.
+        unlabeled_fraction: Share of an epoch's items that have no label (unlabelled rows, and views that do not keep
+            it); None for an equal turn of all views where they keep the label, else one half.
         device: Where batches go.
     """
 
-    def __init__(self, dataset: Dataset, config: Views, share: float | None = None, device: str = "cpu") -> None:
+    def __init__(
+        self, dataset: Dataset, config: Views, unlabeled_fraction: float | None = None, device: str = "cpu"
+    ) -> None:
         self.dataset, self.config, self.device = dataset, config, device
         self.rows = transfer_rows(dataset)
         self.labelled = len(dataset.splits["train"])
         self.keeps = all(VIEWS.traits(t.name)["keeps_label"] for t in config.transforms)
-        self.share = 0.5 if share is None else share
-        self.cycles = config.count > 1 and self.keeps and (share is None or len(self.rows) > self.labelled)
+        self.unlabeled_fraction = 0.5 if unlabeled_fraction is None else unlabeled_fraction
+        self.cycles = config.count > 1 and self.keeps and (unlabeled_fraction is None or len(self.rows) > self.labelled)
         self._resident: torch.Tensor | None = None
 
     def __len__(self) -> int:
@@ -115,7 +117,7 @@ class Transfer:
         if self.cycles:
             still = CounterRNG(places, np.zeros_like(places), ORDER_KEY + self.config.seed)
             numbers = (still.below(0, self.config.count) + epoch - 1) % self.config.count
-        other = draws.uniform(1) < self.share
+        other = draws.uniform(1) < self.unlabeled_fraction
         unseen, own = self.config.count * (len(self.rows) - self.labelled), 0
         if not self.cycles:
             own = (self.config.count - 1) * self.labelled

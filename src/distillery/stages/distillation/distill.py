@@ -86,15 +86,15 @@ def distil(
     have the same loss and number of epochs (see `together`).
     """
     transfers: dict[float | None, Transfer] = {}
-    for share in dict.fromkeys(setting.share for setting in settings):
+    for share in dict.fromkeys(setting.unlabeled_fraction for setting in settings):
         transfers[share] = Transfer(dataset, config.views, share, device)
         transfers[share].load(targets.shown)
     recipes = [applied(setting, recipe) for setting in settings]
     if config.views.count > 1:  # the views are the augmentation: the student sees what the teachers saw
-        still = {"shift": 0.0, "flip": False, "light": 0.0}
+        still = {"shift": 0.0, "flip": False, "brightness": 0.0}
         recipes = [r.model_copy(update={"augment": r.augment.model_copy(update=still)}) for r in recipes]
     learners = [
-        TrainJob(network, own, seed, transfers[setting.share])
+        TrainJob(network, own, seed, transfers[setting.unlabeled_fraction])
         for network, own, seed, setting in zip(networks, recipes, seeds, settings, strict=True)
     ]
     labels, known = learners[0].batches.answers(targets.logits)  # type: ignore[attr-defined]

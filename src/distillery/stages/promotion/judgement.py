@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnxruntime as ort
 
-from distillery.config.experiment import Data, Experiment
+from distillery.config.data import Data
+from distillery.config.experiment import Experiment
 from distillery.ops.metrics import row_correct, row_nll
 from distillery.serving.answers import classes_of, reading_of
 from distillery.serving.cells import Column

@@ -75,8 +75,8 @@ class Proposals:
 
         # The first trials of every capacity take the points that the config names, as far as they lie in the space.
         turn = number // self._capacities
-        if turn < len(self._knobs.known_good):
-            for knob, value in self._knobs.known_good[turn].items():
+        if turn < len(self._knobs.initial_points):
+            for knob, value in self._knobs.initial_points[turn].items():
                 if knob in self._space and _holds(self._space[knob], value):
                     proposal[knob] = value
         return proposal

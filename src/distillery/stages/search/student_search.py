@@ -71,7 +71,7 @@ def feasible(config: Search, profiles: list[Handle]) -> list[str]:
     """Names of the capacities within the budgets.
 
     Raises:
-        InputError: There is none, or the one that `choose` names is not.
+        InputError: There is none, or the one that `select` names is not.
     """
     costs = _costs(profiles)
     names = []
@@ -80,9 +80,9 @@ def feasible(config: Search, profiles: list[Handle]) -> list[str]:
         large = config.max_params is not None and facts.params > config.max_params
         if not slow and not large:
             names.append(name)
-    if not names or (config.choose in costs and config.choose not in names):
+    if not names or (config.select in costs and config.select not in names):
         measured = ", ".join(f"{n}: {c.latency_ms_p50:.3g} ms, {c.params} parameters" for n, c in costs.items())
-        wanted = repr(config.choose) if names else "a capacity"
+        wanted = repr(config.select) if names else "a capacity"
         raise InputError(
             f"search: expected {wanted} within max_latency_ms={config.max_latency_ms} and "
             f"max_params={config.max_params}, got {measured}"
@@ -185,7 +185,7 @@ def baseline_knobs(config: Experiment) -> Knobs:
     return Knobs(
         lr=Range(low=recipe.lr / 4, high=recipe.lr * 4, log=True),
         weight_decay=Range(low=decay / 8, high=decay * 8, log=True),
-        known_good=({"lr": recipe.lr, "weight_decay": decay},),
+        initial_points=({"lr": recipe.lr, "weight_decay": decay},),
     )
 
 
@@ -195,10 +195,10 @@ def study_settings(config: Experiment, role: str) -> list[object]:
     How many finalists there are, and their seeds, changes nothing about the trials; a baseline knows no teacher.
     """
     if role == "student":
-        searched = config.search.model_dump(exclude={"finalists", "seeds", "baseline", "trials", "choose"})
+        searched = config.search.model_dump(exclude={"finalists", "seeds", "baseline", "trials", "select"})
         own = [user_code_digest(loss.name) for loss in config.search.losses if is_user_code(loss.name)]
         return [role, searched, config.student, config.seed, *own]
-    searched = config.search.model_dump(include={"epochs", "halving", "objectives", "cohort"})
+    searched = config.search.model_dump(include={"epochs", "halving", "objectives", "trials_per_round"})
     return [role, searched, baseline_knobs(config), config.student.recipe, config.seed]
 
 
@@ -216,7 +216,7 @@ def _search(plan: Plan, store: Store, run_many: RunMany, on_trial: OnTrial | Non
         study = open_study(store, name, config.search.objectives, database)
         return _conclude(work, name, run_study(study, plan, run_many, on_trial), config.search)
 
-    return store.stage("search", f"{config.name}-{role}", [*key, config.search.choose], build)
+    return store.stage("search", f"{config.name}-{role}", [*key, config.search.select], build)
 
 
 def _conclude(work: Path, name: str, trials: list[Trial], config: Search) -> dict[str, object]:
@@ -250,20 +250,20 @@ def choose(best: Sequence[Trial], config: Search) -> Trial:
 
     Args:
         best: The best trial of each capacity.
-        config: Its `choose` and its first objective.
+        config: Its `select` and its first objective.
 
     Raises:
-        FloatingPointError: The capacity that `choose` names has no complete trial.
+        FloatingPointError: The capacity that `select` names has no complete trial.
     """
     quality = config.objectives[0]
     top = min(best, key=lambda trial: trial.objective(quality))
-    if config.choose == "best":
+    if config.select == "best":
         return top
     for trial in best:
-        if trial.capacity == config.choose:
+        if trial.capacity == config.select:
             return trial
-    if config.choose != "smallest_within_one_se":
-        raise FloatingPointError(f"search: all trials of {config.choose!r}, which search.choose names, diverged")
+    if config.select != "smallest_within_one_se":
+        raise FloatingPointError(f"search: all trials of {config.select!r}, which search.select names, diverged")
     spread = top.nll_se if quality == "nll" else top.accuracy_se
     assert spread is not None
     limit = top.objective(quality) + spread

@@ -80,7 +80,7 @@ class Plan:
 
 def cohort_of(config: Experiment, capacities: list[Capacity], kind: str) -> int:
     """Trials of a capacity that are proposed at once: several only where they train together."""
-    return config.search.cohort if all(stacks(c, kind) for c in capacities) else 1
+    return config.search.trials_per_round if all(stacks(c, kind) for c in capacities) else 1
 
 
 def run_study(study: optuna.Study, plan: Plan, run_many: RunMany, on_trial: OnTrial | None) -> list[Trial]:

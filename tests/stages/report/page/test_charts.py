@@ -213,7 +213,7 @@ def test_numbers_are_written_as_people_do() -> None:
     assert [words.money(m) for m in (0, 0.00001, 0.0123, 1234.5)] == ["0", "below 0.0001", "0.012", "1,234.50"]
     assert [svg.compact(v) for v in (0.05, 1500, 2.5e6)] == ["0.05", "1.5k", "2.5M"]
     assert words.setting(
-        {"temperature": 4.0, "loss": {"name": "dkd", "beta": 2.0}, "share": None, "batch_size": 64}
+        {"temperature": 4.0, "loss": {"name": "dkd", "beta": 2.0}, "unlabeled_fraction": None, "batch_size": 64}
     ) == {
         "T": "4",
         "loss": "dkd",

@@ -121,7 +121,7 @@ def settings_of(row: ModelRow, report: Report) -> dict[str, str]:
     if row.trained.setting is not None:
         own = dict(row.trained.setting)
         own["loss"] = own["loss"] or _default_loss(report)
-        taught = {name: own[name] for name in ("temperature", "alpha", "loss", "share")}
+        taught = {name: own[name] for name in ("temperature", "alpha", "loss", "unlabeled_fraction")}
     calibration = {"calibrated by": _value(row.trained.calibration_temperature)}
     return setting(taught) | _recipe(row.trained.recipe) | calibration
 

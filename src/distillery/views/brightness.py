@@ -1,4 +1,4 @@
-"""Images in another light."""
+"""Images of another brightness."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from distillery.ops.counter_rng import CounterRNG
 from distillery.views import VIEWS, Pool
 
 
-@VIEWS.register("light", kinds=("image",), keeps_label=True)
-def light(
+@VIEWS.register("brightness", kinds=("image",), keeps_label=True)
+def brightness(
     inputs: np.ndarray, draws: CounterRNG, pool: Pool, *, size: Annotated[float, Field(gt=0, lt=1)] = 0.4
 ) -> np.ndarray:
     """Images [B, channels, S, S], each brighter or darker by a factor between 1 - `size` and 1 + `size`.
