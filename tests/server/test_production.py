@@ -23,6 +23,7 @@ from distillery.flows.environment import Places
 from distillery.flows.tracking.runs import connect
 from distillery.stages.data.dataset import read_source
 from distillery.stages.evaluation.record import EvaluationResult
+from distillery.stages.report.record import Report
 
 pytestmark = pytest.mark.server
 
@@ -159,8 +160,8 @@ def test_wrong_logins_are_named(
 def test_a_scheduled_run_completes(night: dict[str, Any], shell: Shell) -> None:
     """The run that the schedule made, not a person, went through the worker to the registry."""
     assert night["auto_scheduled"] and night["state_type"] == "COMPLETED", f"{night['state']}\n{shell.logs()}"
-    report = json.loads((shell.state / "runs" / "quick" / "report.json").read_text())
-    assert report["promotion"]["promoted"], report["promotion"]
+    report = Report.read(shell.state / "runs" / "quick")
+    assert report.promotion.promoted, report.promotion
 
 
 def test_a_pool_that_does_not_exist_is_named(night: dict[str, Any], shell: Shell) -> None:
@@ -190,8 +191,8 @@ def test_cleaning_leaves_what_the_report_rests_on(served: str, shell: Shell) -> 
     """Contract: a line for each kind of stage, and nothing is damaged; the last report's stages are there."""
     printed = shell.section("Disk space")
     assert "teachers" in printed and printed.count("in all") == 2 and "damaged" not in printed
-    report = json.loads((shell.state / "runs" / "quick" / "report.json").read_text())
-    assert all(Path(path).is_dir() for path in report["store"].values())
+    report = Report.read(shell.state / "runs" / "quick")
+    assert all(Path(path).is_dir() for path in report.store.values())
 
 
 def test_a_backup_brings_everything_back(served: str, shell: Shell, postgres: Postgres) -> None:

@@ -15,7 +15,13 @@ from distillery.store.store import Handle
 class Part(BaseModel):
     """A frozen part of a record that refuses keys it does not know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), ser_json_inf_nan="constants")
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        protected_namespaces=(),
+        ser_json_inf_nan="constants",
+        json_schema_serialization_defaults_required=True,  # a file has all keys, those with a default too
+    )
 
 
 class Record(Part):
@@ -51,15 +57,16 @@ class Record(Part):
         Raises:
             InputError: It is of another version, or none of this kind.
         """
+        # The version comes first: the field has a default, so a file that says no version might pass for the newest.
+        expected = cls.model_fields["schema_version"].default
+        found = _version_in(text)
+        if found != expected:
+            raise InputError(f"{where}: expected schema_version {expected}, got {found}: make it anew")
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
             first = error.errors()[0]
             problem = f"{'.'.join(map(str, first['loc'])) or 'the whole'}: {first['msg']}"
-        expected = cls.model_fields["schema_version"].default
-        found = _version_in(text)
-        if found != expected:
-            raise InputError(f"{where}: expected schema_version {expected}, got {found}: make it anew")
         raise InputError(f"{where}: expected a {cls.__name__}, got another content: {problem}")
 
 

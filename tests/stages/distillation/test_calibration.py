@@ -17,7 +17,13 @@ from distillery.models import InputSpec
 from distillery.ops.metrics import row_nll
 from distillery.stages.distillation import calibration
 from distillery.stages.distillation.calibration import SPREAD, Calibrated, calibrated, calibration_rows, temperature_of
-from distillery.stages.students.student_training import TrainingRequest, load_student, train_baselines, train_students
+from distillery.stages.students.student_training import (
+    StudentRecord,
+    TrainingRequest,
+    load_student,
+    train_baselines,
+    train_students,
+)
 from distillery.store import Store
 from distillery.training.single import predict
 
@@ -111,7 +117,7 @@ def test_students_and_baselines_are_calibrated(chain: Chain, store: Store) -> No
         loaded = load_student(handle, spec)
         assert isinstance(loaded, Calibrated) and not loaded.training
         bare = predict(loaded.network, inputs)
-        temperatures.append(handle.json("student.json")["calibration_temperature"])
+        temperatures.append(StudentRecord.read(handle).calibration_temperature)
         assert temperatures[-1] == pytest.approx(temperature_of(bare, labels), rel=1e-6)
         np.testing.assert_allclose(predict(loaded, inputs), bare / temperatures[-1], rtol=1e-5, atol=1e-6)
         assert row_nll(bare / temperatures[-1], labels).mean() <= row_nll(bare, labels).mean()

@@ -24,7 +24,12 @@ from distillery.config.search_space import Setting
 from distillery.serving.answers import classes_of, reading_of
 from distillery.stages.data import dataset, preprocess
 from distillery.stages.export import onnx_model
-from distillery.stages.students.student_training import TrainingRequest, load_student, train_baselines
+from distillery.stages.students.student_training import (
+    StudentRecord,
+    TrainingRequest,
+    load_student,
+    train_baselines,
+)
 from distillery.store import Handle, Store
 from distillery.training.single import predict
 
@@ -109,13 +114,13 @@ def test_the_students_temperature_is_in_the_file(served: SimpleNamespace, tmp_pa
     """reference: with another temperature in the student's file, the export's probabilities are those of its logits."""
     copy = tmp_path / "student"
     shutil.copytree(served.student.path, copy)
-    content = served.student.json("student.json")
-    (copy / "student.json").write_text(json.dumps(content | {"calibration_temperature": 3.0}))
+    record = StudentRecord.read(served.student)
+    record.model_copy(update={"calibration_temperature": 3.0}).write(copy)
     changed = Handle(**{**vars(served.student), "path": str(copy), "fingerprint": "hotter"})
     exported = onnx_model.export_student(changed, served.data, served.rows, 10, Store(tmp_path / "store"))
     ids = served.dataset.splits["test"][:9]
     found = onnx_model.predict_rows(preprocess.session(str(exported.file(onnx_model.MODEL))), served.rows, ids)
-    hotter = np.log(served.expected[ids]) * content["calibration_temperature"] / 3
+    hotter = np.log(served.expected[ids]) * record.calibration_temperature / 3
     np.testing.assert_allclose(found, softmax(hotter, axis=-1), atol=1e-5)
     assert np.abs(found - served.expected[ids]).max() > 1e-3
 

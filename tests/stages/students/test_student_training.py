@@ -256,19 +256,18 @@ def test_figures_are_of_val_search(chain: Chain, store: Store) -> None:
     rows = chain.dataset.inputs[chain.dataset.splits["val_search"]]
     logits = predict(network, rows)
     expected = quality(logits, labels)
-    expected["calibration_temperature"] = StudentRecord.read(handle).calibration_temperature
+    record = StudentRecord.read(handle)
+    expected["calibration_temperature"] = record.calibration_temperature
     for name, per_row in (("nll_se", row_nll(logits, labels)), ("accuracy_se", row_correct(logits, labels))):
         expected[name] = per_row.std() / len(labels) ** 0.5
     assert handle.metrics == expected
     assert [epoch for epoch, _ in seen] == [1, 2, 3, 4, 5]
-    assert [record for _, record in seen] == handle.json("history.json")
+    assert [figures for _, figures in seen] == handle.json("history.json")
     bare = quality(predict(network.network, rows), labels)
-    assert (seen[-1][1]["val_search/nll"], seen[-1][1]["val_search/accuracy"]) == pytest.approx(
-        (bare["nll"], bare["accuracy"])
-    )
-    content = handle.json("student.json")
-    assert content["setting"] == SETTING.model_dump()
-    assert content["recipe"] == applied(SETTING, chain.config.student.recipe).model_dump()
+    last = seen[-1][1]
+    assert (last["val_search/nll"], last["val_search/accuracy"]) == pytest.approx((bare["nll"], bare["accuracy"]))
+    assert record.setting == SETTING.model_dump()
+    assert record.recipe == applied(SETTING, chain.config.student.recipe).model_dump()
 
 
 TOGETHER = (
