@@ -7,7 +7,7 @@ from prefect.settings import PREFECT_API_URL
 from sqlalchemy import create_engine
 
 from distillery.address import masked
-from distillery.errors import InputError
+from distillery.errors import InputError, first_line
 from distillery.flows.safe_text import without_secrets
 
 SECONDS = 5
@@ -56,5 +56,4 @@ def _cause(error: BaseException) -> str:
     """The first line of the innermost error: those around it name addresses at length and cut its reason off."""
     while (inner := error.__cause__ or error.__context__) is not None:
         error = inner
-    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return without_secrets(first)[:200]
+    return without_secrets(first_line(error))[:200]

@@ -7,7 +7,7 @@ import errno
 import sys
 import traceback
 
-from distillery.errors import InputError
+from distillery.errors import InputError, first_line
 from distillery.flows.safe_text import visible, without_secrets
 
 FULL = ("No space left on device", "database or disk is full", "Disk quota exceeded")
@@ -47,5 +47,4 @@ def explain(error: BaseException) -> tuple[str, int]:
             where = f" ({seen.filename}: {seen.strerror})" if isinstance(seen, OSError) and seen.filename else ""
             return f"the disk is full{where}; what is finished is kept: make room and give the same command again", 2
         seen = seen.__cause__ or seen.__context__
-    first = (str(error).strip().splitlines() or [""])[0]
-    return f"{type(error).__name__}: {first} (--debug shows where)", 1
+    return f"{type(error).__name__}: {first_line(error)} (--debug shows where)", 1

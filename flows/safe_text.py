@@ -16,6 +16,7 @@ import warnings
 from rich.text import Text
 
 from distillery.address import mask_in, mask_secret
+from distillery.errors import first_line
 
 # Control characters, signs that change the direction of what follows, and halves of characters.
 UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -58,8 +59,7 @@ def tell_warnings() -> None:
 
 
 def _tell_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
-    first = str(message).strip().partition("\n")[0]
-    logging.getLogger(__name__).warning("%s: %s", category.__name__, first)
+    logging.getLogger(__name__).warning("%s: %s", category.__name__, first_line(message))
 
 
 class Plain(logging.Formatter):

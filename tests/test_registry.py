@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pytest
 
 from distillery.errors import InputError
-from distillery.registry import Registry, closest
+from distillery.registry import Registry, closest, nearest_first
 
 PLUGIN = """
 from shapes import SHAPES
@@ -88,3 +88,9 @@ def test_the_nearest_word_is_offered() -> None:
     """golden: the allowed words sorted, the nearest one only where there is one."""
     assert closest("grene", ["red", "green"]) == "expected one of green, red, got 'grene' (did you mean 'green'?)"
     assert closest("zzz", ["red", "green"]) == "expected one of green, red, got 'zzz'"
+
+
+def test_the_names_most_alike_come_first() -> None:
+    """golden: names that are spelt alike move to the front, the others keep their order."""
+    assert nearest_first("labl", ["x", "age", "label", "a"]) == ["label", "x", "age", "a"]
+    assert nearest_first("zzz", ["b", "a"]) == ["b", "a"]

@@ -19,7 +19,7 @@ from sqlalchemy import Engine, NullPool, create_engine, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from distillery.address import masked
-from distillery.errors import InputError
+from distillery.errors import InputError, first_line
 from distillery.flows.environment import DATABASE, Places
 from distillery.store.kernel_lock import taken
 
@@ -53,7 +53,7 @@ def check_database(places: Places) -> None:
         except DBAPIError as error:
             where = masked(places.database)
             raise InputError(
-                f"{DATABASE}: expected a database that answers at {where!r}, got: {_first(error)}"
+                f"{DATABASE}: expected a database that answers at {where!r}, got: {first_line(error.orig or error)}"
             ) from error
 
 
@@ -93,14 +93,15 @@ def _database_lock(address: str | None, name: str) -> Iterator[Callable[[], None
                 try:
                     connection.execute(text("SELECT 1"))
                 except DBAPIError as error:
-                    raise ConnectionError(f"{DATABASE}: the lock was lost: {_first(error)}") from error
+                    reason = first_line(error.orig or error)
+                    raise ConnectionError(f"{DATABASE}: the lock was lost: {reason}") from error
 
             if not connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), key):
                 _waiting(name)
                 connection.execute(text("SELECT pg_advisory_lock(:key)"), key)
             yield check
     except DBAPIError as error:
-        raise ConnectionError(f"{DATABASE}: {_first(error)}") from error
+        raise ConnectionError(f"{DATABASE}: {first_line(error.orig or error)}") from error
 
 
 def _engine(address: str) -> Engine:
@@ -124,7 +125,3 @@ def _engine(address: str) -> Engine:
 
 def _waiting(name: str) -> None:
     log.info("waiting: another process decides about %s", name)
-
-
-def _first(error: DBAPIError) -> str:
-    return (str(error.orig).strip().splitlines() or [type(error.orig).__name__])[0]

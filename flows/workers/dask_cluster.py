@@ -23,7 +23,7 @@ from typing import Any
 from distributed import Client, Future, KilledWorker, LocalCluster, get_worker
 
 from distillery.address import masked
-from distillery.errors import InputError
+from distillery.errors import InputError, first_line
 from distillery.flows.environment import LOCAL, Places
 from distillery.flows.workers import device_share
 from distillery.flows.workers.local import OnEpoch, Workers
@@ -175,9 +175,9 @@ def _connected(scheduler: str, count: int, opened: ExitStack) -> Client:
     try:
         return opened.enter_context(Client(address, timeout=CONNECT_SECONDS, set_as_default=False))
     except (OSError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"DISTILLERY_WORKERS: expected a Dask scheduler that answers at {masked(scheduler)!r}, got: {reason}"
+            f"DISTILLERY_WORKERS: expected a Dask scheduler that answers at {masked(scheduler)!r}, "
+            f"got: {first_line(error)}"
         ) from error
 
 

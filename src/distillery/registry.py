@@ -9,7 +9,7 @@ import difflib
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
@@ -26,6 +26,12 @@ def closest(word: str, allowed: Iterable[str]) -> str:
     near = difflib.get_close_matches(word, names, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     return f"expected one of {', '.join(names)}, got {word!r}{hint}"
+
+
+def nearest_first(word: str, names: Sequence[str]) -> list[str]:
+    """Returns the names, those that are spelt most like `word` first and the others in their order."""
+    near = difflib.get_close_matches(word, names)
+    return [*near, *(name for name in names if name not in near)]
 
 
 class Registry:

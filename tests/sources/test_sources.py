@@ -131,6 +131,8 @@ TABLE_MISTAKES: list[tuple[str, dict[str, Any], str]] = [
     ("", {}, r"cannot read '.*x\.csv' as a table"),
     ("size,kind\n", {}, r"expected rows in '.*x\.csv', got an empty table"),
     ("size,colour\n1,a\n", {}, "expected a column 'kind' in .*, got 'size', 'colour'"),
+    ("size,colour,kinds\n1,a,b\n", {}, "expected a column 'kind' in .*, got 'kinds', 'size', 'colour'$"),
+    (f"{','.join('abcdefghijkl')},kinds\n", {}, r"got 'kinds', 'a', .*'i', \.\.\. \(13 in all\)$"),
     ("size,kind\n1,a\n", {"drop": ["no"]}, "expected a column 'no'"),
     ("size,kind\n1,a\n2,\n3,b\n", {}, "got 1 missing, the first in data row 2 of"),
     ("size,kind\n1,a\n", {"test_path": "gone.csv"}, r"'gone\.csv', which does not exist"),

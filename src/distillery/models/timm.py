@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from distillery.errors import InputError
+from distillery.errors import InputError, first_line
 from distillery.models import MODELS, InputSpec
 from distillery.ops.images import Normalised
 
@@ -59,7 +59,7 @@ def timm_network(
     try:
         config = timm.get_pretrained_cfg(arch)
     except RuntimeError as error:
-        raise InputError(f"arch: {_first_line(error)}") from error
+        raise InputError(f"arch: {first_line(error)}") from error
     arguments: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in kwargs.items()}
     if config is not None and config.fixed_input_size:
         arguments.setdefault("img_size", size)
@@ -68,7 +68,7 @@ def timm_network(
             arch, pretrained=pretrained, in_chans=channels, num_classes=spec.classes, **arguments
         )
     except Exception as error:
-        raise InputError(f"timm cannot build {arch!r} with {arguments}: {_first_line(error)}") from error
+        raise InputError(f"timm cannot build {arch!r} with {arguments}: {first_line(error)}") from error
     if checkpoint is not None:
         _load(backbone, checkpoint)
     if pretrained and channels == 3:
@@ -78,17 +78,13 @@ def timm_network(
     return Normalised(backbone, mean, std)
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
 def _load(backbone: Any, checkpoint: str) -> None:
     import timm
 
     try:
         state = timm.models.load_state_dict(str(Path(checkpoint).expanduser()), weights_only=True)
     except Exception as error:
-        raise InputError(f"checkpoint: cannot read {checkpoint!r}: {_first_line(error)}") from error
+        raise InputError(f"checkpoint: cannot read {checkpoint!r}: {first_line(error)}") from error
     own = backbone.state_dict()
     head = {k for k in own if k.rsplit(".", 1)[0] in str(backbone.pretrained_cfg.get("classifier", "")).split()}
     differs = [k for k in own if k not in state or state[k].shape != own[k].shape]

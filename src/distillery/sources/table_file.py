@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from distillery.errors import InputError
+from distillery.registry import nearest_first
 from distillery.serving.cells import Column
 from distillery.serving.reading import Reading
 from distillery.sources import SOURCES, Rows
@@ -23,6 +24,8 @@ from distillery.sources.tables.labels import read_labels
 from distillery.sources.tables.suspicions import about_columns, may_be_index, numbers_rows
 from distillery.sources.tables.text_file import Dialect
 from distillery.store import fingerprint
+
+SHOWN_COLUMNS = 10  # in a message; a table may have thousands
 
 
 @SOURCES.register("table", kind="table")
@@ -200,7 +203,10 @@ def _check_columns(table: Table, needed: Sequence[str]) -> None:
         if name not in table.names:
             mark = guess_separator(table.names)
             hint = f"; it looks separated by {mark!r}: set data.separator" if mark else ""
-            got = ", ".join(map(repr, table.names))
+            shown = nearest_first(name, table.names)[:SHOWN_COLUMNS]
+            got = ", ".join(map(repr, shown))
+            if len(table.names) > SHOWN_COLUMNS:
+                got += f", ... ({len(table.names)} in all)"
             raise InputError(f"data: expected a column {name!r} in {table.path!r}, got {got}{hint}")
 
 

@@ -17,12 +17,13 @@ from typing import Any
 from fsspec.core import url_to_fs
 
 from distillery.address import mask_in, masked
-from distillery.errors import InputError
+from distillery.errors import InputError, first_line
 from distillery.store import manifest
 from distillery.store.manifest import MANIFEST
 
 VARIABLE = "DISTILLERY_REMOTE"
 NEEDS = {"s3": "distillery[s3]"}  # what brings the package of a kind of address
+LONGEST = 200  # characters of a reason: object stores answer with whole pages
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "file": {"auto_mkdir": True},
@@ -75,7 +76,7 @@ class Remote:
 
     def _told(self, error: Exception) -> str:
         """The reason of an error, which may repeat the address."""
-        return mask_in(_reason(error), self.address)
+        return mask_in(first_line(error)[:LONGEST], self.address)
 
     def holds(self, stage: str, fingerprint: str) -> bool:
         """Whether a stage is there, as far as can be seen without reading it."""
@@ -98,7 +99,7 @@ class Remote:
                 if files:
                     fs.get(list(files.values()), [str(path) for path in files])
             except (FileNotFoundError, ValueError) as error:
-                raise Damaged(_reason(error)) from error
+                raise Damaged(first_line(error)[:LONGEST]) from error
             (folder / MANIFEST).write_bytes(content)
 
     def send(self, stage: str, folder: Path) -> None:
@@ -145,7 +146,3 @@ def _files(there: str, folder: Path, content: bytes) -> dict[Path, str]:
     """Where each file of a stage lies here, and there; all of them in these two folders."""
     named = manifest.parse(content).files
     return {folder / name: f"{there}/{digest}/{name}" for name, (_, digest) in named.items()}
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

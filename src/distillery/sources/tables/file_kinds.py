@@ -25,11 +25,6 @@ def kind_of(file: Path) -> str:
     return Path(file.stem).suffix.lower() if packed else file.suffix.lower()
 
 
-def first_line(error: Exception) -> str:
-    """What an error says, in one line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
 def check_names(path: str, names: list[str], what: str = "data") -> None:
     """Refuses a file in which two columns have one name."""
     for number, name in enumerate(names):

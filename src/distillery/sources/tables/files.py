@@ -14,8 +14,8 @@ import pyarrow.csv
 import pyarrow.dataset
 import pyarrow.parquet
 
-from distillery.errors import InputError
-from distillery.sources.tables.file_kinds import EXCEL, JSON, KINDS, PARQUET, TEXT, check_names, first_line, kind_of
+from distillery.errors import InputError, first_line
+from distillery.sources.tables.file_kinds import EXCEL, JSON, KINDS, PARQUET, TEXT, check_names, kind_of
 from distillery.sources.tables.text_file import Dialect, TextFile
 
 

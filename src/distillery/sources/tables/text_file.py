@@ -16,8 +16,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.csv
 
-from distillery.errors import InputError
-from distillery.sources.tables.file_kinds import check_names, first_line, kind_of
+from distillery.errors import InputError, first_line
+from distillery.sources.tables.file_kinds import check_names, kind_of
 
 SAMPLE = 1 << 18  # characters that are looked at before a text file is read
 BLOCK = 1 << 24

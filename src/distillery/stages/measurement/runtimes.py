@@ -16,6 +16,7 @@ import onnx
 import torch
 from torch import nn
 
+from distillery.errors import first_line
 from distillery.models import InputSpec
 from distillery.ops.pooling import FLOOR, Pooling, side_by_side
 from distillery.stages.data import preprocess
@@ -66,7 +67,7 @@ def network_graph(network: nn.Module, spec: InputSpec) -> onnx.ModelProto:
                 verbose=False,
             )
     except Exception as error:  # the network's own code runs in there, and may raise anything
-        raise NotExportable(str(error).strip().partition("\n")[0] or type(error).__name__) from error
+        raise NotExportable(first_line(error)) from error
     finally:
         quiet.level = before
     assert program is not None

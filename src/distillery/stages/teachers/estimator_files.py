@@ -17,7 +17,7 @@ from typing import Any
 import joblib
 import numpy as np
 
-from distillery.errors import InputError
+from distillery.errors import InputError, first_line
 
 SCHEMA = "schema.json"
 FILE, PICKLE = "model.skops", "model.joblib"
@@ -149,7 +149,7 @@ def _write(estimator: Any, path: Path) -> None:
         _renumber(path)
         _read(path, _package(estimator))
     except Exception as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        first = first_line(error)
         name = f"{type(estimator).__module__}.{type(estimator).__qualname__}"
         raise InputError(
             f"skops cannot keep {name}: {first}; set trusted: true for this member to have it pickled instead"

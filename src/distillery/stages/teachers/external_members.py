@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from distillery.config.experiment import Teacher
-from distillery.errors import InputError
+from distillery.errors import InputError, first_line
 from distillery.models import MODELS
 from distillery.models.given import PREFIX, check_unnamed, names_of, places_of
 from distillery.sources import Rows
@@ -67,7 +67,7 @@ def open_pickle(member: Teacher) -> tuple[Any, Predict]:
     try:
         model = joblib.load(path)
     except Exception as error:
-        first = (str(error).splitlines() or [""])[0]
+        first = first_line(error)
         raise InputError(
             f"teacher {member.name!r}: cannot open {str(path)!r}: {type(error).__name__}: {first}"
         ) from error

@@ -17,7 +17,7 @@ from torch import nn
 
 from distillery.config.experiment import Model, Recipe, Teacher
 from distillery.devices import resolved
-from distillery.errors import InputError
+from distillery.errors import InputError, first_line
 from distillery.models import MODELS, GivenLogits, InputSpec
 from distillery.models.given import in_class_order
 from distillery.ops.metrics import quality
@@ -66,7 +66,7 @@ def check_model(model: Model, spec: InputSpec, where: str, n_rows: int, classes:
         with torch.inference_mode():
             shape = tuple(built.eval()(torch.zeros(2, *spec.shape)).shape)
     except (RuntimeError, AssertionError, ValueError) as error:
-        first = str(error).splitlines()[0]
+        first = first_line(error)
         raise InputError(f"{where}: does not take inputs of shape {list(spec.shape)}: {first}") from error
     if shape != (2, spec.classes):
         raise InputError(f"{where}: expected logits of shape [2, {spec.classes}], got {list(shape)}")
