@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-server lint ui lock bench bench-quality
+.PHONY: help demo test test-server lint ui lock reference bench bench-quality
 
 help:
 	@echo "make demo [CONFIG=configs/tabular.yaml]   run a whole pipeline and print its report"
@@ -41,6 +41,10 @@ lint: $(READY)
 
 ui: $(READY)
 	@$(BIN)/python -m distillery.flows.servers.ui
+
+# For maintainers: the tables of docs/reference.md, from the descriptions of the config's fields.
+reference: $(READY)
+	$(BIN)/python -m distillery.config.reference
 
 # For maintainers: resolve the newest set of versions that pyproject.toml allows.
 lock:

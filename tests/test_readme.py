@@ -1,4 +1,4 @@
-"""The README says what is there: its commands exist, its arguments parse, its files and stages are real."""
+"""The README says what is there: its commands exist, its arguments parse, its files, links and stages are real."""
 
 import re
 import shlex
@@ -21,6 +21,7 @@ from distillery.store import Store
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 LINES = [
     line.split("  #")[0].strip()
     for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
@@ -38,16 +39,41 @@ def test_every_command_can_be_given(line: str) -> None:
     elif program == ".venv/bin/distillery":
         given = parser().parse_args(arguments)
         assert not hasattr(given, "config") or (ROOT / given.config).is_file()
-    elif program != "export":
+    elif program != "curl":
         assert shutil.which(Path(program).name, path=str(Path(sys.executable).parent)), program
 
 
 def test_the_stage_table_follows_the_tree() -> None:
     """Contract: every file that the stage table names exists."""
-    rows = re.findall(r"^\| .+ \| .+ \| (`.+`) \|$", README, re.MULTILINE)
+    rows = re.findall(r"^\| .+ \| .+ \| (`\w+/.+`) \|$", README, re.MULTILINE)
     assert len(rows) == 9
     for name in re.findall(r"`([\w/.]+)`", " ".join(rows)):
         assert (ROOT / "src" / "distillery" / name).exists(), name
+
+
+def test_the_tree_follows_the_folders() -> None:
+    """Contract: every entry of the tree exists, and no package of flows or the library is without an entry."""
+    named: set[str] = set()
+    folder = ""
+    for line in re.findall(r"```text\n(.*?)```", README, re.DOTALL)[-1].splitlines():
+        entries = re.split(r" {2,}", line.strip())[0].split()
+        if not line.startswith(" "):
+            (folder,) = entries
+            entries = [""]
+        for entry in entries:
+            assert (ROOT / folder / entry).exists(), line
+            named.add(str(Path(folder) / entry))
+
+    for parent in ("flows", "src/distillery"):
+        packages = {str(file.parent.relative_to(ROOT)) for file in (ROOT / parent).glob("*/__init__.py")}
+        assert packages - named <= {"flows/commands", "src/distillery/flows"}  # the first is named beside cli.py
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_link_leads_somewhere(document: Path) -> None:
+    """Contract: the files and pictures that a document links to exist."""
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text()):
+        assert "://" in target or (document.parent / target).exists(), target
 
 
 def test_continuous_integration_calls_the_readme_command() -> None:

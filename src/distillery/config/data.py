@@ -1,4 +1,4 @@
-"""The rows of an experiment, and how they are dealt out: the `data` section of a config."""
+"""The `data` section of a config: where rows come from, and how they are split."""
 
 from __future__ import annotations
 
@@ -13,31 +13,35 @@ Size = Annotated[float, Field(gt=0)]
 
 
 class Split(Section):
-    """Shares (below 1) or numbers of rows; train takes what is left.
+    """The sizes of the four splits: shares (below 1) or numbers of rows."""
 
-    `order`: every class by its share at random; or rows as they come; or each row by a hash of its content, for data
-    that grow: a row that is added moves no other into another split, equal rows stay together, and shares are met
-    roughly.
-    """
-
-    order: Literal["stratified", "ordered", "hashed"] = "stratified"
-    train: Size | None = None
-    val_ensemble: Size = 0.1
-    val_search: Size = 0.1
-    test: Size = 0.2
-    seed: int = 0
+    order: Literal["stratified", "ordered", "hashed"] = Field(
+        "stratified",
+        description="stratified: each class in its share, at random; ordered: rows as they come; "
+        "hashed: by a hash of the row's content, so that an added row moves no other row, "
+        "equal rows stay together, and shares are met roughly",
+    )
+    train: Size | None = Field(None, description="rows that networks are fitted on; none: all other rows")
+    val_ensemble: Size = Field(0.1, description="rows that the ensemble weights are fitted on")
+    val_search: Size = Field(0.1, description="rows that settings and the student are chosen on")
+    test: Size = Field(0.2, description="rows that the evaluation reports and promotion decides on")
+    seed: int = Field(0, description="seed of `stratified` and `hashed`")
 
 
 class Data(Choice):
-    """The rows. `image_size` is the side in pixels to which images are resized.
-
-    `scale` of a table's numbers: each column for itself, or shared by all, for columns in one unit such as pixels.
-    """
+    """The rows. The options of the source stand beside these keys."""
 
     registry = SOURCES
     selector = "source"
-    source: str
-    image_size: int = Field(32, ge=4, le=1024)
-    image_fit: Literal["crop", "squash"] = "crop"
-    scale: Literal["column", "shared"] = "column"
-    split: Split = Split()
+    source: str = Field(description="name of a registered data source")
+    image_size: int = Field(32, ge=4, le=1024, description="side in pixels that images are resized to")
+    image_fit: Literal["crop", "squash"] = Field(
+        "crop",
+        description="crop: the largest centred square of an image; squash: the whole image, distorted",
+    )
+    scale: Literal["column", "shared"] = Field(
+        "column",
+        description="a table's numbers are standardised column by column, or all together where "
+        "columns share a unit, such as pixels",
+    )
+    split: Split = Field(Split(), description="sizes of the splits")

@@ -31,14 +31,14 @@ class Augment(Section):
 class Recipe(Section):
     """How a network is trained: AdamW, linear warm-up, then a cosine to zero; the last step's weights are kept."""
 
-    epochs: int = Field(30, ge=1)
-    batch_size: int = Field(64, ge=1)
-    lr: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(0.01, ge=0)
-    warmup_epochs: float = Field(1.0, ge=0)
-    clip_norm: float | None = Field(None, gt=0)
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    augment: Augment = Augment()
+    epochs: int = Field(30, ge=1, description="passes over the training rows")
+    batch_size: int = Field(64, ge=1, description="rows of one training step")
+    lr: float = Field(1e-3, gt=0, description="largest learning rate, reached after the warm-up")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW's decoupled weight decay")
+    warmup_epochs: float = Field(1.0, ge=0, description="epochs in which the learning rate rises from zero")
+    clip_norm: float | None = Field(None, gt=0, description="largest norm of a gradient; none: not clipped")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of each label given to all classes")
+    augment: Augment = Field(Augment(), description="random changes of training rows")
 
 
 class Model(Choice):
@@ -46,15 +46,15 @@ class Model(Choice):
 
     registry = MODELS
     selector = "family"
-    family: str
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    family: str = Field(description="name of a registered model family, or file.py:Class")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="name in the report and in MLflow")
 
 
 class Teacher(Model):
     """A model of the ensemble; `copies` of it differ in their seed. `recipe` overrides keys of the teachers' recipe."""
 
-    copies: int = Field(1, ge=1)
-    recipe: dict[str, Any] = Field(default_factory=dict)
+    copies: int = Field(1, ge=1, description="number of models, each with a seed of its own")
+    recipe: dict[str, Any] = Field(default_factory=dict, description="keys that override teachers.recipe")
 
 
 class Capacity(Model):
@@ -71,8 +71,8 @@ class Capacity(Model):
 class Teachers(Section):
     """The models whose knowledge is distilled."""
 
-    members: tuple[Teacher, ...] = Field(min_length=1)
-    recipe: Recipe = Recipe()
+    members: tuple[Teacher, ...] = Field(min_length=1, description="the teachers")
+    recipe: Recipe = Field(Recipe(), description="how teachers are trained")
 
     def each(self) -> list[tuple[str, Teacher, int]]:
         """(name, config, number of the copy) of every single teacher."""
@@ -99,7 +99,7 @@ class Weighting(Choice):
 
     registry = WEIGHTINGS
     selector = "name"
-    name: str
+    name: str = Field(description="name of a registered weighting")
 
 
 class Ensemble(Section):
@@ -109,9 +109,13 @@ class Ensemble(Section):
     none takes longer than minutes.
     """
 
-    weightings: Annotated[tuple[Weighting, ...], Field(min_length=1)] | None = None
-    pools: tuple[Literal["probs", "logits"], ...] = Field(("probs", "logits"), min_length=1)
-    folds: int = Field(5, ge=2)
+    weightings: Annotated[tuple[Weighting, ...], Field(min_length=1)] | None = Field(
+        None, description="candidates; none: all four, as far as rows and minutes suffice"
+    )
+    pools: tuple[Literal["probs", "logits"], ...] = Field(
+        ("probs", "logits"), min_length=1, description="what weights average: probabilities or logits"
+    )
+    folds: int = Field(5, ge=2, description="folds of the cross-fitting on val_ensemble")
     prune: bool = Field(False, description="leave out members that the ensemble does not miss")
     prune_tolerance: float = Field(0.001, ge=0, description="nats of NLL that leaving members out may cost")
 
@@ -121,7 +125,7 @@ class View(Choice):
 
     registry = VIEWS
     selector = "name"
-    name: str
+    name: str = Field(description="name of a registered view")
 
 
 class Views(Section):
@@ -130,9 +134,9 @@ class Views(Section):
     View 0 is the row itself; the others go through `transforms` in their order.
     """
 
-    count: int = Field(1, ge=1)
-    transforms: tuple[View, ...] = ()
-    seed: int = Field(0, ge=0, lt=1 << 32)
+    count: int = Field(1, ge=1, description="versions of each row, itself included")
+    transforms: tuple[View, ...] = Field((), description="transforms that make the other versions, in order")
+    seed: int = Field(0, ge=0, lt=1 << 32, description="key of the views' random numbers")
 
     @model_validator(mode="after")
     def _consistent(self) -> Views:
@@ -144,10 +148,10 @@ class Views(Section):
 class Student(Section):
     """The ladder of capacities, its recipe and its loss."""
 
-    capacities: tuple[Capacity, ...] = Field(min_length=1)
-    recipe: Recipe = Recipe()
-    loss: Loss = Loss()
-    views: Views = Views()
+    capacities: tuple[Capacity, ...] = Field(min_length=1, description="student networks, smallest first")
+    recipe: Recipe = Field(Recipe(), description="how students and baselines are trained")
+    loss: Loss = Field(Loss(), description="the soft loss; search.losses replaces it")
+    views: Views = Field(Views(), description="versions of each training row that the student sees")
 
     @model_validator(mode="after")
     def _names_differ(self) -> Student:
@@ -158,9 +162,11 @@ class Student(Section):
 class Logits(Section):
     """How raw logits are kept. `int8` and `top` are for the transfer set; what models are judged by stays exact."""
 
-    dtype: Literal["float16", "float32", "int8"] = "float16"
+    dtype: Literal["float16", "float32", "int8"] = Field(
+        "float16", description="type on disk; int8 keeps a byte per class and a step per row"
+    )
     top: int | None = Field(None, ge=1, description="keep so many classes of a row, and the mass of the others")
-    chunk_rows: int = Field(4096, ge=1)
+    chunk_rows: int = Field(4096, ge=1, description="rows that are written at a time; a killed run resumes at the next")
 
     @property
     def exact(self) -> Logits:
@@ -177,10 +183,10 @@ class Logits(Section):
 class Evaluation(Section):
     """How the reported figures are made."""
 
-    resamples: int = Field(2000, ge=100)
-    confidence: float = Field(0.95, gt=0, lt=1)
-    latency_runs: int = Field(300, ge=10)
-    batch_size: int = Field(256, ge=1)
+    resamples: int = Field(2000, ge=100, description="bootstrap resamples of an interval")
+    confidence: float = Field(0.95, gt=0, lt=1, description="level of the intervals")
+    latency_runs: int = Field(300, ge=10, description="timed calls of a latency")
+    batch_size: int = Field(256, ge=1, description="rows of one call when models answer a split")
     groups: tuple[str, ...] = Field((), description="columns of a table whose values are reported one by one")
     robustness_rows: int = Field(2000, ge=0, description="test rows that are disturbed to see what breaks; 0: none")
 
@@ -188,15 +194,18 @@ class Evaluation(Section):
 class Experiment(Section):
     """A whole experiment, in the order of the chain."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
-    seed: int = 0
-    data: Data
-    teachers: Teachers
-    logits: Logits = Logits()
-    ensemble: Ensemble = Ensemble()
-    student: Student
-    search: Search = Search()
-    evaluation: Evaluation = Evaluation()
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$",
+        description="name of the experiment, of its MLflow experiment and of the registered model",
+    )
+    seed: int = Field(0, description="seed of weights and batches")
+    data: Data = Field(description="the rows and their splits")
+    teachers: Teachers = Field(description="the models that are distilled")
+    logits: Logits = Field(Logits(), description="how the teachers' logits are stored")
+    ensemble: Ensemble = Field(Ensemble(), description="how teachers are weighted")
+    student: Student = Field(description="the student networks and how they learn")
+    search: Search = Field(Search(), description="what the study searches")
+    evaluation: Evaluation = Field(Evaluation(), description="how models are measured")
     gates: Gates = Field(SHIP_GATES, description="what promotion needs: ship, strict, or a list of figures and limits")
     ship: Literal["best", "student"] = Field(
         "best", description="what is best on val_search, taught or not; or the student"

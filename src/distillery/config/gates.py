@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from distillery.config.section import Section
 from distillery.registry import closest
@@ -48,11 +48,13 @@ class Gate(Section):
     explains is no evidence of harm.
     """
 
-    figure: str
-    bound: Literal["value", "low", "high"] = "value"
-    at_least: float | None = None
-    at_most: float | None = None
-    beyond_chance: bool = False
+    figure: str = Field(description="a figure of the table below")
+    bound: Literal["value", "low", "high"] = Field(
+        "value", description="the estimate, or an end of its confidence interval"
+    )
+    at_least: float | None = Field(None, description="lower limit; a gate has exactly one limit")
+    at_most: float | None = Field(None, description="upper limit")
+    beyond_chance: bool = Field(False, description="a miss fails only if the interval also lies on the bad side of 0")
 
     @model_validator(mode="after")
     def _known(self) -> Gate:

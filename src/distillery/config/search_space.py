@@ -16,9 +16,9 @@ from distillery.registry import closest
 class Range(Section):
     """An interval to search."""
 
-    low: float
-    high: float
-    log: bool = False
+    low: float = Field(description="lower end")
+    high: float = Field(description="upper end")
+    log: bool = Field(False, description="search on a logarithmic scale")
 
     @model_validator(mode="after")
     def _ordered(self) -> Range:
@@ -46,14 +46,14 @@ class Loss(Choice):
 
     registry = LOSSES
     selector = "name"
-    name: str = "kd"
+    name: str = Field("kd", description="name of a registered loss, or file.py:function")
 
 
 class LossSpace(Section):
     """A soft loss to search, and ranges of its options."""
 
-    name: str
-    options: dict[str, Space] = Field(default_factory=dict)
+    name: str = Field(description="name of a loss")
+    options: dict[str, Space] = Field(default_factory=dict, description="a number or a range per option")
 
     @model_validator(mode="after")
     def _resolve(self) -> LossSpace:
@@ -80,10 +80,10 @@ class Knobs(Section):
 
     renamed: ClassVar[dict[str, str]] = {"known_good": "initial_points"}
 
-    lr: Space | None = None
-    weight_decay: Space | None = None
+    lr: Space | None = Field(None, description="learning rate")
+    weight_decay: Space | None = Field(None, description="weight decay")
     noise: Space | None = Field(None, description="tables only: see recipe.augment.noise")
-    label_smoothing: Space | None = None
+    label_smoothing: Space | None = Field(None, description="label smoothing")
     initial_points: tuple[dict[str, Any], ...] = Field((), description="settings to try first, at every capacity")
 
     @model_validator(mode="after")
@@ -140,9 +140,9 @@ class Halving(Section):
     Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning" (arXiv 1810.05934).
     """
 
-    eta: float = Field(2.0, gt=1)
-    rungs: int = Field(2, ge=1, le=6)
-    grace: int = Field(4, ge=1)
+    eta: float = Field(2.0, gt=1, description="one trial in eta goes on at each rung")
+    rungs: int = Field(2, ge=1, le=6, description="number of comparisons, at 1/eta, 1/eta², ... of the epochs")
+    grace: int = Field(4, ge=1, description="trials of a capacity that pass a rung before any is stopped there")
 
     def epochs(self, total: int) -> list[int]:
         """The epochs after which trials are compared, ascending."""
@@ -160,32 +160,35 @@ class Search(Knobs):
         "choose": "select",
     }
 
-    trials: int = Field(24, ge=1)
-    temperature: Space = Range(low=1, high=8, log=True)
-    alpha: Space = Range(low=0.3, high=1)
+    trials: int = Field(24, ge=1, description="trials of the study, dealt out evenly among capacities")
+    temperature: Space = Field(Range(low=1, high=8, log=True), description="T of the soft loss")
+    alpha: Space = Field(Range(low=0.3, high=1), description="weight of the soft term: alpha * soft + (1 - alpha) * CE")
     unlabeled_fraction: Space | None = Field(
-        None, description="of items without a label in an epoch; see student.views"
+        None, description="fraction of each epoch drawn from unlabelled or synthetic items; see student.views"
     )
     losses: tuple[LossSpace, ...] = Field((), description="soft losses to choose from; none: student.loss")
-    epochs: int | None = Field(None, ge=1, description="epochs of a trial; None trains it as long as the final student")
+    epochs: int | None = Field(None, ge=1, description="epochs of a trial; none: as many as the final student's")
     trials_per_round: int = Field(
         8, ge=1, description="trials of a capacity that are proposed at once and train together; 1 where they cannot"
     )
-    halving: Halving | None = None
+    halving: Halving | None = Field(None, description="early stopping of weak trials; none: all run to their end")
     finalists: int = Field(2, ge=1, description="settings of the chosen capacity that are trained at full length")
     seeds: int = Field(2, ge=1, description="seeds of each finalist; the mean decides")
-    objectives: tuple[Literal["nll", "error", "latency_ms", "params", "macs"], ...] = ("nll", "latency_ms", "params")
+    objectives: tuple[Literal["nll", "error", "latency_ms", "params", "macs"], ...] = Field(
+        ("nll", "latency_ms", "params"),
+        description="objectives of the Optuna study: nll or error first, then costs",
+    )
     select: str = Field("best", description="what is shipped: best, smallest_within_one_se, or a capacity by name")
-    max_latency_ms: float | None = Field(None, gt=0)
-    max_params: int | None = Field(None, gt=0)
+    max_latency_ms: float | None = Field(None, gt=0, description="slower capacities are left out")
+    max_params: int | None = Field(None, gt=0, description="larger capacities are left out")
     baseline: Knobs | None = Field(
         None,
         description="knobs of the tuned baseline, which learns from labels alone and gets the same number of trials; "
-        "None: learning rate and weight decay around the recipe's",
+        "none: learning rate and weight decay around the recipe's",
     )
-    initial_points: tuple[dict[str, Any], ...] = (
-        {"temperature": 4.0, "alpha": 0.7},
-        {"temperature": 1.0, "alpha": 1.0},
+    initial_points: tuple[dict[str, Any], ...] = Field(
+        ({"temperature": 4.0, "alpha": 0.7}, {"temperature": 1.0, "alpha": 1.0}),
+        description="settings to try first, at every capacity",
     )
 
     @property
