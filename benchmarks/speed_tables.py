@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -27,6 +27,8 @@ from distillery.stages.distillation import distill
 from distillery.stages.ensemble import weight_selection as ensemble
 from distillery.stages.logits import logit_cache
 from distillery.stages.search import student_search, study
+from distillery.stages.search.record import Outcome, Profile, TrialState
+from distillery.stages.search.trials import Job
 from distillery.stages.teachers.groups import in_one_go
 from distillery.stages.teachers.teacher_training import load_member, train_teachers
 from distillery.store import Handle, Store
@@ -199,12 +201,12 @@ def _stubbed_study(folder: Path, count: int) -> None:
     """A study, new or continued, whose trials do not train."""
     generator = np.random.default_rng(0)
 
-    def stub(function: Callable[..., Any], jobs: list[tuple[Any, ...]]) -> list[list[dict[str, Any]]]:
-        return [[drawn() for _ in job.settings] for (job,) in jobs]
+    def stub(function: Callable[..., Any], jobs: Sequence[tuple[Job]]) -> list[list[Outcome]]:
+        return [[drawn() for _ in job.trials] for (job,) in jobs]
 
-    def drawn() -> dict[str, Any]:
+    def drawn() -> Outcome:
         nll = generator.uniform(0.3, 0.5)
-        return {"state": "complete", "nll": nll, "accuracy": 1 - nll / 2, "curve": {}, "seconds": 0.0}
+        return Outcome(state=TrialState.COMPLETE, curve={}, seconds=0.0, nll=nll, accuracy=1 - nll / 2)
 
     task = prepared()
     plan = study.Plan(
@@ -215,7 +217,7 @@ def _stubbed_study(folder: Path, count: int) -> None:
         task.ensemble,
         tuple(task.taught),
         list(task.experiment.student.capacities),
-        {p.name: p.metrics for p in task.profiles},
+        {p.name: Profile(**p.metrics) for p in task.profiles},
         "cpu",
         task.experiment.search.trials_per_round,
     )
