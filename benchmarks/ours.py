@@ -16,7 +16,7 @@ from distillery.stages.logits import logit_cache
 from distillery.stages.logits.logit_store import Reader, Writer
 from distillery.stages.search import student_search
 from distillery.stages.search.record import SearchResult, Trial
-from distillery.stages.teachers.teacher_training import fit_classifiers
+from distillery.stages.teachers.label_training import fit_classifiers
 from distillery.store import Handle, Store
 from distillery.training.feed import Feed, Inputs
 from distillery.training.networks import build_network

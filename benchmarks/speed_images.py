@@ -29,7 +29,7 @@ from distillery.stages.data.dataset import Dataset
 from distillery.stages.distillation import distill
 from distillery.stages.ensemble import weight_selection as ensemble
 from distillery.stages.logits import logit_cache
-from distillery.stages.teachers import groups, teacher_training
+from distillery.stages.teachers import groups, member_files, teacher_training
 from distillery.store import Handle, Store
 from distillery.training import networks
 from distillery.training.single import predict
@@ -110,7 +110,7 @@ def prepared(folder: Path) -> Task:
         place = folder / "train" / source.parent.name / source.name
         place.parent.mkdir(parents=True, exist_ok=True)
         place.symlink_to(source)
-    networks = [teacher_training.load_member(m, opened.spec).network for m in members]  # type: ignore[attr-defined]
+    networks = [member_files.load_member(m, opened).network for m in members]  # type: ignore[attr-defined]
     return Task(experiment, data, networks, pooled, taught, targets, _lesson(folder / "train", opened.spec, experiment))
 
 

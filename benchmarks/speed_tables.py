@@ -30,7 +30,8 @@ from distillery.stages.search import student_search, study
 from distillery.stages.search.record import Outcome, Profile, TrialState
 from distillery.stages.search.trials import Job
 from distillery.stages.teachers.groups import in_one_go
-from distillery.stages.teachers.teacher_training import load_member, train_teachers
+from distillery.stages.teachers.member_files import load_member
+from distillery.stages.teachers.teacher_training import train_teachers
 from distillery.store import Handle, Store
 from distillery.training.networks import build_network
 from distillery.training.single import predict
@@ -88,7 +89,7 @@ def trials(results: Results, pairs: int) -> None:
     task = prepared()
     epochs = task.experiment.search.epochs or task.experiment.student.recipe.epochs
     rows, labels = _train(task.dataset)
-    teachers: list[nn.Module] = [load_member(m, task.dataset.spec).network for m in task.members]  # type: ignore[attr-defined]
+    teachers: list[nn.Module] = [load_member(m, task.dataset).network for m in task.members]  # type: ignore[attr-defined]
     cached = references.TEMPERATURE * references.softened(teachers, rows).log()
     plain = references.cached_student(rows, labels, cached, epochs)
     quality = {"reference": _quality(task.dataset, plain), "candidate": _quality(task.dataset, _ours(task, epochs))}

@@ -23,6 +23,15 @@ class Split(Section):
     )
     train: Size | None = Field(None, description="rows that networks are fitted on; none: all other rows")
     val_ensemble: Size = Field(0.1, description="rows that the ensemble weights are fitted on")
+    folds: int | None = Field(
+        None,
+        ge=2,
+        description="folds of train: each teacher is trained once without each fold and answers its rows; the ensemble "
+        "weights are fitted on these answers, and no rows are held out as val_ensemble; none: val_ensemble is held out",
+    )
+    folds_up_to: int = Field(
+        20_000, ge=1, description="labelled rows beside test above which val_ensemble is held out in spite of `folds`"
+    )
     val_search: Size = Field(0.1, description="rows that settings and the student are chosen on")
     test: Size = Field(0.2, description="rows that the evaluation reports and promotion decides on")
     seed: int = Field(0, description="seed of `stratified` and `hashed`")

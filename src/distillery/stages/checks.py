@@ -9,7 +9,7 @@ from distillery.stages.data import dataset, transfer_set
 from distillery.stages.distillation import soft_losses
 from distillery.stages.ensemble import weight_selection
 from distillery.stages.evaluation import evaluation
-from distillery.stages.teachers import teacher_training
+from distillery.stages.teachers import model_check
 from distillery.store import Handle, Store
 
 
@@ -23,11 +23,13 @@ def prepare_and_check(config: Experiment, rows: Rows, store: Store) -> Handle:
     opened = dataset.Dataset(handle)
     spec = opened.spec
     count = len(config.teachers.each())
-    weight_selection.candidates(config.ensemble, count, spec.classes, handle.metrics["rows_val_ensemble"])
+    weight_selection.candidates(
+        config.ensemble, count, spec.classes, len(opened.labels("val_ensemble")), folds=opened.folds is not None
+    )
     for name, member, _ in config.teachers.each():
-        teacher_training.check_model(member, spec, f"teacher {name!r}", len(rows), opened.classes)
+        model_check.check_model(member, spec, f"teacher {name!r}", len(rows), opened.classes)
     for capacity in config.student.capacities:
-        teacher_training.check_model(capacity, spec, f"student {capacity.name!r}", len(rows))
+        model_check.check_model(capacity, spec, f"student {capacity.name!r}", len(rows))
     for where, loss in _losses(config):
         soft_losses.check_loss(loss, spec.classes, where)
     encoding_of(config.logits.dtype, config.logits.top, spec.classes)

@@ -84,6 +84,37 @@ class Inputs:
         return [self._source[row] for row in self._rows[items.numpy()].tolist()]
 
 
+class Part:
+    """Some of the rows of a split; item = place in the split.
+
+    Args:
+        inputs: The rows of the split.
+        places: Of these rows in the split.
+        length: Rows of an epoch; the others wait for a later one.
+    """
+
+    def __init__(self, inputs: Inputs, places: np.ndarray, length: int) -> None:
+        self._inputs = inputs
+        self._places = torch.from_numpy(places)
+        self._length = length
+
+    def __len__(self) -> int:
+        return self._length
+
+    def order(self, epoch: int, generator: torch.Generator) -> torch.Tensor:
+        """See `Batches`."""
+        shuffled = torch.randperm(len(self._places), generator=generator)
+        return self._places[shuffled[: self._length]]
+
+    def take(self, items: torch.Tensor) -> torch.Tensor:
+        """See `Batches`."""
+        return self._inputs.take(items)
+
+    def lying(self, items: torch.Tensor) -> list[np.ndarray] | None:
+        """See `Batches`."""
+        return self._inputs.lying(items)
+
+
 def _copied(inputs: Encoded, rows: np.ndarray, device: str) -> torch.Tensor:
     """The rows on a device; for a GPU they pass through this process's memory block by block."""
     if not is_cuda(device):

@@ -15,8 +15,8 @@ from distillery.stages.ensemble.weight_selection import chosen
 from distillery.stages.evaluation import costs
 from distillery.stages.evaluation.costs import CostTable, measure_costs
 from distillery.stages.measurement import runtimes
+from distillery.stages.teachers.member_files import load_member
 from distillery.stages.teachers.members import NetworkMember
-from distillery.stages.teachers.teacher_training import load_member
 from distillery.store import Store
 
 FACTS = ("params", "macs", "size_mb")
@@ -33,7 +33,7 @@ def measured(finished: FinishedChain, store: Store) -> CostTable:
 @pytest.fixture(scope="module")
 def graph(finished: FinishedChain) -> onnx.ModelProto:
     """Of the first member, which all of them share."""
-    member = load_member(finished.members[0], finished.dataset.spec)
+    member = load_member(finished.members[0], finished.dataset)
     assert isinstance(member, NetworkMember)
     return runtimes.network_graph(member.network, finished.dataset.spec)
 

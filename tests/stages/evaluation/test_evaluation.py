@@ -22,7 +22,8 @@ from distillery.stages.evaluation.record import EvaluationResult
 from distillery.stages.logits.logit_cache import cache_logits, read_logits
 from distillery.stages.roles import Role
 from distillery.stages.students.student_training import evaluate_on, load_student
-from distillery.stages.teachers.teacher_training import load_member, train_teachers
+from distillery.stages.teachers.member_files import load_member
+from distillery.stages.teachers.teacher_training import train_teachers
 from distillery.store import Handle, Store
 from distillery.training.single import predict
 
@@ -183,7 +184,7 @@ def test_disturbed_rows_are_judged(
     """reference: accuracy on the disturbed rows, and the candidate's loss minus the ensemble's, computed again."""
     ids, labels = finished.dataset.splits["test"], finished.dataset.labels("test")
     network = load_student(networks(finished)[result.candidate.title], finished.dataset.spec)
-    members = [load_member(handle, finished.dataset.spec) for handle in finished.members]
+    members = [load_member(handle, finished.dataset) for handle in finished.members]
     changed = robustness.disturbances(finished.dataset, finished.rows, ids)
     assert [row.disturbance for row in result.robustness] == list(changed)
     plain = {role: metrics.row_correct(logits, labels) for role, logits in kept.items()}

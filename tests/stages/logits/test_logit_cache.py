@@ -23,7 +23,8 @@ from distillery.stages.data.dataset import prepare, read_source
 from distillery.stages.data.transfer_set import show
 from distillery.stages.logits import logit_cache as stage
 from distillery.stages.logits.logit_cache import cache_logits, check_belongs, check_drift, read_logits
-from distillery.stages.teachers.teacher_training import load_member, train_teachers
+from distillery.stages.teachers.member_files import load_member
+from distillery.stages.teachers.teacher_training import train_teachers
 from distillery.store import Handle, Store
 
 VIEWS = Views(count=3, transforms=[{"name": "noise"}, {"name": "spunge"}], seed=2)
@@ -43,7 +44,7 @@ def test_logits_follow_the_rows_of_the_split(chain: Chain, store: Store, split: 
     for member in chain.members:
         handle = cache_logits(member, split, chain.data, Logits(), store)
         rows = chain.dataset.splits[split]
-        expected = load_member(member, chain.dataset.spec).logits(chain.dataset.inputs[rows], rows)
+        expected = load_member(member, chain.dataset).logits(chain.dataset.inputs[rows], rows)
         found = read_logits(handle)
         assert found.dtype == np.float32 and found.shape == expected.shape
         np.testing.assert_allclose(found, expected, rtol=2**-11, atol=2**-24)
@@ -63,7 +64,7 @@ def test_single_precision_is_exact(chain: Chain, store: Store) -> None:
         d: cache_logits(chain.members[0], "test", chain.data, Logits(dtype=d), store) for d in ("float16", "float32")
     }
     rows = chain.dataset.splits["test"]
-    expected = load_member(chain.members[0], chain.dataset.spec).logits(chain.dataset.inputs[rows], rows)
+    expected = load_member(chain.members[0], chain.dataset).logits(chain.dataset.inputs[rows], rows)
     assert np.array_equal(read_logits(handles["float32"]), expected)
     assert np.array_equal(read_logits(handles["float16"]), expected.astype(np.float16).astype(np.float32))
     sizes = [h.file("logits.zarr/c/0/0/0").stat().st_size for h in handles.values()]
@@ -81,7 +82,7 @@ def test_the_transfer_set_is_labelled_as_it_is_shown(chain: Chain, labelled: Han
 
     Without views it is the row itself.
     """
-    data, member = chain.dataset, load_member(chain.members[0], chain.dataset.spec)
+    data, member = chain.dataset, load_member(chain.members[0], chain.dataset)
     rows = data.splits["train"]
     inputs = np.concatenate([show(data, VIEWS, rows, np.full(len(rows), v)) for v in range(3)])
     found = read_logits(labelled)
@@ -201,7 +202,7 @@ def test_members_are_shown_rows_by_the_block(
 ) -> None:
     """reference: the same logits where a block is seven rows; never more than these are asked for at once."""
     expected, asked = read_logits(labelled), []
-    real = load_member(chain.members[0], chain.dataset.spec)
+    real = load_member(chain.members[0], chain.dataset)
 
     class Counted:
         def logits(self, inputs: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -93,3 +93,13 @@ def test_a_network_costs_all_of_this() -> None:
         "macs": profile.count_macs(network, TABLE),
         "size_mb": profile.weights_mb(network),
     }
+
+
+def test_a_slow_model_is_timed_by_fewer_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """golden: a call of a second warms up once, is timed ten times, and five times in bulk, of 300 that were asked."""
+    ticks = count()
+    monkeypatch.setattr(profile, "time", SimpleNamespace(perf_counter_ns=lambda: next(ticks) * 1_000_000_000))
+    calls: list[tuple[int, ...]] = []
+    found = profile.latency(lambda batch: calls.append(batch.shape), np.zeros((4, 3)), runs=300, batch_size=10)
+    assert calls == [(1, 3)] * (1 + profile.LEAST_RUNS) + [(10, 3)] * 5
+    assert found["latency_ms_p50"] == pytest.approx(1000)

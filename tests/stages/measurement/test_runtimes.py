@@ -57,7 +57,7 @@ def test_every_runtime_answers_as_the_model_does(networks: list[nn.Module], runn
             np.testing.assert_allclose(ready.answer(ROWS), expected, atol=1e-5)
             np.testing.assert_allclose(ready.answer(ROWS[:1]), expected[:1], atol=1e-5)
     tree = DecisionTreeClassifier(max_depth=2).fit(ROWS, np.arange(20) % 3)
-    native = runtimes.in_scikit_learn(EstimatorMember(tree))
+    native = runtimes.in_scikit_learn(EstimatorMember(tree, 3))
     expected = np.log(np.clip(tree.predict_proba(ROWS), 1e-7, 1))
     np.testing.assert_allclose(native.answer(ROWS), expected, rtol=1e-5)
     assert native.runtime == "scikit-learn"
@@ -73,7 +73,7 @@ def test_a_classifier_of_many_threads_is_asked_on_one() -> None:
             return np.full((len(rows), 3), 1 / 3)
 
     forest = Watched(n_jobs=2)
-    runtimes.in_scikit_learn(EstimatorMember(forest)).answer(ROWS)
+    runtimes.in_scikit_learn(EstimatorMember(forest, 3)).answer(ROWS)
     assert seen == [1] and forest.n_jobs == 2
 
 

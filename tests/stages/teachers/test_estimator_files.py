@@ -21,7 +21,9 @@ from distillery.errors import InputError
 from distillery.models import InputSpec
 from distillery.stages.students.student_training import load_student
 from distillery.stages.teachers import estimator_files
-from distillery.stages.teachers.teacher_training import check_model, load_member, train_teachers
+from distillery.stages.teachers.member_files import load_member
+from distillery.stages.teachers.model_check import check_model
+from distillery.stages.teachers.teacher_training import train_teachers
 from distillery.store import Handle, Store
 
 PRIOR = {"family": "sklearn", "estimator": "sklearn.dummy.DummyClassifier"}
@@ -64,7 +66,7 @@ def test_options_with_numbers_as_keys_come_back(chain: Chain, store: Store) -> N
     params = {"class_weight": {0: 1.0, 1: 2.0, 2: 1.0, 10: 3.0}}
     handle = trained(chain, store, family="sklearn", estimator="sklearn.linear_model.LogisticRegression", params=params)
     rows = chain.dataset.splits["test"]
-    member = load_member(handle, chain.dataset.spec)
+    member = load_member(handle, chain.dataset)
     assert np.isfinite(member.logits(chain.dataset.inputs[rows], rows)).all()
     assert handle.file("model.skops").exists() and not handle.file("model.joblib").exists()
 
@@ -80,16 +82,16 @@ def test_a_pickle_in_the_place_of_a_member_is_not_opened(
     joblib.dump(Bomb(tmp_path / "opened"), folder / "model.joblib")
     (folder / "model.skops").unlink(missing_ok=True)
     if content == "a network":
-        load_member(handle, chain.dataset.spec)
+        load_member(handle, chain.dataset)
     else:
         with pytest.raises(InputError, match="a pickle is opened only with trusted: true"):
-            load_member(handle, chain.dataset.spec)
+            load_member(handle, chain.dataset)
 
     told = json.loads((folder / "member.json").read_text())
     told["key"][1]["model"] = {**PRIOR, "params": {}, "trusted": True}
     (folder / "member.json").write_text(json.dumps(told))
     with pytest.raises(InputError, match="expected the member that the folder is named by, got another"):
-        load_member(handle, chain.dataset.spec)
+        load_member(handle, chain.dataset)
     assert not (tmp_path / "opened").exists()
 
 
@@ -99,7 +101,7 @@ def test_a_file_with_other_classes_is_refused(chain: Chain, store: Store) -> Non
     for strange, name in ((Counter(), "collections.Counter"), (np.testing.assert_equal, "assert_equal")):
         skops.io.dump(strange, handle.file("model.skops"))
         with pytest.raises(InputError, match=f"expected classes of sklearn, numpy, scipy alone, got .*{name}"):
-            load_member(handle, chain.dataset.spec)
+            load_member(handle, chain.dataset)
 
 
 def test_what_cannot_be_kept_is_said_before_training(
@@ -115,7 +117,7 @@ def test_what_cannot_be_kept_is_said_before_training(
     check_model(Teacher(name="x", **family, trusted=True), InputSpec("table", (8,), 3), "teacher 'x'", 900)
     handle = trained(chain, store, **family, trusted=True)
     rows = chain.dataset.splits["test"]
-    logits = load_member(handle, chain.dataset.spec).logits(chain.dataset.inputs[rows], rows)
+    logits = load_member(handle, chain.dataset).logits(chain.dataset.inputs[rows], rows)
     assert np.allclose(logits, logits[0]) and not handle.file("model.skops").exists()
     assert estimator_files.size_mb(Path(handle.path)) == handle.file("model.joblib").stat().st_size / 1e6
 
@@ -140,7 +142,7 @@ def test_a_folder_is_read_at_any_place(chain: Chain, store: Store, tmp_path: Pat
     shutil.copytree(handle.path, tmp_path / "elsewhere")
     moved = Handle("teachers", "x", str(tmp_path / "elsewhere"), handle.fingerprint)
     rows = chain.dataset.splits["test"][:5]
-    assert load_member(moved, chain.dataset.spec).logits(chain.dataset.inputs[rows], rows).shape == (5, 3)
+    assert load_member(moved, chain.dataset).logits(chain.dataset.inputs[rows], rows).shape == (5, 3)
 
 
 def test_equal_estimators_give_equal_files(tmp_path: Path) -> None:

@@ -22,7 +22,9 @@ from distillery.errors import InputError
 from distillery.models import InputSpec
 from distillery.ops import metrics
 from distillery.stages.teachers import teacher_training
-from distillery.stages.teachers.teacher_training import check_model, load_member, train_teachers
+from distillery.stages.teachers.member_files import load_member
+from distillery.stages.teachers.model_check import check_model
+from distillery.stages.teachers.teacher_training import train_teachers
 from distillery.store import Handle, Store, checksum
 from distillery.training import networks
 from distillery.training.networks import build_network, derive_seed, load_network, save_network
@@ -148,7 +150,7 @@ def test_metrics_and_history_are_of_val_ensemble(chain: Chain, store: Store) -> 
     teacher = Teacher(name="x", family="mlp", hidden=[4])
     handle = train("x", teacher, SHORT, 0, chain.data, store, on_epoch=lambda _, e, r: seen.append((e, r)))
     rows = chain.dataset.splits["val_ensemble"]
-    logits = load_member(handle, chain.dataset.spec).logits(chain.dataset.inputs[rows], rows)
+    logits = load_member(handle, chain.dataset).logits(chain.dataset.inputs[rows], rows)
     assert handle.metrics == metrics.quality(logits, chain.dataset.labels("val_ensemble"))
     history = handle.json("history.json")
     assert [e for e, _ in seen] == [1, 2] and [r for _, r in seen] == history
@@ -166,7 +168,7 @@ def test_an_estimator_is_fitted_as_by_hand(chain: Chain, store: Store, estimator
     by_hand = estimator(random_state=derive_seed(0, "x"), **params).fit(
         data.inputs[data.splits["train"]], data.labels("train")
     )
-    logits = load_member(handle, data.spec).logits(data.inputs[rows], rows)
+    logits = load_member(handle, data).logits(data.inputs[rows], rows)
     assert logits.dtype == np.float32
     np.testing.assert_allclose(softmax(logits, axis=1), by_hand.predict_proba(data.inputs[rows]), atol=1e-6)
     assert handle.json("history.json") == []
@@ -207,7 +209,7 @@ def test_given_logits_are_looked_up_by_row(chain: Chain, store: Store, tmp_path:
         handles.append(given_teacher(path, chain, store))
     rows = np.array([5, 1, 899])
     for handle, content in zip(handles, (array, array + 1), strict=True):
-        member = load_member(handle, chain.dataset.spec)
+        member = load_member(handle, chain.dataset)
         assert np.array_equal(member.logits(chain.dataset.inputs[rows], rows), content[rows])
     assert handles[0].fingerprint != handles[1].fingerprint
 

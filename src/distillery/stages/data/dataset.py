@@ -19,16 +19,18 @@ from distillery.ops.quantile_bin_edges import quantile_bin_edges
 from distillery.serving.image_file import DECODING
 from distillery.sources import SOURCES, Rows
 from distillery.stages.data import preprocess
+from distillery.stages.data.folds import NO_FOLD, deal_folds
 from distillery.stages.data.image_pack import finish_images, pack_images
 from distillery.stages.data.pack import check_usable, finish, pack
 from distillery.stages.data.record import DatasetRecord
 from distillery.stages.data.repeated_rows import repeated, unseen
-from distillery.stages.data.splits import split_rows
+from distillery.stages.data.splits import NAMES, WITH_FOLDS, split_rows
 from distillery.store import Handle, Store, checksum, checksums, fingerprint, write_json
 from distillery.views import Pool
 
-VERSION = 7
+VERSION = 8
 LEARNED = ("train", "val_ensemble", "val_search")  # what a network, its calibration and its choice rest on
+FOLDS = "folds.npy"
 MOST_BIN_EDGES = 257  # of every number on train, among which networks place the edges of their bins
 
 
@@ -58,7 +60,8 @@ def prepare(config: Data, rows: Rows, store: Store) -> Handle:
     """The stage directory with splits, preprocessing graph, encoded inputs and labels.
 
     Files: ``inputs.npy`` (tables: float32 [N, features]) or the folder ``inputs`` (images: uint8 [N, channels, S, S],
-    see `image_pack`), ``labels.npy`` int64 [N], ``splits.npz`` (row ids), ``preprocess.onnx``, ``dataset.json``.
+    see `image_pack`), ``labels.npy`` int64 [N], ``splits.npz`` (row ids), perhaps ``folds.npy`` int64 [rows of train],
+    ``preprocess.onnx``, ``dataset.json``.
 
     Raises:
         InputError: Rows cannot be split, or an image cannot be read and the config says to stop.
@@ -95,6 +98,9 @@ def _build(work: Path, config: Data, rows: Rows, store: Store) -> dict[str, int]
         check_usable(usable)
     onnx.save(graph, work / "preprocess.onnx")
     np.savez(work / "splits.npz", **splits)  # type: ignore[arg-type]
+    folds = _folds(config, rows, labels, splits)
+    if folds is not None:
+        np.save(work / FOLDS, folds)
     inputs = open_inputs(work)
     if rows.kind == "image":
         spec = InputSpec(rows.kind, inputs.shape[1:], len(classes), *_moments(inputs, splits["train"]))
@@ -114,6 +120,8 @@ def _build(work: Path, config: Data, rows: Rows, store: Store) -> dict[str, int]
     digests = {"common": fingerprint(names, spec.to_json(), checksum(work / "preprocess.onnx"))}
     for name, ids in splits.items():
         digests[name] = _digest(inputs, labels, ids)
+    if folds is not None:
+        digests["val_ensemble"] = fingerprint(digests["train"], folds.tolist())
     record = DatasetRecord(classes=names, spec=spec, skipped=skipped, notes=notes, digests=digests)
     record.write(work)
     if rows.kind == "image":
@@ -121,6 +129,8 @@ def _build(work: Path, config: Data, rows: Rows, store: Store) -> dict[str, int]
     else:
         finish(work / NAME)
     counts = {f"rows_{name}": len(ids) for name, ids in splits.items()}
+    if folds is not None:
+        counts["folds"] = int(folds.max()) + 1
     return {**counts, "classes": len(classes), "skipped": len(skipped)}
 
 
@@ -143,22 +153,43 @@ def _digest(inputs: Encoded, labels: np.ndarray, ids: np.ndarray) -> str:
 
 
 def _split(config: Data, rows: Rows, usable: np.ndarray | None, contents: np.ndarray | None) -> dict[str, np.ndarray]:
-    settings = config.split.model_dump()
-    order, seed = settings.pop("order"), settings.pop("seed")
+    split = config.split
     if rows.unlabeled is not None:
         usable = ~rows.unlabeled if usable is None else usable & ~rows.unlabeled
     parts = split_rows(
         rows.labels,
-        settings,
-        ordered=order == "ordered",
-        seed=seed,
+        {name: getattr(split, name) for name in NAMES},
+        ordered=split.order == "ordered",
+        seed=split.seed,
         given_test=rows.given_test,
         usable=usable,
         contents=contents,
+        names=WITH_FOLDS if _has_folds(config, rows, usable) else NAMES,
     )
     if rows.unlabeled is not None:
         parts["unlabeled"] = unseen(rows, parts)
     return parts
+
+
+def _has_folds(config: Data, rows: Rows, usable: np.ndarray | None) -> bool:
+    """Whether teachers answer the rows of train fold by fold."""
+    if config.split.folds is None:
+        return False
+    labelled = np.ones(len(rows), bool) if usable is None else usable
+    if rows.given_test is not None:
+        return int((labelled & ~rows.given_test).sum()) <= config.split.folds_up_to
+    test = config.split.test
+    beside_test = labelled.sum() * (1 - test) if test < 1 else labelled.sum() - test
+    return bool(beside_test <= config.split.folds_up_to)
+
+
+def _folds(config: Data, rows: Rows, labels: np.ndarray, splits: dict[str, np.ndarray]) -> np.ndarray | None:
+    """The fold of each row of train, int64 [rows of train]; None where val_ensemble is held out."""
+    if "val_ensemble" in splits:
+        return None
+    assert config.split.folds is not None
+    train = splits["train"]
+    return deal_folds(labels[train], rows.contents()[train], config.split.folds, config.split.seed)
 
 
 def _encoder(graph: onnx.ModelProto, rows: Rows) -> Callable[[np.ndarray], np.ndarray]:
@@ -208,7 +239,23 @@ class Dataset:
     def splits(self) -> dict[str, np.ndarray]:
         """Row ids of each split, ascending."""
         with np.load(self.handle.file("splits.npz")) as arrays:
-            return {name: arrays[name] for name in arrays.files}
+            splits = {name: arrays[name] for name in arrays.files}
+        # With folds, teachers answer every row of train without having seen it.
+        return {"val_ensemble": splits["train"], **splits}
+
+    @cached_property
+    def folds(self) -> np.ndarray | None:
+        """Fold of each row of the source, int64 [N]; `NO_FOLD` outside train. None where val_ensemble is held out."""
+        if not self.handle.file(FOLDS).exists():
+            return None
+        folds = np.full(len(self._labels), NO_FOLD, np.int64)
+        folds[self.splits["train"]] = np.load(self.handle.file(FOLDS))
+        return folds
+
+    @property
+    def fold_count(self) -> int | None:
+        """Number of folds; None where val_ensemble is held out."""
+        return None if self.folds is None else int(self.folds.max()) + 1
 
     @cached_property
     def _labels(self) -> np.ndarray:

@@ -19,7 +19,7 @@ def unseen(rows: Rows, splits: dict[str, np.ndarray]) -> np.ndarray:
     assert rows.unlabeled is not None
     contents = rows.contents()
     ids = np.flatnonzero(rows.unlabeled)
-    held_out = np.concatenate([splits[name] for name in HELD_OUT])
+    held_out = np.concatenate([splits[name] for name in HELD_OUT if name in splits])
     kept = ids[~np.isin(contents[ids], contents[held_out])]
     if not len(kept):
         raise InputError(
@@ -40,7 +40,8 @@ def repeated(rows: Rows, labels: np.ndarray, splits: dict[str, np.ndarray]) -> l
     if rows.frame is None:
         return []  # a source of images speaks of its files itself
     contents = rows.contents()
-    known = np.concatenate([splits[name] for name in ("train", *HELD_OUT)])
+    held_out = [name for name in HELD_OUT if name in splits]
+    known = np.concatenate([splits[name] for name in ("train", *held_out)])
     notes = []
     pairs = np.unique(np.stack([contents[known], labels[known].astype(np.uint64)], axis=1), axis=0)
     several = np.unique(pairs[:, 0], return_counts=True)
@@ -50,7 +51,7 @@ def repeated(rows: Rows, labels: np.ndarray, splits: dict[str, np.ndarray]) -> l
         notes.append(
             f"{count} rows have the same content as a row of another class{_example(rows, contents, doubtful)}"
         )
-    seen = {name: np.isin(contents[splits[name]], contents[splits["train"]]) for name in HELD_OUT}
+    seen = {name: np.isin(contents[splits[name]], contents[splits["train"]]) for name in held_out}
     counts = [f"{int(twice.sum())} of {len(twice)} {name} rows" for name, twice in seen.items() if twice.any()]
     if counts:
         found = np.concatenate([contents[splits[name]][twice] for name, twice in seen.items()])

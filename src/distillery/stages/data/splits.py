@@ -1,4 +1,7 @@
-"""Splits: train fits, val_ensemble weighs, val_search chooses, test reports. A row is in one of them only."""
+"""Splits: train fits, val_ensemble weighs, val_search chooses, test reports. A row is in one of them only.
+
+With folds there is no val_ensemble: teachers answer each row of train without having seen it, which serves as well.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from distillery.errors import InputError
 from distillery.ops.counter_rng import CounterRNG
 
 SPLIT_KEY = 1 << 21  # a stream of its own beside those of views
+WITH_FOLDS = ("train", "val_search", "test")
 NAMES = ("train", "val_ensemble", "val_search", "test")
 
 
@@ -20,6 +24,7 @@ def split_rows(
     given_test: np.ndarray | None = None,
     usable: np.ndarray | None = None,
     contents: np.ndarray | None = None,
+    names: tuple[str, ...] = NAMES,
 ) -> dict[str, np.ndarray]:
     """Row ids of each split, ascending, pairwise disjoint.
 
@@ -31,6 +36,7 @@ def split_rows(
         given_test: Rows [N] that are the test split already.
         usable: Rows [N] that may be used at all.
         contents: A hash of each row's content, uint64 [N]: it alone (and the seed) then decides where a row goes.
+        names: Of the splits that are made.
 
     Raises:
         InputError: There is one class only, a class has fewer rows than there are splits, or numbers of rows are asked
@@ -39,12 +45,12 @@ def split_rows(
     keep = np.ones(len(labels), bool) if usable is None else usable
     test = np.flatnonzero(given_test & keep) if given_test is not None else None
     pool = np.flatnonzero(keep & ~given_test) if given_test is not None else np.flatnonzero(keep)
-    names = [n for n in NAMES if not (n == "test" and test is not None)]
-    _check_classes(labels[pool], len(names))
+    made = [name for name in names if not (name == "test" and test is not None)]
+    _check_classes(labels[pool], len(made))
     if contents is not None:
-        parts = _hashed(pool, contents[pool], _shares(sizes, names), seed)
+        parts = _hashed(pool, contents[pool], _shares(sizes, made), seed)
     else:
-        counts = _counts(sizes, names, len(pool))
+        counts = _counts(sizes, made, len(pool))
         parts = _ordered(pool, counts) if ordered else _stratified(pool, labels, counts, seed)
     missing = np.setdiff1d(labels[pool], labels[parts["train"]])
     if len(missing):

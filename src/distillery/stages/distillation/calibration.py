@@ -33,7 +33,9 @@ class Calibrated(nn.Module):
 
 
 def calibration_rows(dataset: Dataset) -> np.ndarray:
-    """The validation rows, of both splits [N]."""
+    """The rows that students do not learn from: val_ensemble, where it is held out, then val_search [N]."""
+    if dataset.folds is not None:
+        return dataset.splits["val_search"]
     return np.concatenate([dataset.splits["val_ensemble"], dataset.splits["val_search"]])
 
 

@@ -11,8 +11,13 @@ DEFAULT = ("uniform", "convex", "greedy", "stacking")
 MOST_SECONDS = 300  # about as long as anything may take, by its estimate, that the config does not ask for by name
 
 
-def candidates(config: Ensemble, members: int, classes: int, rows: int) -> tuple[list[Candidate], dict[str, str]]:
+def candidates(
+    config: Ensemble, members: int, classes: int, rows: int, *, folds: bool = False
+) -> tuple[list[Candidate], dict[str, str]]:
     """(what is tried, why any other weighting is left out).
+
+    With folds each answer is that of one model, and later the mean of all folds' models answers, which is less sure: a
+    linear map of such answers would be one for other answers than it gets.
 
     Raises:
         InputError: A weighting that the config names needs more rows. One that is only tried by default is left out, as
@@ -34,6 +39,14 @@ def candidates(config: Ensemble, members: int, classes: int, rows: int) -> tuple
             left_out[weighting.name] = f"expected at least {least} rows in val_ensemble, got {rows}"
             continue
         stacks = traits.get("stacks", False)
+        if stacks and folds:
+            if named:
+                raise InputError(
+                    f"ensemble.weightings.{place} ({weighting.name}): expected weights, got a linear map, which does "
+                    "not hold for the mean of the folds' models; set data.split.folds: null or name another weighting"
+                )
+            left_out[weighting.name] = "a linear map does not hold for the mean of the folds' models"
+            continue
         pools = ("logits",) if stacks else config.pools  # a linear map is on log-probabilities, whatever the pools
         if stacks and not named and "logits" not in config.pools:
             continue

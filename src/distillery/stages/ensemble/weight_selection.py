@@ -55,7 +55,8 @@ def optimize_weights(
         dataset = Dataset(data)
         logits_MNC = gathered(val_logits, work.parent)
         labels_N = dataset.labels("val_ensemble")
-        found = choose(logits_MNC, labels_N, config, [m.name for m in members], work.parent)
+        by_folds = dataset.folds is not None
+        found = choose(logits_MNC, labels_N, config, [m.name for m in members], work.parent, by_folds=by_folds)
         found = found.model_copy(update={"notes": member_notes(members, dataset)})
         found.write(work)
         return {"nll": found.used.nll, "accuracy": found.used.accuracy}
@@ -76,7 +77,13 @@ def gathered(logits: Sequence[Handle], folder: Path | None = None) -> np.ndarray
 
 
 def choose(
-    logits_MNC: np.ndarray, labels_N: np.ndarray, config: Ensemble, names: list[str], folder: Path | None = None
+    logits_MNC: np.ndarray,
+    labels_N: np.ndarray,
+    config: Ensemble,
+    names: list[str],
+    folder: Path | None = None,
+    *,
+    by_folds: bool = False,
 ) -> EnsembleChoice:
     """The choice among all candidates, still without notes on the members.
 
@@ -86,9 +93,10 @@ def choose(
         config: What is tried.
         names: Of the members.
         folder: Where what does not fit into memory may lie; None for the system's folder of temporary files.
+        by_folds: Whether the logits are those of one model for each fold.
     """
     votes = Votes.dealt(logits_MNC, labels_N, config.folds, folder)
-    tried, left_out = candidates(config, *votes.log_probs.shape[::2], len(labels_N))
+    tried, left_out = candidates(config, *votes.log_probs.shape[::2], len(labels_N), folds=by_folds)
     judged = [_judge(candidate, votes, config.folds) for candidate in tried]
     used, reason = _pick(tried, judged)
     standing = judged[_reference(tried)]

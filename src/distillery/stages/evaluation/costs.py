@@ -28,13 +28,13 @@ from distillery.stages.measurement.runtimes import (
 )
 from distillery.stages.search.student_search import GRAPH
 from distillery.stages.students.student_training import load_student
-from distillery.stages.teachers import estimator_files
-from distillery.stages.teachers.members import EstimatorMember, GivenMember, Member, NetworkMember
-from distillery.stages.teachers.teacher_training import load_member, model_of
+from distillery.stages.teachers import member_files
+from distillery.stages.teachers.member_files import load_member, model_of
+from distillery.stages.teachers.members import EstimatorMember, FoldsMember, GivenMember, Member, NetworkMember
 from distillery.store import Handle, Store
 from distillery.store.record import Record
 
-VERSION = 2
+VERSION = 3
 ROWS = 64  # encoded rows that are used in turn
 
 log = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ class _Measurement:
         self.spec = dataset.spec
         self.runs = runs
         self.rows = np.asarray(dataset.inputs[dataset.splits["val_search"][:ROWS]])
-        self.members: list[Member] = [load_member(handle, dataset.spec) for handle in members]
+        self.members: list[Member] = [load_member(handle, dataset) for handle in members]
         self.kinds = [_architecture(handle) for handle in members]
 
     def table(self) -> CostTable:
@@ -125,10 +125,11 @@ class _Measurement:
         """The graph of each architecture among the teachers' networks; None where one of them cannot be exported."""
         graphs: dict[str, onnx.ModelProto] = {}
         for handle, kind, member in zip(self.handles, self.kinds, self.members, strict=True):
-            if not isinstance(member, NetworkMember) or kind in graphs:
+            model = _one_model(member)
+            if not isinstance(model, NetworkMember) or kind in graphs:
                 continue
             try:
-                graphs[kind] = network_graph(member.network, self.spec)
+                graphs[kind] = network_graph(model.network, self.spec)
             except NotExportable as error:
                 log.warning(
                     "latency: teacher %r cannot be exported to ONNX, so all networks are timed in torch: %s",
@@ -141,10 +142,16 @@ class _Measurement:
     def _runner(self, place: int, graphs: dict[str, onnx.ModelProto] | None) -> Runner:
         """A member, ready to answer."""
         member = self.members[place]
-        if isinstance(member, EstimatorMember):
-            return in_scikit_learn(member)
-        assert isinstance(member, NetworkMember)
-        return in_torch(member.network) if graphs is None else in_onnxruntime(graphs[self.kinds[place]])
+        if isinstance(member, FoldsMember):
+            models = [self._model_runner(model, place, graphs) for model in member.models]
+            return pooled(models, Pooling(np.full(len(models), 1 / len(models)), "probs"))
+        return self._model_runner(member, place, graphs)
+
+    def _model_runner(self, model: Member, place: int, graphs: dict[str, onnx.ModelProto] | None) -> Runner:
+        if isinstance(model, EstimatorMember):
+            return in_scikit_learn(model)
+        assert isinstance(model, NetworkMember)
+        return in_torch(model.network) if graphs is None else in_onnxruntime(graphs[self.kinds[place]])
 
     def _teachers(self, graphs: dict[str, onnx.ModelProto] | None) -> list[Costs]:
         """Costs of every member; networks of one architecture are measured once."""
@@ -154,14 +161,15 @@ class _Measurement:
             if isinstance(member, GivenMember):
                 costs.append(Costs())
                 continue
-            if isinstance(member, EstimatorMember):
-                size_mb = estimator_files.size_mb(Path(self.handles[place].path))
+            model = _one_model(member)
+            if isinstance(model, EstimatorMember):
+                size_mb = member_files.size_mb(self.handles[place])
                 costs.append(self._timed(self._runner(place, graphs), Costs(size_mb=size_mb)))
                 continue
-            assert isinstance(member, NetworkMember)
+            assert isinstance(model, NetworkMember)
             kind = self.kinds[place]
             if kind not in by_kind:
-                facts = Costs(**cost(member.network, self.spec))
+                facts = _times(_count(member), Costs(**cost(model.network, self.spec)))
                 by_kind[kind] = self._timed(self._runner(place, graphs), facts)
             costs.append(by_kind[kind])
         return costs
@@ -187,11 +195,7 @@ class _Measurement:
     def _ensemble(self, pooling: Pooling, teachers: list[Costs], graphs: dict[str, onnx.ModelProto] | None) -> Costs:
         """The sums of the active members' facts, and the latency of all of them with the pool."""
         parts = [teachers[place] for place in pooling.active]
-        facts = Costs(
-            params=_sum(part.params for part in parts),
-            macs=_sum(part.macs for part in parts),
-            size_mb=_sum(part.size_mb for part in parts),
-        )
+        facts = _summed(parts)
         if any(isinstance(self.members[place], GivenMember) for place in pooling.active):
             return facts
         return self._timed(self._together(pooling, graphs), facts, max(10, self.runs // 3))
@@ -199,7 +203,8 @@ class _Measurement:
     def _together(self, pooling: Pooling, graphs: dict[str, onnx.ModelProto] | None) -> Runner:
         """An ensemble, ready to answer: one graph where all its members have one, else one after another."""
         active = pooling.active
-        if graphs is not None and all(self.kinds[place] in graphs for place in active):
+        alone = not any(isinstance(self.members[place], FoldsMember) for place in active)
+        if graphs is not None and alone and all(self.kinds[place] in graphs for place in active):
             whole = ensemble_graph([graphs[self.kinds[place]] for place in active], pooling)
             if whole is not None:
                 return in_onnxruntime(whole)
@@ -223,6 +228,28 @@ def _sum(values: Iterable[Number | None]) -> Number | None:
             return None
         total += value
     return total
+
+
+def _one_model(member: Member) -> Member:
+    """A member, or one of its folds' models, which are alike."""
+    return member.models[0] if isinstance(member, FoldsMember) else member
+
+
+def _count(member: Member) -> int:
+    return len(member.models) if isinstance(member, FoldsMember) else 1
+
+
+def _times(count: int, facts: Costs) -> Costs:
+    """What several models of one architecture cost, but their time."""
+    return _summed([facts] * count)
+
+
+def _summed(parts: Sequence[Costs]) -> Costs:
+    return Costs(
+        params=_sum(part.params for part in parts),
+        macs=_sum(part.macs for part in parts),
+        size_mb=_sum(part.size_mb for part in parts),
+    )
 
 
 def _architecture(member: Handle) -> str:

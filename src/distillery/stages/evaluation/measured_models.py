@@ -20,8 +20,8 @@ from distillery.stages.measurement.record import Costs
 from distillery.stages.roles import Role
 from distillery.stages.students.final_models import FinalModels
 from distillery.stages.students.student_training import StudentRecord, load_student
+from distillery.stages.teachers.member_files import load_member
 from distillery.stages.teachers.members import Member
-from distillery.stages.teachers.teacher_training import load_member
 from distillery.store import Handle
 from distillery.training.single import predict
 
@@ -43,7 +43,7 @@ class MeasuredModels:
         self.dataset = Dataset(inputs.data)
         self.labels = self.dataset.labels("test")
         self.val_labels = self.dataset.labels("val_search")
-        self.members: list[Member] = [load_member(handle, self.dataset.spec) for handle in inputs.members]
+        self.members: list[Member] = [load_member(handle, self.dataset) for handle in inputs.members]
         self.pooling = chosen(inputs.ensemble)
         self.finals = next(final for final in inputs.finals if final.capacity == inputs.chosen)
         self.rows: list[ModelRow] = []

@@ -21,8 +21,8 @@ from distillery.ops.encodings import kl_at
 from distillery.stages.data.dataset import Dataset
 from distillery.stages.data.transfer_set import show, transfer_rows
 from distillery.stages.logits.logit_store import Reader, Writer
+from distillery.stages.teachers.member_files import load_member
 from distillery.stages.teachers.members import Member
-from distillery.stages.teachers.teacher_training import load_member
 from distillery.store import Handle, Store, write_json
 
 VERSION = 5
@@ -77,7 +77,7 @@ def cache_logits(
                 part = rows[start : start + found.chunk_rows]
                 if found.is_whole(number, start):
                     continue
-                source = source or load_member(member, dataset.spec, device)
+                source = source or load_member(member, dataset, device)
                 logits = _answers(source, dataset, shown, part, np.full(len(part), number))
                 _check_finite(logits, part, member.name)
                 array.write(number, start, _rounded(logits, config.exact.dtype, part, member.name))
@@ -164,7 +164,7 @@ class _Answers:
         in_order = np.lexsort((places, numbers))  # so that each chunk is read once
         places, numbers = places[in_order], numbers[in_order]
         kept = np.concatenate([array.rows_of(v, p, p + 1) for v, p in zip(numbers, places, strict=True)])
-        member = load_member(self.member, dataset.spec, self.device)
+        member = load_member(self.member, dataset, self.device)
         now = _answers(member, dataset, self.views, rows[places], numbers)
         return _Drawn(rows[places], numbers, kept, now)
 

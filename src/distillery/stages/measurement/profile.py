@@ -18,6 +18,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from distillery.models import InputSpec
 
 WARM_UP = 20
+WARM_UP_SECONDS = 0.5
+"""Where so many calls that warm up take longer than that, fewer do."""
+
+LEAST_RUNS = 10
+ENOUGH_SECONDS = 3.0
+"""A model whose calls take this long together is timed by fewer of them, but at least `LEAST_RUNS`."""
 
 
 def count_params(network: nn.Module) -> int:
@@ -45,7 +51,7 @@ def latency(run: Callable[[np.ndarray], object], rows: np.ndarray, runs: int, ba
     Args:
         run: The model: encoded rows [B, ...] -> anything.
         rows: Real encoded rows [N, ...], used in turn.
-        runs: Timed calls at batch 1.
+        runs: Timed calls at batch 1; of a slow model as many as `ENOUGH_SECONDS` hold, and at least `LEAST_RUNS`.
         batch_size: Of the throughput.
     """
     threads = torch.get_num_threads()
@@ -53,9 +59,11 @@ def latency(run: Callable[[np.ndarray], object], rows: np.ndarray, runs: int, ba
     gc.disable()  # without a collection before: in a large process that takes longer than the measurement
     try:
         with threadpool_limits(1):  # of numpy and scikit-learn; torch keeps its own count
-            single = _times(run, [rows[i % len(rows)][None] for i in range(runs + WARM_UP)])[WARM_UP:]
+            each = [rows[i % len(rows)][None] for i in range(WARM_UP + runs)]
+            _times(run, each[:WARM_UP], 1, WARM_UP_SECONDS)
+            single = _times(run, each[WARM_UP:], LEAST_RUNS, ENOUGH_SECONDS)
             many = np.resize(rows, (batch_size, *rows.shape[1:]))
-            bulk = _times(run, [many] * max(5, runs // 20))[2:]
+            bulk = _times(run, [many] * max(5, runs // 20), 5, ENOUGH_SECONDS)[2:]
     finally:
         gc.enable()
         torch.set_num_threads(threads)
@@ -68,13 +76,18 @@ def latency(run: Callable[[np.ndarray], object], rows: np.ndarray, runs: int, ba
     }
 
 
-def _times(run: Callable[[np.ndarray], object], batches: list[np.ndarray]) -> np.ndarray:
-    seconds = np.empty(len(batches))
-    for index, batch in enumerate(batches):
+def _times(
+    run: Callable[[np.ndarray], object], batches: list[np.ndarray], least: int, enough_seconds: float
+) -> np.ndarray:
+    """Seconds of each call: of all of them, or of at least so many as take long enough together."""
+    seconds: list[float] = []
+    for batch in batches:
         began = time.perf_counter_ns()
         run(batch)
-        seconds[index] = (time.perf_counter_ns() - began) / 1e9
-    return seconds
+        seconds.append((time.perf_counter_ns() - began) / 1e9)
+        if len(seconds) >= least and sum(seconds) > enough_seconds:
+            break
+    return np.array(seconds)
 
 
 def cost(network: nn.Module, spec: InputSpec) -> dict[str, float]:

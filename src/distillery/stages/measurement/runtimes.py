@@ -105,7 +105,7 @@ def in_scikit_learn(member: EstimatorMember) -> Runner:
     estimator = copy.copy(member.estimator)
     if "n_jobs" in estimator.get_params(deep=False):
         estimator.set_params(n_jobs=1)
-    single = EstimatorMember(estimator)
+    single = EstimatorMember(estimator, member.classes)
     return Runner(lambda rows: single.logits(rows, rows), SCIKIT_LEARN)
 
 

@@ -17,7 +17,7 @@ from distillery.stages.distillation.calibration import calibration_rows, tempera
 from distillery.stages.distillation.distill import Targets, applied, distil, student_seed
 from distillery.stages.distillation.soft_losses import together
 from distillery.stages.search.record import Outcome, Point, TrialState
-from distillery.stages.teachers.teacher_training import fit_classifiers
+from distillery.stages.teachers.label_training import fit_classifiers
 from distillery.store import Handle
 from distillery.training.fit import TrainResult, Validation
 from distillery.training.networks import build_network
@@ -209,7 +209,7 @@ class _Judge:
 
     def __init__(self, dataset: Dataset) -> None:
         self.labels = dataset.labels_of(calibration_rows(dataset))
-        self.part = slice(len(dataset.splits["val_ensemble"]), None)
+        self.part = slice(len(self.labels) - len(dataset.splits["val_search"]), None)
 
     def __call__(self, logits: np.ndarray) -> dict[str, float]:
         if not np.isfinite(logits).all():

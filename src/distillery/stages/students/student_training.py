@@ -22,8 +22,9 @@ from distillery.stages.data.dataset import LEARNED, Dataset
 from distillery.stages.distillation.calibration import Calibrated, calibrated
 from distillery.stages.distillation.distill import Targets, applied, distil, student_seed
 from distillery.stages.distillation.soft_losses import together
+from distillery.stages.teachers.label_training import fit_classifiers, validation_on
 from distillery.stages.teachers.member_keys import content_key
-from distillery.stages.teachers.teacher_training import OnEpochOf, fit_classifiers, validation_on
+from distillery.stages.teachers.teacher_training import OnEpochOf
 from distillery.store import Handle, Store, write_json
 from distillery.store.record import Record
 from distillery.training.fit import OnEpochs, TrainResult

@@ -27,7 +27,11 @@ def content_key(model: Model) -> list[Any]:
 
 def learned_from(teacher: Teacher, data: Handle) -> str:
     """What a teacher rests on: the training rows; given logits are looked up by the row's number in the source."""
-    return data.fingerprint if teacher.family == "given" else Dataset(data).digest("train")
+    if teacher.family == "given":
+        return data.fingerprint
+    dataset = Dataset(data)
+    # With folds, the answers on val_ensemble are those on train, and its digest says which row is in which fold.
+    return dataset.digest("train") if dataset.folds is None else dataset.digest("val_ensemble")
 
 
 def made_from(teacher: Teacher, recipe: Recipe | None, seed: int, data: Handle) -> dict[str, Any]:
@@ -39,6 +43,7 @@ def made_from(teacher: Teacher, recipe: Recipe | None, seed: int, data: Handle) 
         "recipe": None if recipe is None else recipe.model_dump(mode="json"),
         "library": _library(teacher) if recipe is None else None,
         "seed": seed,
+        "folds": None if teacher.family == "given" else Dataset(data).fold_count,
         "learned_from": learned_from(teacher, data),
     }
     plain: dict[str, Any] = json.loads(json.dumps(found))

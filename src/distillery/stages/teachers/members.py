@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,6 +12,8 @@ from torch import nn
 from distillery.memory import blocks
 from distillery.models import GivenLogits
 from distillery.ops.encoded_rows import Encoded
+from distillery.ops.pooling import pool_logits
+from distillery.stages.data.folds import NO_FOLD
 from distillery.training.single import predict
 
 
@@ -44,11 +47,52 @@ class EstimatorMember:
     """A fitted classifier; its logits are log-probabilities, cut off at 1e-7."""
 
     estimator: Any
+    classes: int
 
     def logits(self, inputs: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Log-probabilities of the classifier."""
-        probs = self.estimator.predict_proba(inputs.reshape(len(inputs), -1))
+        """Log-probabilities of the classifier; of a class that it has never seen, the cut-off."""
+        found = self.estimator.predict_proba(inputs.reshape(len(inputs), -1))
+        if found.shape[1] == self.classes:
+            probs = found
+        else:
+            probs = np.zeros((len(found), self.classes))
+            probs[:, self.estimator.classes_] = found
         return np.log(np.clip(probs, 1e-7, 1.0)).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class FoldsMember:
+    """One model for each fold of train, trained without it.
+
+    A row of train, and any view of it, is answered by the model that has not seen the row; every other row by the mean
+    of all models' probabilities.
+
+    Attributes:
+        models: In the order of the folds.
+        folds_N: Fold of each row of the source; `NO_FOLD` outside train.
+    """
+
+    models: Sequence[NetworkMember | EstimatorMember]
+    folds_N: np.ndarray
+
+    def logits(self, inputs: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Logits of the models of these rows."""
+        folds_B = self.folds_N[rows]
+        answers: list[tuple[np.ndarray, np.ndarray]] = []
+        for fold, model in enumerate(self.models):
+            own = np.flatnonzero(folds_B == fold)
+            if len(own):
+                answers.append((own, model.logits(inputs[own], rows[own])))
+        others = np.flatnonzero(folds_B == NO_FOLD)
+        if len(others):
+            all_models = np.stack([model.logits(inputs[others], rows[others]) for model in self.models])
+            alike = np.full(len(self.models), 1 / len(self.models))
+            answers.append((others, pool_logits(all_models, alike, "probs")))
+
+        logits = np.empty((len(rows), answers[0][1].shape[1]), np.float32)
+        for places, found in answers:
+            logits[places] = found
+        return logits
 
 
 @dataclass(frozen=True)

@@ -2,84 +2,44 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 from safetensors.torch import load_file
-from scipy.special import log_softmax
 from torch import nn
 
-from distillery.config.experiment import Model, Recipe, Teacher
+from distillery.config.experiment import Recipe, Teacher
 from distillery.devices import resolved
-from distillery.errors import InputError, first_line
-from distillery.models import MODELS, GivenLogits, InputSpec
+from distillery.models import MODELS, GivenLogits
 from distillery.models.given import in_class_order
 from distillery.ops.metrics import quality
 from distillery.stages.data.dataset import Dataset
 from distillery.stages.teachers import estimator_files
 from distillery.stages.teachers.fit_estimator import fit_estimator
+from distillery.stages.teachers.label_training import fit_classifiers, validation_on
+from distillery.stages.teachers.member_files import model_folders
 from distillery.stages.teachers.member_keys import made_from
-from distillery.stages.teachers.members import EstimatorMember, GivenMember, Member, NetworkMember, logits_of
-from distillery.store import Handle, Store, fingerprint, write_json
+from distillery.stages.teachers.members import (
+    EstimatorMember,
+    FoldsMember,
+    GivenMember,
+    Member,
+    NetworkMember,
+    logits_of,
+)
+from distillery.store import Handle, Store, write_json
 from distillery.training import torchrun
-from distillery.training.feed import Inputs
-from distillery.training.fit import OnEpochs, TrainJob, TrainResult, Validation, fit
-from distillery.training.networks import build_network, derive_seed, load_network, save_network
-from distillery.training.objectives import Answers, Labels
-from distillery.training.stack_size import stacks, within_memory
+from distillery.training.fit import OnEpochs, TrainResult
+from distillery.training.networks import build_network, derive_seed, save_network
+from distillery.training.stack_size import stack_size, stacks, within_memory
 
-VERSION = 5
+VERSION = 6
 
 OnEpochOf = Callable[[int, int, dict[str, float]], None]
 """(place of the network in what was asked for, epoch, record)."""
-
-
-def check_model(model: Model, spec: InputSpec, where: str, n_rows: int, classes: Sequence[str] | None = None) -> None:
-    """Builds a model once, and runs a network on two blank rows, before anything trains.
-
-    Raises:
-        InputError: It cannot be built, does not give [2, C], is an estimator that cannot be kept, or holds given logits
-            for another number of rows or whose columns cannot be told apart.
-    """
-    if MODELS.traits(model.family).get("outside"):
-        return
-    try:
-        built = MODELS[model.family](spec, **model.options)
-        if isinstance(built, GivenLogits) and classes is not None:
-            in_class_order(built, classes)
-    except InputError as error:
-        raise InputError(f"{where}: {error}") from error
-    if isinstance(built, GivenLogits) and len(built.logits) != n_rows:
-        raise InputError(f"{where}: expected given logits for {n_rows} rows of the data, got {len(built.logits)}")
-    if isinstance(built, GivenLogits):
-        return
-    if not isinstance(built, nn.Module):
-        _check_estimator(model, built, spec, where)
-        return
-    try:
-        with torch.inference_mode():
-            shape = tuple(built.eval()(torch.zeros(2, *spec.shape)).shape)
-    except (RuntimeError, AssertionError, ValueError) as error:
-        first = first_line(error)
-        raise InputError(f"{where}: does not take inputs of shape {list(spec.shape)}: {first}") from error
-    if shape != (2, spec.classes):
-        raise InputError(f"{where}: expected logits of shape [2, {spec.classes}], got {list(shape)}")
-
-
-def _check_estimator(model: Model, built: Any, spec: InputSpec, where: str) -> None:
-    if model.options.get("trusted"):
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            estimator_files.check_keeps(built, spec.classes, Path(folder))
-        except InputError as error:
-            raise InputError(f"{where}: {error}") from error
 
 
 def train_teachers(
@@ -95,7 +55,8 @@ def train_teachers(
 ) -> list[Handle]:
     """Trained copies of one member: ``model.safetensors`` or ``model.skops``, ``member.json``, ``history.json``.
 
-    Those that are not there yet train together where their family allows it.
+    Those that are not there yet train together where their family allows it. With folds, the model that was trained
+    without fold k is in the folder ``fold-{k}``.
 
     Raises:
         FloatingPointError: Training diverged.
@@ -126,7 +87,8 @@ def train_teachers(
             return ()
 
         if is_network:
-            members = _train_networks(works, own, teacher, recipe, dataset, device, report)
+            train = _train_networks if dataset.folds is None else _train_networks_by_folds
+            members = train(works, own, teacher, recipe, dataset, device, report)
         else:
             members = {place: _fit_or_copy(work, teacher, own[place].seed, dataset) for place, work in works.items()}
 
@@ -194,6 +156,57 @@ def _train_networks(
     return members
 
 
+def _train_networks_by_folds(
+    works: dict[int, Path],
+    jobs: Sequence[_Job],
+    teacher: Teacher,
+    recipe: Recipe,
+    dataset: Dataset,
+    device: str,
+    report: OnEpochs,
+) -> dict[int, Member | Exception]:
+    """Trains a network for each job and fold, as many together as there is room for."""
+    assert dataset.folds is not None
+    parts = _parts(dataset)
+    seeds = [derive_seed(job.seed, "fold", fold) for job in jobs for fold in range(len(parts))]
+    networks = [build_network(teacher, dataset.spec, seed) for seed in seeds]
+    results: list[TrainResult] = []
+    size = stack_size(teacher, recipe, dataset.spec, device)
+    for start in range(0, len(networks), size):
+        chosen = slice(start, start + size)
+        results += fit_classifiers(
+            networks[chosen],
+            dataset,
+            [recipe] * len(networks[chosen]),
+            seeds[chosen],
+            parts=(parts * len(jobs))[chosen],
+            device=device,
+        )
+
+    members: dict[int, Member | Exception] = {}
+    for place, work in works.items():
+        own = slice(place * len(parts), (place + 1) * len(parts))
+        errors = [result.error for result in results[own] if result.error is not None]
+        if errors:
+            members[place] = FloatingPointError(f"teacher {jobs[place].name!r}: {errors[0]}")
+            continue
+        for folder, network in zip(model_folders(work, len(parts)), networks[own], strict=True):
+            folder.mkdir(exist_ok=True)
+            save_network(network, folder / "model.safetensors")
+        history = _mean_history(results[own])
+        write_json(work / "history.json", history)
+        for epoch, record in enumerate(history, 1):
+            report(epoch, {place: record})
+        members[place] = FoldsMember([NetworkMember(network, device) for network in networks[own]], dataset.folds)
+    return members
+
+
+def _mean_history(results: Sequence[TrainResult]) -> list[dict[str, float]]:
+    """Means of the figures of each epoch over networks that were trained alike."""
+    epochs = zip(*(result.history for result in results), strict=True)
+    return [{name: float(np.mean([record[name] for record in epoch])) for name in epoch[0]} for epoch in epochs]
+
+
 def _train_in_ranks(
     work: Path,
     job: _Job,
@@ -226,63 +239,24 @@ def _fit_or_copy(work: Path, teacher: Teacher, seed: int, dataset: Dataset) -> M
         built = in_class_order(built, dataset.classes)
         np.savez(work / "given.npz", logits=built.logits)
         return GivenMember(built)
+    models = []
     rows = dataset.splits["train"]
-    fit_estimator(built, dataset.inputs[rows].reshape(len(rows), -1), dataset.labels("train"), seed)
-    estimator_files.save(built, work, trusted=teacher.options.get("trusted", False))
-    return EstimatorMember(built)
+    labels = dataset.labels("train")
+    for fold, (folder, places) in enumerate(zip(model_folders(work, dataset.fold_count), _parts(dataset), strict=True)):
+        built = MODELS[teacher.family](dataset.spec, **teacher.options)
+        own = rows[places]
+        own_seed = seed if dataset.folds is None else derive_seed(seed, "fold", fold)
+        fit_estimator(built, dataset.inputs[own].reshape(len(own), -1), labels[places], own_seed)
+        folder.mkdir(exist_ok=True)
+        estimator_files.save(built, folder, trusted=teacher.options.get("trusted", False))
+        models.append(EstimatorMember(built, dataset.spec.classes))
+    return models[0] if dataset.folds is None else FoldsMember(models, dataset.folds)
 
 
-def fit_classifiers(
-    networks: Sequence[nn.Module],
-    dataset: Dataset,
-    recipes: Sequence[Recipe],
-    seeds: Sequence[int],
-    *,
-    device: str = "cpu",
-    validation: Validation | None = None,
-    on_epochs: OnEpochs | None = None,
-) -> list[TrainResult]:
-    """Trains `networks` together on the labels of train by cross-entropy."""
-    batches = Inputs(dataset.inputs, dataset.splits["train"], device)
-    learners = [TrainJob(n, r, s, batches) for n, r, s in zip(networks, recipes, seeds, strict=True)]
-    labels = torch.from_numpy(dataset.labels("train")).to(device)
-    objective = Labels(Answers(labels, None, dataset.spec.classes), [r.label_smoothing for r in recipes])
-    return fit(learners, objective, device=device, validation=validation, on_epochs=on_epochs)
-
-
-def validation_on(split: str, dataset: Dataset) -> Validation:
-    """Accuracy and NLL on a validation split after every epoch: ``{split}/accuracy`` and ``{split}/nll``."""
-    assert split != "test"
-    labels = dataset.labels(split)
-
-    def measure(logits: np.ndarray) -> dict[str, float]:
-        log_probs = log_softmax(logits.astype(np.float64), axis=-1)
-        nll = -log_probs[np.arange(len(labels)), labels].mean()
-        return {f"{split}/accuracy": float((log_probs.argmax(-1) == labels).mean()), f"{split}/nll": float(nll)}
-
-    return Validation(dataset.inputs, measure, rows=dataset.splits[split])
-
-
-def load_member(handle: Handle, spec: InputSpec, device: str = "cpu") -> Member:
-    """The member that a `teachers` stage directory holds."""
-    if handle.file("given.npz").exists():
-        with np.load(handle.file("given.npz")) as arrays:
-            return GivenMember(GivenLogits(arrays["logits"]))
-    model = model_of(handle)
-    if MODELS.traits(model["family"])["network"]:
-        return NetworkMember(load_network(model, spec, handle.file("model.safetensors")), device)
-    unfitted = MODELS[model["family"]](spec, **{k: v for k, v in model.items() if k != "family"})
-    trusted = model.get("trusted", False)
-    return EstimatorMember(estimator_files.load(Path(handle.path), unfitted, trusted=trusted))
-
-
-def model_of(handle: Handle) -> dict[str, Any]:
-    """Family and options of a member: those that its stage is named by, whoever has written the files.
-
-    They say which file is opened, and whose code is run for it. The stage's name comes from this run's own config.
-    """
-    key = handle.json("member.json").get("key")
-    if fingerprint("teachers", key) != handle.fingerprint:
-        raise InputError(f"{handle.file('member.json')}: expected the member that the folder is named by, got another")
-    model: dict[str, Any] = key[1]["model"]
-    return model
+def _parts(dataset: Dataset) -> list[np.ndarray]:
+    """Places in train that each model of a member learns from: all but one fold, or all."""
+    train = dataset.splits["train"]
+    if dataset.folds is None:
+        return [np.arange(len(train))]
+    folds = dataset.folds[train]
+    return [np.flatnonzero(folds != fold) for fold in range(folds.max() + 1)]

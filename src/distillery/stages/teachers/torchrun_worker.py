@@ -6,7 +6,7 @@ from pathlib import Path
 
 from distillery.config.experiment import Recipe, Teacher
 from distillery.stages.data.dataset import Dataset
-from distillery.stages.teachers.teacher_training import fit_classifiers, validation_on
+from distillery.stages.teachers.label_training import fit_classifiers, validation_on
 from distillery.store import Handle
 from distillery.training import ranks, torchrun
 from distillery.training.fit import OnEpochs, TrainResult
