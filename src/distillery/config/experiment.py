@@ -28,17 +28,28 @@ class Augment(Section):
     noise: float = Field(0.0, ge=0, description="standard deviation of Gaussian noise on encoded table columns")
 
 
+SMALLEST_BATCH = 16  # that `min_steps` leads to
+
+
 class Recipe(Section):
     """How a network is trained: AdamW, linear warm-up, then a cosine to zero; the last step's weights are kept."""
 
     epochs: int = Field(30, ge=1, description="passes over the training rows")
     batch_size: int = Field(64, ge=1, description="rows of one training step")
+    min_steps: int = Field(
+        1, ge=1, description="steps of an epoch, at least: with few rows, batches are smaller, down to 16 rows"
+    )
     lr: float = Field(1e-3, gt=0, description="largest learning rate, reached after the warm-up")
     weight_decay: float = Field(0.01, ge=0, description="AdamW's decoupled weight decay")
     warmup_epochs: float = Field(1.0, ge=0, description="epochs in which the learning rate rises from zero")
     clip_norm: float | None = Field(None, gt=0, description="largest norm of a gradient; none: not clipped")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of each label given to all classes")
     augment: Augment = Field(Augment(), description="random changes of training rows")
+
+    def batch_of(self, rows: int) -> int:
+        """Rows of one step, where an epoch has so many."""
+        least = min(SMALLEST_BATCH, self.batch_size)
+        return min(rows, self.batch_size, max(least, rows // self.min_steps))
 
 
 class Model(Choice):

@@ -24,7 +24,9 @@ def _exists(options: dict[str, Any]) -> None:
 
 
 @MODELS.register("given", kinds=("table", "image"), network=False, check=_exists)
-def given(spec: InputSpec, *, path: str, values: Literal["logits", "probs"] = "logits") -> GivenLogits:
+def given(
+    spec: InputSpec, *, path: str, values: Literal["logits", "probs"] = "logits", out_of_fold: bool = False
+) -> GivenLogits:
     """Logits from a file: the array ``logits`` (or the only one) of an .npz, or all columns of a .parquet or .csv.
 
     Args:
@@ -32,6 +34,7 @@ def given(spec: InputSpec, *, path: str, values: Literal["logits", "probs"] = "l
         path: The file. Rows follow the source: training file first, then the test file. Columns are named by the
             classes; in an .npz by an entry ``classes``. Without names they follow the sorted class names.
         values: Whether the file holds logits or probabilities.
+        out_of_fold: Whether each training row was answered by a model that has not learned it.
 
     Raises:
         InputError: The file cannot be read, or has another number of classes.

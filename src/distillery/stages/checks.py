@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from distillery.config.experiment import Experiment
+from distillery.errors import InputError
+from distillery.models import MODELS
 from distillery.ops.encodings import encoding_of
 from distillery.sources import Rows
 from distillery.stages.data import dataset, transfer_set
@@ -26,6 +28,8 @@ def prepare_and_check(config: Experiment, rows: Rows, store: Store) -> Handle:
     weight_selection.candidates(
         config.ensemble, count, spec.classes, len(opened.labels("val_ensemble")), folds=opened.folds is not None
     )
+    if opened.folds is not None:
+        _check_folds(config)
     for name, member, _ in config.teachers.each():
         model_check.check_model(member, spec, f"teacher {name!r}", len(rows), opened.classes)
     for capacity in config.student.capacities:
@@ -36,6 +40,19 @@ def prepare_and_check(config: Experiment, rows: Rows, store: Store) -> Handle:
     evaluation.check_groups(config.evaluation.groups, rows)
     transfer_set.check_views(opened, config.student.views)
     return handle
+
+
+def _check_folds(config: Experiment) -> None:
+    """Refuses answers from elsewhere that may be by models that have learned the rows that they answer."""
+    for place, member in enumerate(config.teachers.members):
+        outside = bool(MODELS.traits(member.family).get("outside"))
+        if outside or (member.family == "given" and not member.options["out_of_fold"]):
+            remedy = "data.split.folds: null" if outside else "out_of_fold: true if they are, or data.split.folds: null"
+            raise InputError(
+                f"teachers.members.{place} ({member.name}): with data.split.folds, the ensemble weights are fitted on "
+                f"rows of train; expected answers by models that have not learned these rows, got answers of which "
+                f"that is not known; set {remedy}"
+            )
 
 
 def _losses(config: Experiment) -> list[tuple[str, str]]:

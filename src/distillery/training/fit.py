@@ -35,7 +35,7 @@ OnEpochs = Callable[[int, dict[int, dict[str, float]]], Collection[int]]
 LOOK = 4
 """The losses of every so many steps, and of an epoch's last, are looked at."""
 
-SHARED = ("epochs", "batch_size", "warmup_epochs", "clip_norm")
+SHARED = ("epochs", "batch_size", "min_steps", "warmup_epochs", "clip_norm")
 
 
 @dataclass(frozen=True, eq=False)

@@ -60,7 +60,7 @@ class Streams:
         device: str,
     ) -> None:
         self._device = device
-        self.batch = min(recipes[0].batch_size, len(batches[0]))
+        self.batch = recipes[0].batch_of(len(batches[0]))
         self.steps = max(1, len(batches[0]) // self.batch)
 
         keys = [(seed, id(own)) for seed, own in zip(seeds, batches, strict=True)]

@@ -125,7 +125,7 @@ def distinct(handles: Iterable[Handle]) -> dict[str, Handle]:
 
 def items_per_epoch(rows: int, recipe: Recipe) -> int:
     """N: items that a student is shown in one epoch; the rows that do not fill the last batch wait for the next one."""
-    batch = min(recipe.batch_size, rows)
+    batch = recipe.batch_of(rows)
     return rows // batch * batch
 
 
