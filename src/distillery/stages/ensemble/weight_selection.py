@@ -29,7 +29,7 @@ __all__ = ["active", "candidates", "choose", "chosen", "label", "optimize_weight
 
 log = logging.getLogger(__name__)
 
-VERSION = 5
+VERSION = 6
 BLOCK_BYTES = 32 << 20  # of members' log-probabilities that are pooled at once, so that memory knows no rows or views
 NEEDS_ALL = "stacking needs every member"
 SELECTED = "NLL of cross-fitted weights; the temperature and the members are chosen on the rows that judge them"
@@ -41,8 +41,8 @@ def optimize_weights(
     """``ensemble.json``: the table of every weighting and pool, and the one that is used, with the reason.
 
     Each candidate is judged by its NLL on rows of val_ensemble that its weights, and its temperature where that pays,
-    were not fitted on (K folds). Uniform weights with probability pooling stay unless others are better beyond chance,
-    their gain's lower bound, from a paired bootstrap, above zero; of those the one with the lowest NLL is used. Beside
+    were not fitted on (K folds). Uniform weights with probability pooling stay unless others are better by more than
+    one standard error, over paired rows; of those the one with the lowest NLL is used. Beside
     it stand the members' diversity and what pruning would do or has done; with stacking ``pruning`` is null.
 
     Raises:
@@ -144,23 +144,24 @@ def _reference(tried: list[Candidate]) -> int:
 
 
 def _pick(tried: list[Candidate], judged: list[Judged]) -> tuple[int, str]:
-    """(position of the candidate to use, why): the lowest NLL among those that are better beyond chance."""
+    """(position of the candidate to use, why): the lowest NLL among those that are better by a standard error."""
     reference = _reference(tried)
     nll = [j.used.nll.mean() for j in judged]
-    gains = [gain(judged[reference], j, len(tried)) for j in judged]
+    gains = [gain(judged[reference], j) for j in judged]
     better = [i for i, (_, bound, _) in enumerate(gains) if bound > ROUNDING and nll[i] < nll[reference]]
     standing = tried[reference].name
     if better:
         best = min(better, key=lambda i: nll[i])
         lower, bound, _ = gains[best]
-        return best, f"{tried[best].name}: NLL lower by {lower:.4f} than {standing} (at least {bound:.4f})"
+        error = lower - bound
+        return best, f"{tried[best].name}: NLL lower by {lower:.4f} than {standing} (standard error {error:.4f})"
     best = int(np.argmin(nll))
     if nll[best] >= nll[reference] - ROUNDING:
         return reference, f"{standing}: lowest cross-fitted NLL"
     lower, bound, _ = gains[best]
     return (
         reference,
-        f"{standing}: {tried[best].name} is lower by {lower:.4f}, which may be chance (lower bound {bound:.4f})",
+        f"{standing}: {tried[best].name} is lower by {lower:.4f}, less than a standard error ({lower - bound:.4f})",
     )
 
 
@@ -169,7 +170,7 @@ def _table(tried: list[Candidate], judged: list[Judged], standing: Judged, membe
     for candidate, result in zip(tried, judged, strict=True):
         weights = np.zeros(members)
         weights[result.members] = influence(result.weights) if candidate.stacks else result.weights
-        lower, low, high = gain(standing, result, len(tried))
+        lower, low, high = gain(standing, result)
         rows.append(
             CandidateRow(
                 weighting=candidate.weighting.name,

@@ -22,7 +22,7 @@ WARM_UP_SECONDS = 0.5
 """Where so many calls that warm up take longer than that, fewer do."""
 
 LEAST_RUNS = 10
-ENOUGH_SECONDS = 3.0
+ENOUGH_SECONDS = 1.0
 """A model whose calls take this long together is timed by fewer of them, but at least `LEAST_RUNS`."""
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,12 @@ from distillery.stages.teachers.members import EstimatorMember, FoldsMember, Giv
 from distillery.store import Handle, fingerprint
 from distillery.training.networks import load_network
 
+MOST_KEPT_BYTES = 128 << 20
+"""Of the files of members that a process keeps open."""
+
+_kept: dict[Hashable, tuple[Member, int]] = {}
+_lock = Lock()
+
 
 def model_folders(folder: Path, folds: int | None) -> list[Path]:
     """Where the models of a member lie: one for each fold, or one."""
@@ -24,7 +32,28 @@ def model_folders(folder: Path, folds: int | None) -> list[Path]:
 
 
 def load_member(handle: Handle, dataset: Dataset, device: str = "cpu") -> Member:
-    """The member that a `teachers` stage directory holds."""
+    """The member that a `teachers` stage directory holds.
+
+    A process keeps those that it has opened, while their files are small and unchanged: to open the estimators of all
+    folds takes longer than their answers, and each split asks again.
+    """
+    files = sorted(path for path in Path(handle.path).rglob("*") if path.is_file())
+    states = [path.stat() for path in files]
+    size = sum(state.st_size for state in states)
+    key = (handle.path, dataset.handle.path, device, tuple((s.st_mtime_ns, s.st_size) for s in states))
+    with _lock:
+        if key in _kept:
+            return _kept[key][0]
+    member = _opened(handle, dataset, device)
+    with _lock:
+        if size + sum(bytes_ for _, bytes_ in _kept.values()) > MOST_KEPT_BYTES:
+            _kept.clear()
+        if size <= MOST_KEPT_BYTES:
+            _kept[key] = (member, size)
+    return member
+
+
+def _opened(handle: Handle, dataset: Dataset, device: str) -> Member:
     if handle.file("given.npz").exists():
         with np.load(handle.file("given.npz")) as arrays:
             return GivenMember(GivenLogits(arrays["logits"]))
