@@ -40,7 +40,7 @@ def test_size_is_of_weights_and_buffers() -> None:
 
 
 def test_latency_is_read_off_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """reference: where the k-th call takes k tenths of a ms, percentiles and median by numpy, without the calls that warm up."""
+    """reference: where the k-th call takes k tenths of a ms, numpy's percentiles, without the calls that warm up."""
     ticks = count()
 
     def clock() -> int:
