@@ -18,6 +18,7 @@ from distillery.flows.tasks import networks, release, stages, studies
 from distillery.flows.tasks.context import Context, Pending
 from distillery.flows.tasks.external_members import resolve_external_teachers
 from distillery.sources import Rows
+from distillery.stages.data.dataset import Dataset
 from distillery.stages.ensemble.weight_selection import active
 from distillery.stages.evaluation.inputs import Inputs
 from distillery.stages.evaluation.record import EvaluationResult
@@ -40,7 +41,8 @@ class EnsembleResults:
         profiles: What each student capacity costs.
         members: The trained teachers.
         ensemble: The ensemble's weights.
-        transfer_logits: Of the members that count, on the rows that students learn from.
+        transfer_logits: Of the members that count, on the rows that students learn from; where students are judged by
+            folds, also without each fold.
     """
 
     config: Experiment
@@ -119,7 +121,7 @@ def build_ensemble(ctx: Context, rows: Rows) -> EnsembleResults:
 
     names = active(ensemble)
     counting = [member for member in members if member.name in names]
-    transfer_logits = cache_logits(ctx, counting, "transfer", data)
+    transfer_logits = cache_transfer_logits(ctx, counting, data)
     return EnsembleResults(config, data, profiles, members, ensemble, transfer_logits)
 
 
@@ -169,6 +171,16 @@ def evaluation_inputs(ctx: Context, teachers: EnsembleResults, students: Student
 def cache_logits(ctx: Context, members: Sequence[Handle], split: str, data: Handle) -> list[Handle]:
     """The raw logits of each member on a split."""
     begun = [stages.cache_logits.begin(ctx, member, split, data) for member in members]
+    return [pending.result() for pending in begun]
+
+
+def cache_transfer_logits(ctx: Context, members: Sequence[Handle], data: Handle) -> list[Handle]:
+    """The raw logits of each member on the transfer set: as they are, then by models that have not seen each fold."""
+    dataset = Dataset(data)
+    folds = range(dataset.fold_count) if dataset.search_by_folds else ()
+    begun = []
+    for without in (None, *folds):
+        begun += [stages.cache_logits.begin(ctx, member, "transfer", data, without) for member in members]
     return [pending.result() for pending in begun]
 
 

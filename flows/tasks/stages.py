@@ -44,9 +44,10 @@ def profile_capacity(ctx: Context, capacity: Capacity, data: Handle) -> Handle:
 
 
 @step("logits", "logits-{member.name}-{split}")
-def cache_logits(ctx: Context, member: Handle, split: str, data: Handle) -> Handle:
+def cache_logits(ctx: Context, member: Handle, split: str, data: Handle, without: int | None = None) -> Handle:
     """Raw logits of one member on one split; on the transfer set, of every view that the students will see.
 
+    `without` is the fold that these students are judged on; see `logit_cache.cache_logits`.
     Found ones are compared with what the member answers now, on a sample.
     """
     is_transfer = split == "transfer"
@@ -59,6 +60,7 @@ def cache_logits(ctx: Context, member: Handle, split: str, data: Handle) -> Hand
         store=ctx.store,
         device=AUTO,
         views=ctx.config.student.views if is_transfer else None,
+        without=without,
         temperatures=ctx.config.search.temperatures if is_transfer else (),
     )
     if handle.cached and is_transfer:

@@ -15,7 +15,7 @@ from torch import nn
 from distillery.config.experiment import Augment, Recipe
 from distillery.training import feed, streams
 from distillery.training.feed import Inputs
-from distillery.training.fit import Batches, TrainJob, TrainResult, Validation, fit
+from distillery.training.fit import Batches, TrainJob, TrainResult, Validation, fit, of_each
 from distillery.training.objectives import Answers, Given, Labels, Objective
 from distillery.training.stackable import stackable
 from distillery.training.state import seeded
@@ -254,7 +254,7 @@ def test_every_epoch_is_reported_and_can_stop() -> None:
             raise InterruptedError
         return []
 
-    validation = Validation(TABLE, lambda _: {"val/nll": 0.5})
+    validation = Validation(TABLE, of_each(lambda _: {"val/nll": 0.5}))
     with pytest.raises(InterruptedError):
         one(Counter(), TOTAL, Recipe(), validation=validation, on_epochs=raises)
     assert [epoch for epoch, _ in seen] == [1, 2]
@@ -281,7 +281,7 @@ def test_validation_runs_where_it_is_asked_for(chosen: Any, expected: list[int])
         return {"val/nll": float(len(calls))}
 
     recipe, networks = Recipe(epochs=4, batch_size=4), [Counter(), Counter()]
-    result = one(networks[0], TOTAL, recipe, validation=Validation(TABLE[:5], measure, chosen))
+    result = one(networks[0], TOTAL, recipe, validation=Validation(TABLE[:5], of_each(measure), chosen))
     one(networks[1], TOTAL, recipe)
     assert [epoch for epoch, record in enumerate(result.history, 1) if "val/nll" in record] == expected
     assert len(result.history) == 4 and [logits.shape for logits in calls] == [(5, 1)] * len(expected)

@@ -29,7 +29,7 @@ from distillery.stages.teachers import teacher_training
 from distillery.store import Store
 from distillery.training import streams
 from distillery.training.feed import Inputs
-from distillery.training.fit import TrainJob, TrainResult, Validation, fit
+from distillery.training.fit import TrainJob, TrainResult, Validation, fit, of_each
 from distillery.training.objectives import Answers, Labels, Objective, Taught
 from distillery.training.single import predict
 from distillery.training.state import seeded
@@ -90,7 +90,9 @@ def train(
     """Trains the networks, with validation after every epoch."""
     inputs = Inputs(rows, np.arange(len(rows)), device)
     learners = [TrainJob(network, recipe, seed % 2, inputs) for seed, network in enumerate(networks)]
-    validation = Validation(rows, lambda logits: {"sum": float(np.abs(logits).sum())}, rows=np.arange(0, len(rows), 2))
+    validation = Validation(
+        rows, of_each(lambda logits: {"sum": float(np.abs(logits).sum())}), rows=np.arange(0, len(rows), 2)
+    )
     return fit(learners, objective(loss, device, len(networks), **more), device=device, validation=validation)
 
 

@@ -17,7 +17,7 @@ from distillery.losses import LOSSES
 from distillery.models import MODELS, InputSpec
 from distillery.training import fit as loop
 from distillery.training.feed import Inputs
-from distillery.training.fit import TrainJob, TrainResult, Validation, fit
+from distillery.training.fit import TrainJob, TrainResult, Validation, fit, of_each
 from distillery.training.objectives import Answers, Labels, Objective, Taught
 from distillery.training.single import predict
 from distillery.training.stackable import stackable
@@ -129,7 +129,7 @@ def test_a_member_is_what_it_is_alone(name: str, alone: Callable[..., Any]) -> N
     """reference: the same network in a stack of one, and trained by torch's own means, to rounding; so are its
     figures."""
     case = CASES[name]
-    validation = Validation(TABLE, lambda logits: {"sum": float(np.abs(logits).sum())})
+    validation = Validation(TABLE, of_each(lambda logits: {"sum": float(np.abs(logits).sum())}))
     networks, results = case.train(EVERYONE, validation=validation)
     assert min(difference(a, b) for a, b in pairwise(networks)) > 10 * APART
     for place in EVERYONE:
@@ -273,7 +273,7 @@ def test_members_that_leave_are_as_they_were(leavers: str, seeds: Sequence[int],
         seen.append(set(records))
         return leave.get(epoch, [])
 
-    figures = Validation(TABLE, lambda logits: {"sum": float(np.abs(logits.astype(np.float64)).sum())})
+    figures = Validation(TABLE, of_each(lambda logits: {"sum": float(np.abs(logits.astype(np.float64)).sum())}))
     networks, results = case.train(EVERYONE, validation=figures, on_epochs=on_epochs)
     staying = [i for i in EVERYONE if not any(i in gone for gone in leave.values())]
     expected = {1: set(EVERYONE), 2: set(EVERYONE) - set(leave[1]), 3: set(staying)}

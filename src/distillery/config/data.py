@@ -32,6 +32,12 @@ class Split(Section):
     folds_up_to: int = Field(
         20_000, ge=1, description="labelled rows beside test above which val_ensemble is held out in spite of `folds`"
     )
+    search_folds_up_to: int = Field(
+        0,
+        ge=0,
+        description="with `folds` and at most so many labelled rows beside test, students, too, are trained once "
+        "without each fold and judged on its rows, and no rows are held out as val_search",
+    )
     val_search: Size = Field(0.1, description="rows that settings and the student are chosen on")
     test: Size = Field(0.2, description="rows that the evaluation reports and promotion decides on")
     seed: int = Field(0, description="seed of `stratified` and `hashed`")

@@ -13,6 +13,7 @@ from distillery.stages.ensemble import weight_selection
 from distillery.stages.evaluation import evaluation
 from distillery.stages.teachers import model_check
 from distillery.store import Handle, Store
+from distillery.training.stack_size import stacks
 
 
 def prepare_and_check(config: Experiment, rows: Rows, store: Store) -> Handle:
@@ -29,7 +30,9 @@ def prepare_and_check(config: Experiment, rows: Rows, store: Store) -> Handle:
         config.ensemble, count, spec.classes, len(opened.labels("val_ensemble")), folds=opened.folds is not None
     )
     if opened.folds is not None:
-        _check_folds(config)
+        _check_folds(config, opened.search_by_folds)
+    if opened.search_by_folds:
+        _check_stacks(config, spec.kind)
     for name, member, _ in config.teachers.each():
         model_check.check_model(member, spec, f"teacher {name!r}", len(rows), opened.classes)
     for capacity in config.student.capacities:
@@ -42,11 +45,29 @@ def prepare_and_check(config: Experiment, rows: Rows, store: Store) -> Handle:
     return handle
 
 
-def _check_folds(config: Experiment) -> None:
+def _check_stacks(config: Experiment, kind: str) -> None:
+    """Refuses small networks that cannot train side by side where they are judged by folds."""
+    for place, capacity in enumerate(config.student.capacities):
+        if not stacks(capacity, kind):
+            raise InputError(
+                f"student.capacities.{place} ({capacity.name}): where students are judged by folds, expected a family "
+                f"whose networks train together, such as mlp, got {capacity.family!r}; set "
+                "data.split.search_folds_up_to: 0"
+            )
+
+
+def _check_folds(config: Experiment, by_students: bool) -> None:
     """Refuses answers from elsewhere that may be by models that have learned the rows that they answer."""
     for place, member in enumerate(config.teachers.members):
         outside = bool(MODELS.traits(member.family).get("outside"))
-        if outside or (member.family == "given" and not member.options["out_of_fold"]):
+        given = member.family == "given"
+        if given and member.options["out_of_fold"] and by_students:
+            raise InputError(
+                f"teachers.members.{place} ({member.name}): where students are judged by folds, teachers that have not "
+                "seen the rows of a fold must label all other rows, which given answers cannot; set "
+                "data.split.search_folds_up_to: 0"
+            )
+        if outside or (given and not member.options["out_of_fold"]):
             remedy = "data.split.folds: null" if outside else "out_of_fold: true if they are, or data.split.folds: null"
             raise InputError(
                 f"teachers.members.{place} ({member.name}): with data.split.folds, the ensemble weights are fitted on "

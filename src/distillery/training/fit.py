@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Container, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -61,13 +61,13 @@ class Validation:
 
     Attributes:
         inputs: Encoded rows, in memory or mapped into it.
-        measure: Of logits [N, C] on the rows.
+        measure: The figures of each job, from the logits [N, C] of all jobs on the rows; see `of_each`.
         epochs: After which to do so; None for all.
         rows: Which of the inputs, and in which order; None for all. A GPU keeps them where they fit.
     """
 
     inputs: Encoded
-    measure: Callable[[np.ndarray], dict[str, float]]
+    measure: Callable[[Mapping[int, np.ndarray]], Mapping[int, dict[str, float]]]
     epochs: Container[int] | None = None
     rows: np.ndarray | None = None
 
@@ -79,6 +79,13 @@ class Validation:
         """The rows of this process, to be predicted there again and again."""
         rows = np.arange(len(self.inputs)) if self.rows is None else self.rows
         return Inputs(self.inputs, rows[ranks.own(len(rows))], device, keep=is_cuda(device))
+
+
+def of_each(
+    measure: Callable[[np.ndarray], dict[str, float]],
+) -> Callable[[Mapping[int, np.ndarray]], dict[int, dict[str, float]]]:
+    """What measures each job by its own logits."""
+    return lambda logits: {job: measure(own) for job, own in logits.items()}
 
 
 @dataclass
@@ -155,8 +162,9 @@ class _Fit:
                 records = {k: {"train_loss": means[k], "seconds": seconds, **self.engine.record} for k in self.left}
                 if validation is not None and validation.after(epoch):
                     shown = validation.shown(self.device) if shown is None else shown
-                    for k, logits in zip(self.left, self.engine.predict(shown), strict=True):
-                        records[k] |= validation.measure(logits)
+                    logits = dict(zip(self.left, self.engine.predict(shown), strict=True))
+                    for k, figures in validation.measure(logits).items():
+                        records[k] |= figures
                 for k, record in records.items():
                     self.results[k].history.append(record)
                 for k in on_epochs(epoch, records) if on_epochs is not None else ():

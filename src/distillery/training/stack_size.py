@@ -37,13 +37,18 @@ def stack_size(model: Model, recipe: Recipe, spec: InputSpec, device: str = "cpu
 
 
 def within_memory(
-    groups: list[list[int]], model: Model, spec: InputSpec, recipe: Recipe, device: str
+    groups: list[list[int]], model: Model, spec: InputSpec, recipe: Recipe, device: str, networks: int = 1
 ) -> list[list[int]]:
-    """The groups, those cut up that would need more than half of the memory that is free; this is logged."""
-    size = _room(_outline(model, spec), recipe, _free_bytes(device) // 2)
+    """The groups, those cut up that would need more than half of the memory that is free; this is logged.
+
+    Each entry of a group is so many `networks`.
+    """
+    size = max(1, _room(_outline(model, spec), recipe, _free_bytes(device) // 2) // networks)
     largest = max(map(len, groups))
     if largest > size:
-        log.warning("memory: %d networks do not fit at once, they train in groups of %d", largest, size)
+        log.warning(
+            "memory: %d networks do not fit at once, they train in groups of %d", largest * networks, size * networks
+        )
     return [group[start : start + size] for group in groups for start in range(0, len(group), size)]
 
 

@@ -122,7 +122,7 @@ class Stack:
                 layer.bias.copy_(bias[number, :, 0])
 
     def _encoded(self, rows: torch.Tensor) -> torch.Tensor:
-        """Inputs [1 or K, F + 1, B] of the first layer."""
+        """Inputs [S, F + 1, B] of the first layer."""
         if not len(self._encoding):
             return rows
         return _with_last(self._encoding(rows.flatten(0, 1)).view(*rows.shape[:2], -1), 1.0)
@@ -161,7 +161,7 @@ class Stack:
         """One step of AdamW for every network; losses [K] if one may `look`.
 
         Args:
-            rows: Laid out inputs of a batch, for all networks or [K, ...] for each.
+            rows: Laid out inputs of a batch, [K, ...] for each network, or [S, ...] for S blocks of as many networks.
             objective: What is minimised.
             given: What it gathered for the batch.
             factor: What the learning rates are multiplied by.
@@ -257,17 +257,27 @@ def _with_last(rows: torch.Tensor, last: float) -> torch.Tensor:
 
 
 def _product(weight: torch.Tensor, inputs: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-    """``weight @ inputs``: [K, out, in] and [K, in, B], or one [1, in, B] for all, which is a single large product."""
-    if inputs.shape[0] < weight.shape[0]:
+    """``weight @ inputs``: [K, out, in] and [S, in, B], of which each serves K / S networks by one larger product."""
+    streams = inputs.shape[0]
+    if streams == 1:
         torch.mm(weight.flatten(0, 1), inputs[0], out=out.view(-1, inputs.shape[-1]))
-        return out
-    return torch.bmm(weight, inputs, out=out)
+    else:
+        torch.bmm(_in_blocks(weight, streams), inputs, out=_in_blocks(out, streams))
+    return out
+
+
+def _in_blocks(values: torch.Tensor, count: int) -> torch.Tensor:
+    """Values [K, n, m] of K networks as [count, K / count · n, m]."""
+    return values.view(count, -1, values.shape[-1])
 
 
 def _outer(gradient: torch.Tensor, inputs: torch.Tensor, out: torch.Tensor) -> None:
     """``gradient @ inputs.T``, likewise."""
-    if inputs.shape[0] < gradient.shape[0]:
+    streams = inputs.shape[0]
+    if streams == 1 < gradient.shape[0]:
         torch.mm(gradient.flatten(0, 1), inputs[0].T, out=out.flatten(0, 1))
+    elif streams < gradient.shape[0]:
+        torch.bmm(_in_blocks(gradient, streams), inputs.mT, out=_in_blocks(out, streams))
     elif out.mT.is_contiguous():
         torch.bmm(inputs, gradient.mT, out=out.mT)
     else:

@@ -84,11 +84,14 @@ class Streams:
         self.network = self._feeds[0].network
         self._shown = torch.empty(0)
         self._spread_by: torch.Tensor | None = None
+        self._in_blocks = False
 
     def epoch(
         self, number: int, left: list[int], objective: Objective, layout: Layout
     ) -> Iterator[tuple[torch.Tensor, Given]]:
         """(laid out inputs, what the objective needs) of each step of an epoch, prepared by the block.
+
+        Inputs are those of each learner, or of each stream where streams have as many learners, one after another.
 
         Args:
             number: Of the epoch.
@@ -105,6 +108,8 @@ class Streams:
         streams = [self._stream_of[k] for k in left]
         each_its_own = streams == list(range(len(self._batches)))
         self._spread_by = None if each_its_own else torch.tensor(streams, device=self._device)
+        each = len(left) // len(self._batches)
+        self._in_blocks = streams == [stream for stream in range(len(self._batches)) for _ in range(each)]
         noises = self._noises_of(left)
 
         blocks = self._blocks(count)
@@ -145,7 +150,9 @@ class Streams:
         eps = None if eps is None else layout.laid_out(self._own(eps), 0.0)
         for place in range(0, count, batch):
             part = (layout.rows_dim, place, batch)
-            shown = self._spread(rows.narrow(*part))
+            shown = rows.narrow(*part)
+            if eps is not None or not self._in_blocks:
+                shown = self._spread(shown)
             if eps is not None:
                 shown = self._noisy(shown, self._spread(eps.narrow(*part)), noises)
             yield shown, tuple(self._spread(g.narrow(1, place, batch)) for g in given)

@@ -102,7 +102,7 @@ def test_each_network_equals_one_that_is_trained_on_its_rows_alone(data: Handle,
         member = load_member(handle, dataset)
         assert isinstance(member, FoldsMember)
         for fold, model in enumerate(member.models):
-            seed = derive_seed(derive_seed(0, f"net-{copy}"), "fold", fold)
+            seed = derive_seed(derive_seed(0, f"net-{copy}"), "without", fold)
             network = build_network(NETWORK, dataset.spec, seed)
             parts = [np.flatnonzero(folds != fold)]
             assert len(parts[0]) == shortest, "all folds have one size here"

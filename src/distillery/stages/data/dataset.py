@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from distillery.stages.data.image_pack import finish_images, pack_images
 from distillery.stages.data.pack import check_usable, finish, pack
 from distillery.stages.data.record import DatasetRecord
 from distillery.stages.data.repeated_rows import repeated, unseen
-from distillery.stages.data.splits import NAMES, WITH_FOLDS, split_rows
+from distillery.stages.data.splits import HELD_OUT, NAMES, split_rows
 from distillery.store import Handle, Store, checksum, checksums, fingerprint, write_json
 from distillery.views import Pool
 
@@ -121,7 +122,8 @@ def _build(work: Path, config: Data, rows: Rows, store: Store) -> dict[str, int]
     for name, ids in splits.items():
         digests[name] = _digest(inputs, labels, ids)
     if folds is not None:
-        digests["val_ensemble"] = fingerprint(digests["train"], folds.tolist())
+        by_fold = fingerprint(digests["train"], folds.tolist())
+        digests = {**dict.fromkeys(HELD_OUT, by_fold), **digests}
     record = DatasetRecord(classes=names, spec=spec, skipped=skipped, notes=notes, digests=digests)
     record.write(work)
     if rows.kind == "image":
@@ -164,23 +166,27 @@ def _split(config: Data, rows: Rows, usable: np.ndarray | None, contents: np.nda
         given_test=rows.given_test,
         usable=usable,
         contents=contents,
-        names=WITH_FOLDS if _has_folds(config, rows, usable) else NAMES,
+        names=_names(config, rows, usable),
     )
     if rows.unlabeled is not None:
         parts["unlabeled"] = unseen(rows, parts)
     return parts
 
 
-def _has_folds(config: Data, rows: Rows, usable: np.ndarray | None) -> bool:
-    """Whether teachers answer the rows of train fold by fold."""
-    if config.split.folds is None:
-        return False
+def _names(config: Data, rows: Rows, usable: np.ndarray | None) -> tuple[str, ...]:
+    """The splits that are made: with folds, the rows of train stand in for val_ensemble, and perhaps for val_search."""
+    split = config.split
     labelled = np.ones(len(rows), bool) if usable is None else usable
     if rows.given_test is not None:
-        return int((labelled & ~rows.given_test).sum()) <= config.split.folds_up_to
-    test = config.split.test
-    beside_test = labelled.sum() * (1 - test) if test < 1 else labelled.sum() - test
-    return bool(beside_test <= config.split.folds_up_to)
+        beside_test = float((labelled & ~rows.given_test).sum())
+    else:
+        beside_test = labelled.sum() * (1 - split.test) if split.test < 1 else labelled.sum() - split.test
+    left_out = []
+    if split.folds is not None and beside_test <= split.folds_up_to:
+        left_out.append("val_ensemble")
+        if beside_test <= split.search_folds_up_to:
+            left_out.append("val_search")
+    return tuple(name for name in NAMES if name not in left_out)
 
 
 def _folds(config: Data, rows: Rows, labels: np.ndarray, splits: dict[str, np.ndarray]) -> np.ndarray | None:
@@ -240,8 +246,14 @@ class Dataset:
         """Row ids of each split, ascending."""
         with np.load(self.handle.file("splits.npz")) as arrays:
             splits = {name: arrays[name] for name in arrays.files}
-        # With folds, teachers answer every row of train without having seen it.
-        return {"val_ensemble": splits["train"], **splits}
+        # With folds, every row of train is answered by models that have not seen it.
+        return {**dict.fromkeys(HELD_OUT, splits["train"]), **splits}
+
+    @cached_property
+    def search_by_folds(self) -> bool:
+        """Whether students are judged on the rows of train as well, each by a student that has not seen it."""
+        with np.load(self.handle.file("splits.npz")) as arrays:
+            return "val_search" not in arrays.files
 
     @cached_property
     def folds(self) -> np.ndarray | None:
@@ -253,9 +265,25 @@ class Dataset:
         return folds
 
     @property
-    def fold_count(self) -> int | None:
-        """Number of folds; None where val_ensemble is held out."""
-        return None if self.folds is None else int(self.folds.max()) + 1
+    def fold_count(self) -> int:
+        """Number of folds; 0 where val_ensemble is held out."""
+        return 0 if self.folds is None else int(self.folds.max()) + 1
+
+    @property
+    def left_out(self) -> list[tuple[int, ...]]:
+        """The folds that each model of a teacher is trained without: one; two, where students are judged by folds."""
+        if self.folds is None:
+            return [()]
+        numbers = range(self.fold_count)
+        alone: list[tuple[int, ...]] = [(fold,) for fold in numbers]
+        return [*alone, *combinations(numbers, 2)] if self.search_by_folds else alone
+
+    def places_without(self, left_out: tuple[int, ...]) -> np.ndarray:
+        """Places in train of the rows that are in none of these folds, int64 [rows]."""
+        train = self.splits["train"]
+        if self.folds is None:
+            return np.arange(len(train))
+        return np.flatnonzero(~np.isin(self.folds[train], left_out))
 
     @cached_property
     def _labels(self) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 from distillery.errors import InputError
 from distillery.sources import Rows
 
-HELD_OUT = ("val_ensemble", "val_search", "test")
+UNSEEN = ("val_ensemble", "val_search", "test")
 
 
 def unseen(rows: Rows, splits: dict[str, np.ndarray]) -> np.ndarray:
@@ -19,7 +19,7 @@ def unseen(rows: Rows, splits: dict[str, np.ndarray]) -> np.ndarray:
     assert rows.unlabeled is not None
     contents = rows.contents()
     ids = np.flatnonzero(rows.unlabeled)
-    held_out = np.concatenate([splits[name] for name in HELD_OUT if name in splits])
+    held_out = np.concatenate([splits[name] for name in UNSEEN if name in splits])
     kept = ids[~np.isin(contents[ids], contents[held_out])]
     if not len(kept):
         raise InputError(
@@ -40,7 +40,7 @@ def repeated(rows: Rows, labels: np.ndarray, splits: dict[str, np.ndarray]) -> l
     if rows.frame is None:
         return []  # a source of images speaks of its files itself
     contents = rows.contents()
-    held_out = [name for name in HELD_OUT if name in splits]
+    held_out = [name for name in UNSEEN if name in splits]
     known = np.concatenate([splits[name] for name in ("train", *held_out)])
     notes = []
     pairs = np.unique(np.stack([contents[known], labels[known].astype(np.uint64)], axis=1), axis=0)

@@ -1,6 +1,7 @@
 """Splits: train fits, val_ensemble weighs, val_search chooses, test reports. A row is in one of them only.
 
-With folds there is no val_ensemble: teachers answer each row of train without having seen it, which serves as well.
+With folds there is no val_ensemble, for teachers answer each row of train without having seen it. With folds for
+students as well, there is no val_search.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from distillery.errors import InputError
 from distillery.ops.counter_rng import CounterRNG
 
 SPLIT_KEY = 1 << 21  # a stream of its own beside those of views
-WITH_FOLDS = ("train", "val_search", "test")
+HELD_OUT = ("val_ensemble", "val_search")
 NAMES = ("train", "val_ensemble", "val_search", "test")
 
 

@@ -61,21 +61,34 @@ class Transfer:
         unlabeled_fraction: Share of an epoch's items that have no label (unlabelled rows, and views that do not keep
             it); None for an equal turn of all views where they keep the label, else one half.
         device: Where batches go.
+        without: The fold that is left out; its items are numbered after those of the whole set, block by block, so that
+            targets of all folds may lie one after another.
     """
 
     def __init__(
-        self, dataset: Dataset, config: Views, unlabeled_fraction: float | None = None, device: str = "cpu"
+        self,
+        dataset: Dataset,
+        config: Views,
+        unlabeled_fraction: float | None = None,
+        device: str = "cpu",
+        without: int | None = None,
     ) -> None:
         self.dataset, self.config, self.device = dataset, config, device
         self.rows = transfer_rows(dataset)
         self.labelled = len(dataset.splits["train"])
+        self.own = dataset.places_without(() if without is None else (without,))
+        self.length = len(self.own)
+        if without is not None:
+            folds = range(dataset.fold_count)
+            self.length = min(len(dataset.places_without((fold,))) for fold in folds)
+        self.block = 0 if without is None else 1 + without
         self.keeps = all(VIEWS.traits(t.name)["keeps_label"] for t in config.transforms)
         self.unlabeled_fraction = 0.5 if unlabeled_fraction is None else unlabeled_fraction
         self.cycles = config.count > 1 and self.keeps and (unlabeled_fraction is None or len(self.rows) > self.labelled)
         self._resident: torch.Tensor | None = None
 
     def __len__(self) -> int:
-        return self.labelled
+        return self.length
 
     def load(self, resident: torch.Tensor | None = None) -> torch.Tensor | None:
         """All items [V · N, ...], kept in memory from now on if they fit; `resident` are those of an equal set."""
@@ -107,11 +120,12 @@ class Transfer:
         return range(self.config.count)
 
     def order(self, epoch: int, generator: torch.Generator) -> torch.Tensor:
-        """Items of an epoch in the order of training, one for each labelled row.
+        """Items of an epoch in the order of training, one for each labelled row that is not left out.
 
         Which view of a row, or which unlabelled row in its place, depends on the epoch and the place alone.
         """
-        places = torch.randperm(self.labelled, generator=generator).numpy()
+        shuffled = torch.randperm(len(self.own), generator=generator).numpy()
+        places = self.own[shuffled[: self.length]]
         draws = CounterRNG(places, np.full(len(places), epoch), ORDER_KEY + self.config.seed)
         numbers = np.zeros(len(places), np.int64)
         if self.cycles:
@@ -127,10 +141,16 @@ class Transfer:
         numbers = np.where(changed, 1 + draws.below(3, max(1, self.config.count - 1)), numbers)
         numbers = np.where(strange, draws.below(3, self.config.count), numbers)
         places = np.where(strange, self.labelled + draws.below(2, max(1, len(self.rows) - self.labelled)), places)
-        return torch.from_numpy(numbers * len(self.rows) + places)
+        return torch.from_numpy(self.block * self._whole + numbers * len(self.rows) + places)
+
+    @property
+    def _whole(self) -> int:
+        """Items of the whole set."""
+        return self.config.count * len(self.rows)
 
     def take(self, items: torch.Tensor) -> torch.Tensor:
         """Batch [B, ...], uint8 pixels or float features; where they are kept on the device, it is there."""
+        items = items % self._whole
         if self._resident is not None:
             return self._resident.index_select(0, items.to(self._resident.device))
         chosen = items.cpu().numpy()
@@ -142,16 +162,18 @@ class Transfer:
         if self._resident is None:
             return None
         held = self._resident.numpy()
-        return [held[item] for item in items.tolist()]
+        return [held[item] for item in (items % self._whole).tolist()]
 
     def answers(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(class of every item int64 [V · N], whether it is a label that holds for the item bool [V · N]).
 
-        Where there is none, the class is the top one of the ensemble's `logits` [V · N, C].
+        Where there is none, the class is the top one of the ensemble's `logits` [V · N, C]. With those of all folds
+        [(1 + K) · V · N, C] the answers are as many.
         """
         labels = torch.from_numpy(self.dataset.labels_of(self.rows)).repeat(self.config.count)
         known = labels >= 0
         if not self.keeps:
             known[len(self.rows) :] = False
-        known = known.to(logits.device)
+        blocks_ = len(logits) // len(labels)
+        labels, known = labels.repeat(blocks_), known.repeat(blocks_).to(logits.device)
         return torch.where(known, labels.to(logits.device), logits.argmax(-1)), known

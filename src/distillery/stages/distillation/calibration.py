@@ -11,8 +11,6 @@ import torch
 from torch import nn
 
 from distillery.ops.pooling import fit_temperature
-from distillery.stages.data.dataset import Dataset
-from distillery.training.single import predict
 
 SPREAD = 0.3  # of log T around 0: some hundred rows that are nearly all right say little about how sure to be
 
@@ -32,20 +30,6 @@ class Calibrated(nn.Module):
         return self.network(rows) / self.temperature
 
 
-def calibration_rows(dataset: Dataset) -> np.ndarray:
-    """The rows that students do not learn from: val_ensemble, where it is held out, then val_search [N]."""
-    if dataset.folds is not None:
-        return dataset.splits["val_search"]
-    return np.concatenate([dataset.splits["val_ensemble"], dataset.splits["val_search"]])
-
-
 def temperature_of(logits_NC: np.ndarray, labels_N: np.ndarray) -> float:
     """The temperature that fits these rows best, kept near 1 where there are few of them."""
     return fit_temperature(logits_NC, labels_N, SPREAD)
-
-
-def calibrated(network: nn.Module, dataset: Dataset, device: str = "cpu") -> Calibrated:
-    """The network with the temperature that fits the validation rows."""
-    rows = calibration_rows(dataset)
-    logits = predict(network, dataset.inputs, rows, device=device)
-    return Calibrated(network, temperature_of(logits, dataset.labels_of(rows)))

@@ -15,7 +15,7 @@ from distillery.memory import resident_bytes
 from distillery.stages.data.dataset import Dataset
 from distillery.stages.data.transfer_set import Transfer
 from distillery.stages.ensemble.weight_selection import teacher_logits
-from distillery.stages.logits.logit_cache import check_belongs
+from distillery.stages.logits.logit_cache import check_belongs, fold_of
 from distillery.store import Handle, fingerprint
 from distillery.training.fit import OnEpochs, TrainJob, TrainResult, Validation, fit
 from distillery.training.networks import derive_seed
@@ -36,7 +36,8 @@ class Targets:
     """What students of one ensemble learn from.
 
     Attributes:
-        logits: The ensemble's, float32 [V · N, C], of the whole transfer set; on the device where they fit into memory.
+        logits: The ensemble's, float32 [V · N, C], of the whole transfer set, and with folds those without each fold
+            after them, [(1 + K) · V · N, C]; on the device where they fit into memory.
         shown: The transfer set's inputs [V · N, ...], where they fit into memory.
     """
 
@@ -59,7 +60,11 @@ class Targets:
     @classmethod
     def _read(cls, data: Handle, views: Views, ensemble: Handle, logits: list[Handle], device: str) -> Targets:
         check_belongs(logits, data, views)
-        pooled = torch.from_numpy(teacher_logits(ensemble, logits))
+        by_fold: dict[int | None, list[Handle]] = {}
+        for handle in logits:
+            by_fold.setdefault(fold_of(handle), []).append(handle)
+        parts = [torch.from_numpy(teacher_logits(ensemble, own)) for own in by_fold.values()]
+        pooled = parts[0] if len(parts) == 1 else torch.cat(parts)
         pooled = pooled.to(device) if pooled.nbytes <= resident_bytes(device) else pooled
         return cls(pooled, Transfer(Dataset(data), views, device=device).load())
 
@@ -76,6 +81,7 @@ def distil(
     config: Student,
     recipe: Recipe,
     *,
+    folds: Sequence[int | None] | None = None,
     device: str = "cpu",
     validation: Validation | None = None,
     on_epochs: OnEpochs | None = None,
@@ -83,19 +89,23 @@ def distil(
     """Trains `networks` together on ``alpha · soft + (1 - alpha) · CE`` over the items of the transfer set.
 
     The cross-entropy is with the row's label; where an item has none, with the ensemble's probabilities. All settings
-    have the same loss and number of epochs (see `together`).
+    have the same loss and number of epochs (see `together`). With `folds`, each network learns without a fold of its
+    own, from teachers that have not seen it either.
     """
-    transfers: dict[float | None, Transfer] = {}
-    for share in dict.fromkeys(setting.unlabeled_fraction for setting in settings):
-        transfers[share] = Transfer(dataset, config.views, share, device)
-        transfers[share].load(targets.shown)
+    left_out = [None] * len(networks) if folds is None else folds
+    transfers: dict[tuple[float | None, int | None], Transfer] = {}
+    for setting, fold in zip(settings, left_out, strict=True):
+        share = setting.unlabeled_fraction
+        if (share, fold) not in transfers:
+            transfers[share, fold] = Transfer(dataset, config.views, share, device, fold)
+            transfers[share, fold].load(targets.shown)
     recipes = [applied(setting, recipe) for setting in settings]
     if config.views.count > 1:  # the views are the augmentation: the student sees what the teachers saw
         still = {"shift": 0.0, "flip": False, "brightness": 0.0}
         recipes = [r.model_copy(update={"augment": r.augment.model_copy(update=still)}) for r in recipes]
     learners = [
-        TrainJob(network, own, seed, transfers[setting.unlabeled_fraction])
-        for network, own, seed, setting in zip(networks, recipes, seeds, settings, strict=True)
+        TrainJob(network, own, seed, transfers[setting.unlabeled_fraction, fold])
+        for network, own, seed, setting, fold in zip(networks, recipes, seeds, settings, left_out, strict=True)
     ]
     labels, known = learners[0].batches.answers(targets.logits)  # type: ignore[attr-defined]
     losses = [setting.chosen_loss(config.loss) for setting in settings]

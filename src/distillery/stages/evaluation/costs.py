@@ -107,6 +107,7 @@ class _Measurement:
         self.students = students
         self.profiles = profiles
         self.pooling = chosen(ensemble)
+        self.dataset = dataset
         self.spec = dataset.spec
         self.runs = runs
         self.rows = np.asarray(dataset.inputs[dataset.splits["val_search"][:ROWS]])
@@ -163,7 +164,7 @@ class _Measurement:
                 continue
             model = _one_model(member)
             if isinstance(model, EstimatorMember):
-                size_mb = member_files.size_mb(self.handles[place])
+                size_mb = member_files.size_mb(self.handles[place], self.dataset)
                 costs.append(self._timed(self._runner(place, graphs), Costs(size_mb=size_mb)))
                 continue
             assert isinstance(model, NetworkMember)

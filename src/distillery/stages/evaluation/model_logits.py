@@ -9,13 +9,18 @@ from distillery.ops.sampling import PART_BYTES, in_parts
 from distillery.stages.data.dataset import Dataset
 from distillery.stages.logits.logit_cache import reader_of
 from distillery.stages.logits.logit_store import ahead
-from distillery.stages.students.student_training import load_student
+from distillery.stages.students.student_training import held_out_logits, load_student
 from distillery.store import Handle
 from distillery.training.single import predict
 
 
 def student_logits(student: Handle, dataset: Dataset, split: str, batch_size: int) -> np.ndarray:
-    """Logits float32 [N, C] of a student or baseline on a split, whose inputs are read part by part."""
+    """Logits float32 [N, C] of a student or baseline on a split, whose inputs are read part by part.
+
+    To rows that it has learned, those that answer in its stead have not learned them.
+    """
+    if split != "test" and dataset.search_by_folds:
+        return held_out_logits(student)
     network, ids = load_student(student, dataset.spec), dataset.splits[split]
     logits = np.empty((len(ids), dataset.spec.classes), np.float32)
     for places in in_parts(np.arange(len(ids)), dataset.spec.shape):

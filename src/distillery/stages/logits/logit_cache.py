@@ -22,10 +22,10 @@ from distillery.stages.data.dataset import Dataset
 from distillery.stages.data.transfer_set import show, transfer_rows
 from distillery.stages.logits.logit_store import Reader, Writer
 from distillery.stages.teachers.member_files import load_member
-from distillery.stages.teachers.members import Member
+from distillery.stages.teachers.members import FoldsMember, Member
 from distillery.store import Handle, Store, write_json
 
-VERSION = 5
+VERSION = 6
 ARRAY = "logits.zarr"
 SAMPLE = 1024  # items on which the error of an encoding is measured
 DRIFT = 0.05  # in log-probability; another order of sums stays well below
@@ -43,6 +43,7 @@ def cache_logits(
     *,
     device: str = "cpu",
     views: Views | None = None,
+    without: int | None = None,
     temperatures: Sequence[float] = (1.0,),
 ) -> Handle:
     """The member's raw logits: [V · N, C], view after view, in the order of the split's rows.
@@ -55,6 +56,8 @@ def cache_logits(
         store: Where.
         device: Where to compute; `AUTO` for the process that does to decide.
         views: With ``transfer``: the views.
+        without: With ``transfer`` and folds: the fold on which the students are judged that learn from these logits; no
+            model that answers has learned its rows.
         temperatures: At which to say what an encoding loses.
 
     Metrics: of encoded logits `bytes_per_row` and `kl`, the mean KL in nats between the member's answers and what is
@@ -62,7 +65,13 @@ def cache_logits(
     """
     device = resolved(device)
     shown, config = views or Views(), config if split == "transfer" else config.exact
-    belongs = {"member": member.fingerprint, "data": _asked(split, data), "split": split, "views": shown.model_dump()}
+    belongs = {
+        "member": member.fingerprint,
+        "data": _asked(split, data),
+        "split": split,
+        "views": shown.model_dump(),
+        "without": without,
+    }
     encoded = config != config.exact
     key = [VERSION, config, belongs, list(temperatures) if encoded else []]
 
@@ -77,16 +86,31 @@ def cache_logits(
                 part = rows[start : start + found.chunk_rows]
                 if found.is_whole(number, start):
                     continue
-                source = source or load_member(member, dataset, device)
+                source = source or _member(member, dataset, device, without)
                 logits = _answers(source, dataset, shown, part, np.full(len(part), number))
                 _check_finite(logits, part, member.name)
                 array.write(number, start, _rounded(logits, config.exact.dtype, part, member.name))
                 computed += len(part)
         write_json(work / "belongs.json", belongs)
-        lost = _lost(found, _Answers(member, data, shown, device), temperatures) if encoded else {}
+        lost = _lost(found, _Answers(member, data, shown, device, without), temperatures) if encoded else {}
         return {"rows": shown.count * len(rows), "rows_computed": computed, **lost}
 
-    return store.stage("logits", f"{member.name}-{split}", key, build)
+    what = split if without is None else f"{split}_without_{without}"
+    return store.stage("logits", f"{member.name}-{what}", key, build)
+
+
+def _member(handle: Handle, dataset: Dataset, device: str, without: int | None) -> Member:
+    member = load_member(handle, dataset, device)
+    if without is None:
+        return member
+    assert isinstance(member, FoldsMember)
+    return member.without(without)
+
+
+def fold_of(logits: Handle) -> int | None:
+    """The fold without which a transfer set was labelled; see `cache_logits`."""
+    without: int | None = logits.json("belongs.json")["without"]
+    return without
 
 
 def _asked(split: str, data: Handle) -> str:
@@ -112,7 +136,7 @@ def check_drift(logits: Handle, member: Handle, data: Handle, *, device: str = "
     """
     device = resolved(device)
     views, array = Views(**logits.json("belongs.json")["views"]), reader_of(logits)
-    drawn = _Answers(member, data, views, device).some(array, entries, int(logits.fingerprint[:8], 16))
+    drawn = _Answers(member, data, views, device, fold_of(logits)).some(array, entries, int(logits.fingerprint[:8], 16))
     drift = _apart(drawn.kept, drawn.now)
     size = np.abs(drawn.now).max(-1)
     # the answer of now, kept as the others are, may be as far off: labelling again could never do better
@@ -154,6 +178,7 @@ class _Answers:
     data: Handle
     views: Views
     device: str
+    without: int | None
 
     def some(self, array: Reader, entries: int, seed: int) -> _Drawn:
         """The member's answers on some items, beside those that are kept."""
@@ -164,7 +189,7 @@ class _Answers:
         in_order = np.lexsort((places, numbers))  # so that each chunk is read once
         places, numbers = places[in_order], numbers[in_order]
         kept = np.concatenate([array.rows_of(v, p, p + 1) for v, p in zip(numbers, places, strict=True)])
-        member = load_member(self.member, dataset, self.device)
+        member = _member(self.member, dataset, self.device, self.without)
         now = _answers(member, dataset, self.views, rows[places], numbers)
         return _Drawn(rows[places], numbers, kept, now)
 

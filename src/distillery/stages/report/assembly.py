@@ -58,7 +58,8 @@ def assemble(
     choice = EnsembleChoice.read(ensemble)
     study = SearchResult.read(search)
     exported = ExportFigures.model_validate(export.metrics)
-    counted = passes(config, data.metrics["rows_train"], study.trials, handles)
+    folds = 0 if "rows_val_search" in data.metrics else data.metrics["folds"]
+    counted = passes(config, data.metrics["rows_train"], study.trials, handles, folds)
     spent = ledger(config, counted, judged.rows, handles)
     seconds = {stage: line.computed + line.found for stage, line in spent.stages.items()}
     computed = {handle.stage for handle in handles if not handle.cached}
@@ -136,7 +137,9 @@ def _served(handles: Sequence[Handle]) -> list[ServedModel]:
 def _data(data: Handle, judged: EvaluationResult) -> DataSummary:
     dataset = Dataset(data)
     return DataSummary(
-        rows={name: len(ids) for name, ids in dataset.splits.items()},
+        rows={name.removeprefix("rows_"): count for name, count in data.metrics.items() if name.startswith("rows_")},
+        folds=dataset.fold_count,
+        search_by_folds=dataset.search_by_folds,
         classes=data.metrics["classes"],
         skipped=data.metrics["skipped"],
         skipped_rows=dataset.skipped,

@@ -37,8 +37,8 @@ class Passes(Part):
         members: M, those whose logits on the transfer set were computed.
         items_per_epoch: N.
         trained: How many networks were trained.
-        epochs: Their epochs.
-        made: M · V · rows of the transfer set, each once, and kept.
+        epochs: Their passes over the training rows; those of a network for each fold count together.
+        made: M · V · rows of the transfer set, each once, or once more for each fold of students; they are kept.
         elsewhere: On the validation and test rows, which any way of training needs.
         in_the_loop: Σ E · N · M over all trials and students, what teachers that run beside every step would make.
     """
@@ -134,7 +134,7 @@ def epochs_of_trial(trial: Trial, whole: int) -> int:
     return whole if trial.state is TrialState.COMPLETE else max(trial.curve, default=0)
 
 
-def passes(config: Experiment, rows: int, trials: Sequence[Trial], handles: Iterable[Handle]) -> Passes:
+def passes(config: Experiment, rows: int, trials: Sequence[Trial], handles: Iterable[Handle], folds: int = 0) -> Passes:
     """Forward passes of teachers that the run made, and that it would have made without a cache.
 
     A trial that diverged counts up to its last rung. Members whose logits were given make no passes, and with none
@@ -145,20 +145,25 @@ def passes(config: Experiment, rows: int, trials: Sequence[Trial], handles: Iter
         rows: Labelled training rows.
         trials: Of the study with a teacher.
         handles: Of all stages.
+        folds: Of the students: a trial is then a network for each, trained on the other folds, and a student one more.
     """
     kept = _logits(config, handles)
     items = items_per_epoch(rows, config.student.recipe)
-    members = len({name for name, split, _ in kept if split == "transfer"})
+    members = len({name for name, split, _ in kept if _is_transfer(split)})
     whole = config.search.epochs or config.student.recipe.epochs
     students = [len(handle.json("history.json")) for handle in _students(handles)]
-    epochs = Counts(trials=sum(epochs_of_trial(trial, whole) for trial in trials), students=sum(students))
+    of_trial = max(1, folds - 1)
+    of_student = max(1, folds)
+    epochs = Counts(
+        trials=of_trial * sum(epochs_of_trial(trial, whole) for trial in trials), students=of_student * sum(students)
+    )
     return Passes(
         members=members,
         items_per_epoch=items,
         trained=Counts(trials=len(trials), students=len(students)),
         epochs=epochs,
-        made=sum(handle.metrics["rows"] for _, split, handle in kept if split == "transfer"),
-        elsewhere=sum(handle.metrics["rows"] for _, split, handle in kept if split != "transfer"),
+        made=sum(handle.metrics["rows"] for _, split, handle in kept if _is_transfer(split)),
+        elsewhere=sum(handle.metrics["rows"] for _, split, handle in kept if not _is_transfer(split)),
         in_the_loop=members * items * (epochs.trials + epochs.students),
     )
 
@@ -170,14 +175,14 @@ def caching(config: Experiment, counted: Passes, handles: Iterable[Handle]) -> C
     stage would pass for a slow teacher. They are not known where a killed run had labelled some of the rows.
     """
     kept = _logits(config, handles)
-    labelled = {name: handle for name, split, handle in kept if split == "transfer"}
+    labelled = [handle for _, split, handle in kept if _is_transfer(split)]
     pace = {}
-    for name in labelled:
+    for name in {name for name, split, _ in kept if _is_transfer(split)}:
         pace[name] = _seconds_per_pass([handle for other, _, handle in kept if other == name])
-    if not labelled or not all(_is_whole(handle) for handle in labelled.values()) or not all(pace.values()):
+    if not labelled or not all(map(_is_whole, labelled)) or not all(pace.values()):
         return Caching()
 
-    spent = sum(handle.seconds for handle in labelled.values())
+    spent = sum(handle.seconds for handle in labelled)
     per_epoch = sum(pace.values()) * counted.items_per_epoch
     loop = per_epoch * (counted.epochs.trials + counted.epochs.students)
     until = spent / per_epoch
@@ -237,6 +242,11 @@ def _logits(config: Experiment, handles: Iterable[Handle]) -> list[tuple[str, st
     found = [h for h in distinct(handles).values() if h.stage == "logits"]
     parts = [(h.name.rpartition("-"), h) for h in found]
     return [(name, split, handle) for (name, _, split), handle in parts if name in run]
+
+
+def _is_transfer(split: str) -> bool:
+    """Whether logits are on the transfer set, perhaps by models without a fold."""
+    return split.startswith("transfer")
 
 
 def _seconds_per_pass(labelled: list[Handle]) -> float:

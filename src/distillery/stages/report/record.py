@@ -77,6 +77,8 @@ class DataSummary(Part):
 
     Attributes:
         rows: How many there are in each split.
+        folds: Of train, where teachers answer its rows fold by fold; 0 where val_ensemble is held out.
+        search_by_folds: Whether students do so as well, in the place of a val_search that is held out.
         classes: How many there are.
         skipped: How many rows could not be read.
         skipped_rows: Their names.
@@ -85,6 +87,8 @@ class DataSummary(Part):
     """
 
     rows: dict[str, int]
+    folds: int
+    search_by_folds: bool
     classes: int
     skipped: int
     skipped_rows: list[str]

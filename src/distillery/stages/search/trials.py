@@ -5,16 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 
 from distillery.config.experiment import Capacity, Experiment, Recipe
 from distillery.config.search_space import Halving, Setting
 from distillery.devices import resolved
-from distillery.ops.metrics import row_correct, row_nll
 from distillery.stages.data.dataset import Dataset
-from distillery.stages.distillation.calibration import calibration_rows, temperature_of
 from distillery.stages.distillation.distill import Targets, applied, distil, student_seed
+from distillery.stages.distillation.held_out import HeldOut
 from distillery.stages.distillation.soft_losses import together
 from distillery.stages.search.record import Outcome, Point, TrialState
 from distillery.stages.teachers.label_training import fit_classifiers
@@ -73,7 +73,8 @@ def train_trials(job: Job) -> list[Outcome]:
 
     groups = together([trial.setting for trial in job.trials], job.config.student.loss)
     if stacks(job.capacity, dataset.spec.kind):
-        groups = within_memory(groups, job.capacity, dataset.spec, recipe, device)
+        networks = len(HeldOut(dataset).folds)
+        groups = within_memory(groups, job.capacity, dataset.spec, recipe, device, networks)
     else:
         groups = [[index] for group in groups for index in group]
 
@@ -89,25 +90,41 @@ def train_trials(job: Job) -> list[Outcome]:
 def _train_group(
     job: Job, trials: Sequence[Proposed], dataset: Dataset, recipe: Recipe, device: str, rungs: Rungs
 ) -> list[Outcome]:
-    """Trains trials together."""
+    """Trains trials together; where students are judged by folds, a trial is one network for each fold."""
     began = time.perf_counter()
+    held_out = HeldOut(dataset)
+    by_trial = Networks(len(trials), len(held_out.folds))
     seed = student_seed(job.config.seed, job.capacity)
-    networks = [build_network(job.capacity, dataset.spec, seed) for _ in trials]
-    settings = [trial.setting for trial in trials]
-    seeds = [seed] * len(trials)
+    networks = [build_network(job.capacity, dataset.spec, seed) for _ in by_trial.all]
+    settings = [trials[trial].setting for trial, _ in by_trial.all]
+    folds = [held_out.folds[place] for _, place in by_trial.all]
+    seeds = [seed] * len(networks)
     progress = [Progress() for _ in trials]
+
+    def measure(logits: Mapping[int, np.ndarray]) -> dict[int, dict[str, float]]:
+        figures = {trial: _judged(own, held_out) for trial, own in enumerate(by_trial.of(logits))}
+        return {network: figures[by_trial.all[network][0]] for network in logits}
 
     def on_epochs(epoch: int, records: dict[int, dict[str, float]]) -> Collection[int]:
         if epoch not in rungs.epochs:  # nothing was measured there
             return ()
-        return rungs.losers(epoch, {index: record["nll"] for index, record in records.items()}, progress)
+        nlls = {by_trial.all[network][0]: record["nll"] for network, record in records.items()}
+        losers = rungs.losers(epoch, nlls, progress)
+        return [network for network in records if by_trial.all[network][0] in losers]
 
-    judge = _Judge(dataset)
-    validation = Validation(dataset.inputs, judge, rungs.epochs, calibration_rows(dataset))
+    validation = Validation(dataset.inputs, measure, rungs.epochs, held_out.rows)
     if job.ensemble is None:
         recipes = [applied(setting, recipe) for setting in settings]
+        parts = [dataset.places_without(() if fold is None else (fold,)) for fold in folds]
         results = fit_classifiers(
-            networks, dataset, recipes, seeds, device=device, validation=validation, on_epochs=on_epochs
+            networks,
+            dataset,
+            recipes,
+            seeds,
+            parts=parts if dataset.search_by_folds else None,
+            device=device,
+            validation=validation,
+            on_epochs=on_epochs,
         )
     else:
         student = job.config.student
@@ -120,15 +137,54 @@ def _train_group(
             seeds,
             student,
             recipe,
+            folds=folds,
             device=device,
             validation=validation,
             on_epochs=on_epochs,
         )
     seconds = (time.perf_counter() - began) / len(trials)
     return [
-        _outcome(job.capacity.name, trial, own, result, seconds)
-        for trial, own, result in zip(trials, progress, results, strict=True)
+        _outcome(job.capacity.name, trial, own, _of_all(found), seconds)
+        for trial, own, found in zip(trials, progress, by_trial.of(dict(enumerate(results))), strict=True)
     ]
+
+
+Value = TypeVar("Value")
+
+
+class Networks:
+    """The networks of some trials, fold after fold: those that are shown the same batches train in one block.
+
+    Attributes:
+        all: (place of the trial, place of the network in it) of each network.
+    """
+
+    def __init__(self, trials: int, each: int) -> None:
+        self._trials = trials
+        self.all = [(trial, place) for place in range(each) for trial in range(trials)]
+
+    def of(self, values: Mapping[int, Value]) -> list[list[Value | None]]:
+        """The values of each trial's networks, from those by network; None for a network without one."""
+        found: list[list[Value | None]] = [[] for _ in range(self._trials)]
+        for network, (trial, _) in enumerate(self.all):
+            found[trial].append(values.get(network))
+        return found
+
+
+def _judged(logits: Sequence[np.ndarray | None], held_out: HeldOut) -> dict[str, float]:
+    """Figures of a trial from its networks' logits [N, C]; the NLL is that of the calibrated answers."""
+    whole = [own for own in logits if own is not None and np.isfinite(own).all()]
+    if len(whole) < len(logits):
+        return {"nll": float("nan")}
+    answers = held_out.gathered(whole)
+    figures = held_out.figures(answers / held_out.temperature(answers))
+    return {name: figures[name] for name in ("nll", "nll_se", "accuracy", "accuracy_se")}
+
+
+def _of_all(results: Sequence[TrainResult | None]) -> TrainResult:
+    """What came of a trial: of a network of it that failed, or else of the first."""
+    found = [result for result in results if result is not None]
+    return next((result for result in found if result.error is not None), found[0])
 
 
 @dataclass
@@ -202,24 +258,3 @@ def _outcome(capacity: str, trial: Proposed, progress: Progress, result: TrainRe
         accuracy=last["accuracy"],
         accuracy_se=last["accuracy_se"],
     )
-
-
-class _Judge:
-    """Figures on val_search of logits on all validation rows; the NLL is that of the calibrated network."""
-
-    def __init__(self, dataset: Dataset) -> None:
-        self.labels = dataset.labels_of(calibration_rows(dataset))
-        self.part = slice(len(self.labels) - len(dataset.splits["val_search"]), None)
-
-    def __call__(self, logits: np.ndarray) -> dict[str, float]:
-        if not np.isfinite(logits).all():
-            return {"nll": float("nan")}
-        labels, own = self.labels[self.part], logits[self.part]
-        nll = row_nll(own / temperature_of(logits, self.labels), labels)
-        correct = row_correct(own, labels)
-        return {
-            "nll": float(nll.mean()),
-            "nll_se": float(nll.std() / np.sqrt(len(nll))),
-            "accuracy": float(correct.mean()),
-            "accuracy_se": float(correct.std() / np.sqrt(len(correct))),
-        }

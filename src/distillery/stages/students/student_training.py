@@ -17,22 +17,23 @@ from distillery.config.search_space import Setting
 from distillery.devices import resolved
 from distillery.errors import InputError
 from distillery.models import MODELS, InputSpec
-from distillery.ops.metrics import quality, row_correct, row_nll
 from distillery.stages.data.dataset import LEARNED, Dataset
-from distillery.stages.distillation.calibration import Calibrated, calibrated
+from distillery.stages.distillation.calibration import Calibrated
 from distillery.stages.distillation.distill import Targets, applied, distil, student_seed
+from distillery.stages.distillation.held_out import HeldOut
 from distillery.stages.distillation.soft_losses import together
 from distillery.stages.teachers.label_training import fit_classifiers, validation_on
 from distillery.stages.teachers.member_keys import content_key
 from distillery.stages.teachers.teacher_training import OnEpochOf
 from distillery.store import Handle, Store, write_json
 from distillery.store.record import Record
-from distillery.training.fit import OnEpochs, TrainResult
+from distillery.training.fit import OnEpochs, TrainResult, Validation
 from distillery.training.networks import build_network, load_network, save_network
 from distillery.training.single import predict
 from distillery.training.stack_size import stacks, within_memory
 
-VERSION = 7
+VERSION = 8
+HELD_OUT_LOGITS = "held_out_logits.npy"
 
 
 class StudentRecord(Record):
@@ -76,7 +77,9 @@ def train_students(
 ) -> list[Handle]:
     """Distilled students: ``model.safetensors``, ``student.json``, ``history.json`` of each.
 
-    Those that are not there yet train together where their networks and settings allow it.
+    Those that are not there yet train together where their networks and settings allow it. Where students are judged by
+    folds, each is trained on all of train, and once without each fold: the answers of these networks to the rows of
+    their folds, calibrated, are in ``held_out_logits.npy`` [rows of train, C].
 
     Raises:
         FloatingPointError: Training diverged.
@@ -89,7 +92,9 @@ def train_students(
         jobs.append(_Job(request, config.recipe, ["distilled", request.setting, loss, *upstream]))
     groups = together([request.setting for request in requests], config.loss)
 
-    def train(networks: list[nn.Module], own: Sequence[_Job], dataset: Dataset, report: OnEpochs) -> list[TrainResult]:
+    def train(
+        networks: list[nn.Module], own: Sequence[_Job], folds: Folds, dataset: Dataset, report: OnEpochs | None
+    ) -> list[TrainResult]:
         targets = Targets.load(data, config.views, ensemble, logits, device)
         return distil(
             networks,
@@ -99,8 +104,9 @@ def train_students(
             [job.seed(capacity) for job in own],
             config,
             config.recipe,
+            folds=folds,
             device=device,
-            validation=validation_on("val_search", dataset),
+            validation=_validation(dataset),
             on_epochs=report,
         )
 
@@ -130,14 +136,18 @@ def train_baselines(
     # Of a setting, only its number of epochs keeps two baselines from training together.
     groups = together([Setting(epochs=request.setting.epochs) for request in requests], config.loss)
 
-    def train(networks: list[nn.Module], own: Sequence[_Job], dataset: Dataset, report: OnEpochs) -> list[TrainResult]:
+    def train(
+        networks: list[nn.Module], own: Sequence[_Job], folds: Folds, dataset: Dataset, report: OnEpochs | None
+    ) -> list[TrainResult]:
+        parts = [dataset.places_without(() if fold is None else (fold,)) for fold in folds]
         return fit_classifiers(
             networks,
             dataset,
             [job.recipe for job in own],
             [job.seed(capacity) for job in own],
+            parts=parts if dataset.search_by_folds else None,
             device=device,
-            validation=validation_on("val_search", dataset),
+            validation=_validation(dataset),
             on_epochs=report,
         )
 
@@ -162,7 +172,15 @@ class _Job:
         return student_seed(self.request.seed, capacity)
 
 
-Train = Callable[[list[nn.Module], Sequence[_Job], Dataset, OnEpochs], list[TrainResult]]
+Folds = Sequence[int | None]
+"""The fold that each network is trained without."""
+
+Train = Callable[[list[nn.Module], Sequence[_Job], Folds, Dataset, OnEpochs | None], list[TrainResult]]
+
+
+def _validation(dataset: Dataset) -> Validation | None:
+    """Figures after each epoch; none where a network has learned all rows, or is judged on one fold alone."""
+    return None if dataset.search_by_folds else validation_on("val_search", dataset)
 
 
 def _train_missing(
@@ -181,7 +199,8 @@ def _train_missing(
     model = [VERSION, capacity.name, content_key(capacity)]
     rows = dataset.digest(*LEARNED)
     if stacks(capacity, dataset.spec.kind):
-        groups = within_memory(groups, capacity, dataset.spec, jobs[0].recipe, device)
+        networks = len(HeldOut(dataset).folds)
+        groups = within_memory(groups, capacity, dataset.spec, jobs[0].recipe, device, networks)
     else:
         groups = [[index] for group in groups for index in group]
 
@@ -196,15 +215,21 @@ def _train_missing(
                     on_epoch(group[place], epoch, figures)
             return ()
 
-        results = train(networks, own, dataset, report)
+        results = train(networks, own, [None] * len(own), dataset, report)
+        if dataset.search_by_folds:
+            answers = _answers_by_folds(capacity, own, train, dataset, device)
+        else:
+            rows = HeldOut(dataset).rows
+            answers = {place: predict(networks[place], dataset.inputs, rows, device=device) for place in works}
         kept: dict[int, dict[str, float] | Exception] = {}
         for place, work in works.items():
-            result = results[place]
-            if result.error is not None:
-                kept[place] = FloatingPointError(f"{role} {capacity.name!r}: {result.error}")
+            result, answer = results[place], answers[place]
+            error = result.error or (answer if isinstance(answer, str) else None)
+            if error is not None or isinstance(answer, str):
+                kept[place] = FloatingPointError(f"{role} {capacity.name!r}: {error}")
                 continue
             write_json(work / "history.json", result.history)
-            kept[place] = _keep(work, role, capacity, own[place], networks[place], dataset, device)
+            kept[place] = _keep(work, role, capacity, own[place], networks[place], answer, dataset)
         return kept
 
     handles: dict[int, Handle] = {}
@@ -219,19 +244,45 @@ def _train_missing(
     return [handles[index] for index in range(len(jobs))]
 
 
+def _answers_by_folds(
+    capacity: Capacity, jobs: Sequence[_Job], train: Train, dataset: Dataset, device: str
+) -> dict[int, np.ndarray | str]:
+    """Logits [rows of train, C] of each job, of networks that have not learned the row; or why one has failed."""
+    held_out = HeldOut(dataset)
+    each = len(held_out.folds)
+    # Fold after fold: networks that are shown the same batches train in one block.
+    repeated = list(jobs) * each
+    folds = [fold for fold in held_out.folds for _ in jobs]
+    networks = [build_network(capacity, dataset.spec, job.seed(capacity)) for job in repeated]
+    results = train(networks, repeated, folds, dataset, None)
+    found: dict[int, np.ndarray | str] = {}
+    for place in range(len(jobs)):
+        own = slice(place, None, len(jobs))
+        errors = [result.error for result in results[own] if result.error is not None]
+        if errors:
+            found[place] = errors[0]
+            continue
+        logits = [predict(network, dataset.inputs, held_out.rows, device=device) for network in networks[own]]
+        found[place] = held_out.gathered(logits)
+    return found
+
+
 def _keep(
     work: Path,
     role: Literal["student", "baseline"],
     capacity: Capacity,
     job: _Job,
     network: nn.Module,
+    answers_NC: np.ndarray,
     dataset: Dataset,
-    device: str,
 ) -> dict[str, float]:
-    """Calibrates a trained network, writes its files, and returns its figures on val_search."""
+    """Calibrates a trained network by its answers, writes its files, and returns its figures on val_search."""
     save_network(network, work / "model.safetensors")
-    sure = calibrated(network, dataset, device)
-    temperature = float(sure.temperature)
+    held_out = HeldOut(dataset)
+    temperature = held_out.temperature(answers_NC)
+    calibrated_NC = answers_NC / np.float32(temperature)
+    if dataset.search_by_folds:
+        np.save(work / HELD_OUT_LOGITS, calibrated_NC)
     setting = job.request.setting
     record = StudentRecord(
         model=capacity.model_dump(mode="json"),
@@ -240,17 +291,7 @@ def _keep(
         calibration_temperature=temperature,
     )
     record.write(work)
-    logits = predict(sure, dataset.inputs, dataset.splits["val_search"], device=device)
-    labels = dataset.labels("val_search")
-    errors = {
-        "nll_se": _standard_error(row_nll(logits, labels)),
-        "accuracy_se": _standard_error(row_correct(logits, labels)),
-    }
-    return quality(logits, labels) | errors | {"calibration_temperature": temperature}
-
-
-def _standard_error(figure_N: np.ndarray) -> float:
-    return float(figure_N.std() / np.sqrt(len(figure_N)))
+    return held_out.figures(calibrated_NC) | {"calibration_temperature": temperature}
 
 
 def load_student(handle: Handle, spec: InputSpec) -> nn.Module:
@@ -269,6 +310,11 @@ def load_student(handle: Handle, spec: InputSpec) -> nn.Module:
 
 
 def evaluate_on(handle: Handle, dataset: Dataset, split: str, batch_size: int = 1024) -> np.ndarray:
-    """Logits float32 [N, C] of a student on a split."""
+    """Logits float32 [N, C] of a student on a split; see `held_out_logits` for rows that it has learned."""
     network = load_student(handle, dataset.spec)
     return predict(network, dataset.inputs, dataset.splits[split], batch_size=batch_size)
+
+
+def held_out_logits(handle: Handle) -> np.ndarray:
+    """Calibrated logits float32 [rows of train, C] of a student that was judged by folds: see `train_students`."""
+    return np.asarray(np.load(handle.file(HELD_OUT_LOGITS)))

@@ -12,7 +12,7 @@ from torch import nn
 from distillery.config.experiment import Recipe
 from distillery.stages.data.dataset import Dataset
 from distillery.training.feed import Batches, Inputs, Part
-from distillery.training.fit import OnEpochs, TrainJob, TrainResult, Validation, fit
+from distillery.training.fit import OnEpochs, TrainJob, TrainResult, Validation, fit, of_each
 from distillery.training.objectives import Answers, Labels
 
 
@@ -52,4 +52,4 @@ def validation_on(split: str, dataset: Dataset) -> Validation:
         nll = -log_probs[np.arange(len(labels)), labels].mean()
         return {f"{split}/accuracy": float((log_probs.argmax(-1) == labels).mean()), f"{split}/nll": float(nll)}
 
-    return Validation(dataset.inputs, measure, rows=dataset.splits[split])
+    return Validation(dataset.inputs, of_each(measure), rows=dataset.splits[split])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -24,11 +24,9 @@ _kept: dict[Hashable, tuple[Member, int]] = {}
 _lock = Lock()
 
 
-def model_folders(folder: Path, folds: int | None) -> list[Path]:
-    """Where the models of a member lie: one for each fold, or one."""
-    if folds is None:
-        return [folder]
-    return [folder / f"fold-{number}" for number in range(folds)]
+def model_folder(folder: Path, left_out: tuple[int, ...]) -> Path:
+    """Where the model of a member lies that was trained without these folds."""
+    return folder.joinpath("-".join(map(str, ("without", *left_out)))) if left_out else folder
 
 
 def load_member(handle: Handle, dataset: Dataset, device: str = "cpu") -> Member:
@@ -57,13 +55,20 @@ def _opened(handle: Handle, dataset: Dataset, device: str) -> Member:
     if handle.file("given.npz").exists():
         with np.load(handle.file("given.npz")) as arrays:
             return GivenMember(GivenLogits(arrays["logits"]))
-    made_from = _made_from(handle)
-    folders = model_folders(Path(handle.path), made_from["folds"])
-    models = [_load_model(folder, made_from["model"], dataset, device) for folder in folders]
-    if made_from["folds"] is None:
-        return models[0]
-    assert dataset.folds is not None
-    return FoldsMember(models, dataset.folds)
+    model = model_of(handle)
+    found = {}
+    for left_out in dataset.left_out:
+        found[left_out] = _load_model(model_folder(Path(handle.path), left_out), model, dataset, device)
+    return member_of(found, dataset)
+
+
+def member_of(models: Mapping[tuple[int, ...], NetworkMember | EstimatorMember], dataset: Dataset) -> Member:
+    """The member that the models are, each by the folds that it was trained without."""
+    if dataset.folds is None:
+        return models[()]
+    alone = [model for left_out, model in models.items() if len(left_out) == 1]
+    pairs = {(left_out[0], left_out[1]): model for left_out, model in models.items() if len(left_out) == 2}
+    return FoldsMember(alone, dataset.folds, pairs)
 
 
 def _load_model(folder: Path, model: dict[str, Any], dataset: Dataset, device: str) -> NetworkMember | EstimatorMember:
@@ -79,19 +84,6 @@ def model_of(handle: Handle) -> dict[str, Any]:
     """Family and options of a member: those that its stage is named by, whoever has written the files.
 
     They say which file is opened, and whose code is run for it. The stage's name comes from this run's own config.
-    """
-    model: dict[str, Any] = _made_from(handle)["model"]
-    return model
-
-
-def size_mb(handle: Handle) -> float:
-    """Size of the files of a member's estimators."""
-    folders = model_folders(Path(handle.path), _made_from(handle)["folds"])
-    return sum(estimator_files.size_mb(folder) for folder in folders)
-
-
-def _made_from(handle: Handle) -> dict[str, Any]:
-    """See `member_keys.made_from`.
 
     Raises:
         InputError: The file says something else than what its folder is named by.
@@ -99,5 +91,11 @@ def _made_from(handle: Handle) -> dict[str, Any]:
     key = handle.json("member.json").get("key")
     if fingerprint("teachers", key) != handle.fingerprint:
         raise InputError(f"{handle.file('member.json')}: expected the member that the folder is named by, got another")
-    made_from: dict[str, Any] = key[1]
-    return made_from
+    model: dict[str, Any] = key[1]["model"]
+    return model
+
+
+def size_mb(handle: Handle, dataset: Dataset) -> float:
+    """Size of the files of those of a member's estimators that answer new rows."""
+    alone = [left_out for left_out in dataset.left_out if len(left_out) < 2]
+    return sum(estimator_files.size_mb(model_folder(Path(handle.path), left_out)) for left_out in alone)

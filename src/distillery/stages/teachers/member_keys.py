@@ -43,7 +43,7 @@ def made_from(teacher: Teacher, recipe: Recipe | None, seed: int, data: Handle) 
         "recipe": None if recipe is None else recipe.model_dump(mode="json"),
         "library": _library(teacher) if recipe is None else None,
         "seed": seed,
-        "folds": None if teacher.family == "given" else Dataset(data).fold_count,
+        "left_out": None if teacher.family == "given" else Dataset(data).left_out,
         "learned_from": learned_from(teacher, data),
     }
     plain: dict[str, Any] = json.loads(json.dumps(found))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -70,10 +70,22 @@ class FoldsMember:
     Attributes:
         models: In the order of the folds.
         folds_N: Fold of each row of the source; `NO_FOLD` outside train.
+        of_pairs: Models that were trained without two folds, by these, the lower one first; perhaps none.
     """
 
     models: Sequence[NetworkMember | EstimatorMember]
     folds_N: np.ndarray
+    of_pairs: Mapping[tuple[int, int], NetworkMember | EstimatorMember] = field(default_factory=dict)
+
+    def without(self, fold: int) -> FoldsMember:
+        """The member as it teaches students that are judged on a fold: no model of it has learned that fold's rows.
+
+        Models that were trained without one fold alone will not do: they have learned the labels of the fold that is
+        judged, and would teach them.
+        """
+        pairs = [(min(fold, other), max(fold, other)) for other in range(len(self.models))]
+        models = [self.models[fold] if low == high else self.of_pairs[low, high] for low, high in pairs]
+        return FoldsMember(models, self.folds_N)
 
     def logits(self, inputs: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Logits of the models of these rows."""

@@ -20,11 +20,10 @@ from distillery.stages.data.dataset import Dataset
 from distillery.stages.teachers import estimator_files
 from distillery.stages.teachers.fit_estimator import fit_estimator
 from distillery.stages.teachers.label_training import fit_classifiers, validation_on
-from distillery.stages.teachers.member_files import model_folders
+from distillery.stages.teachers.member_files import member_of, model_folder
 from distillery.stages.teachers.member_keys import made_from
 from distillery.stages.teachers.members import (
     EstimatorMember,
-    FoldsMember,
     GivenMember,
     Member,
     NetworkMember,
@@ -56,7 +55,7 @@ def train_teachers(
     """Trained copies of one member: ``model.safetensors`` or ``model.skops``, ``member.json``, ``history.json``.
 
     Those that are not there yet train together where their family allows it. With folds, the model that was trained
-    without fold k is in the folder ``fold-{k}``.
+    without fold k is in the folder ``without-{k}``.
 
     Raises:
         FloatingPointError: Training diverged.
@@ -165,39 +164,39 @@ def _train_networks_by_folds(
     device: str,
     report: OnEpochs,
 ) -> dict[int, Member | Exception]:
-    """Trains a network for each job and fold, as many together as there is room for."""
-    assert dataset.folds is not None
-    parts = _parts(dataset)
-    seeds = [derive_seed(job.seed, "fold", fold) for job in jobs for fold in range(len(parts))]
-    networks = [build_network(teacher, dataset.spec, seed) for seed in seeds]
-    results: list[TrainResult] = []
+    """Trains the networks of each job without some folds, as many together as there is room for."""
+    networks: dict[tuple[int, tuple[int, ...]], nn.Module] = {}
+    results: dict[tuple[int, tuple[int, ...]], TrainResult] = {}
     size = stack_size(teacher, recipe, dataset.spec, device)
-    for start in range(0, len(networks), size):
-        chosen = slice(start, start + size)
-        results += fit_classifiers(
-            networks[chosen],
-            dataset,
-            [recipe] * len(networks[chosen]),
-            seeds[chosen],
-            parts=(parts * len(jobs))[chosen],
-            device=device,
-        )
+    for count in sorted({len(left_out) for left_out in dataset.left_out}):  # of one number of rows
+        keys = [(place, out) for place in range(len(jobs)) for out in dataset.left_out if len(out) == count]
+        for start in range(0, len(keys), size):
+            chosen = keys[start : start + size]
+            seeds = [_seed_of(jobs[place].seed, left_out) for place, left_out in chosen]
+            built = [build_network(teacher, dataset.spec, seed) for seed in seeds]
+            parts = [dataset.places_without(left_out) for _, left_out in chosen]
+            found = fit_classifiers(built, dataset, [recipe] * len(built), seeds, parts=parts, device=device)
+            networks |= zip(chosen, built, strict=True)
+            results |= zip(chosen, found, strict=True)
 
     members: dict[int, Member | Exception] = {}
     for place, work in works.items():
-        own = slice(place * len(parts), (place + 1) * len(parts))
-        errors = [result.error for result in results[own] if result.error is not None]
+        own = {left_out: results[place, left_out] for left_out in dataset.left_out}
+        errors = [result.error for result in own.values() if result.error is not None]
         if errors:
             members[place] = FloatingPointError(f"teacher {jobs[place].name!r}: {errors[0]}")
             continue
-        for folder, network in zip(model_folders(work, len(parts)), networks[own], strict=True):
+        models = {}
+        for left_out in dataset.left_out:
+            folder = model_folder(work, left_out)
             folder.mkdir(exist_ok=True)
-            save_network(network, folder / "model.safetensors")
-        history = _mean_history(results[own])
+            save_network(networks[place, left_out], folder / "model.safetensors")
+            models[left_out] = NetworkMember(networks[place, left_out], device)
+        history = _mean_history(list(own.values()))
         write_json(work / "history.json", history)
         for epoch, record in enumerate(history, 1):
             report(epoch, {place: record})
-        members[place] = FoldsMember([NetworkMember(network, device) for network in networks[own]], dataset.folds)
+        members[place] = member_of(models, dataset)
     return members
 
 
@@ -239,24 +238,21 @@ def _fit_or_copy(work: Path, teacher: Teacher, seed: int, dataset: Dataset) -> M
         built = in_class_order(built, dataset.classes)
         np.savez(work / "given.npz", logits=built.logits)
         return GivenMember(built)
-    models = []
+    models = {}
     rows = dataset.splits["train"]
     labels = dataset.labels("train")
-    for fold, (folder, places) in enumerate(zip(model_folders(work, dataset.fold_count), _parts(dataset), strict=True)):
+    for left_out in dataset.left_out:
         built = MODELS[teacher.family](dataset.spec, **teacher.options)
+        places = dataset.places_without(left_out)
         own = rows[places]
-        own_seed = seed if dataset.folds is None else derive_seed(seed, "fold", fold)
-        fit_estimator(built, dataset.inputs[own].reshape(len(own), -1), labels[places], own_seed)
+        fit_estimator(built, dataset.inputs[own].reshape(len(own), -1), labels[places], _seed_of(seed, left_out))
+        folder = model_folder(work, left_out)
         folder.mkdir(exist_ok=True)
         estimator_files.save(built, folder, trusted=teacher.options.get("trusted", False))
-        models.append(EstimatorMember(built, dataset.spec.classes))
-    return models[0] if dataset.folds is None else FoldsMember(models, dataset.folds)
+        models[left_out] = EstimatorMember(built, dataset.spec.classes)
+    return member_of(models, dataset)
 
 
-def _parts(dataset: Dataset) -> list[np.ndarray]:
-    """Places in train that each model of a member learns from: all but one fold, or all."""
-    train = dataset.splits["train"]
-    if dataset.folds is None:
-        return [np.arange(len(train))]
-    folds = dataset.folds[train]
-    return [np.flatnonzero(folds != fold) for fold in range(folds.max() + 1)]
+def _seed_of(seed: int, left_out: tuple[int, ...]) -> int:
+    """Of the model of a member that is trained without these folds."""
+    return derive_seed(seed, "without", *left_out) if left_out else seed
