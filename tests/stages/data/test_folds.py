@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distillery.config.data import Data
+from distillery.errors import InputError
 from distillery.stages.data.dataset import Dataset, prepare, read_source
-from distillery.stages.data.folds import NO_FOLD, deal_folds
+from distillery.stages.data.folds import NO_FOLD, check_folds, deal_folds
 from distillery.store import Handle, Store
 
 SHAPE = {"features": 5, "informative": 4, "redundant": 0, "classes": 3}
@@ -71,3 +72,15 @@ def test_other_folds_are_other_data_for_teachers(store: Store) -> None:
     _, five = prepared(store, {"folds": 5})
     assert four.digest("train") == five.digest("train")
     assert four.digest("val_ensemble") != five.digest("val_ensemble")
+
+
+@pytest.mark.parametrize(("rare", "left_out", "accepted"), [(1, 1, False), (2, 1, True), (2, 2, False), (3, 2, True)])
+def test_folds_that_leave_one_class_are_refused(rare: int, left_out: int, accepted: bool) -> None:
+    """error: of two classes, one in as many folds as a model is trained without; one line says what would do."""
+    labels = np.array([0] * 20 + [1] * rare)
+    folds = deal_folds(labels, np.arange(len(labels), dtype=np.uint64), 4, 0)
+    if accepted:
+        check_folds(folds, labels, left_out)
+    else:
+        with pytest.raises(InputError, match=f"rarest of 2 classes has {rare} training rows.*folds: null"):
+            check_folds(folds, labels, left_out)

@@ -20,7 +20,7 @@ from distillery.ops.quantile_bin_edges import quantile_bin_edges
 from distillery.serving.image_file import DECODING
 from distillery.sources import SOURCES, Rows
 from distillery.stages.data import preprocess
-from distillery.stages.data.folds import NO_FOLD, deal_folds
+from distillery.stages.data.folds import NO_FOLD, check_folds, deal_folds
 from distillery.stages.data.image_pack import finish_images, pack_images
 from distillery.stages.data.pack import check_usable, finish, pack
 from distillery.stages.data.record import DatasetRecord
@@ -195,7 +195,9 @@ def _folds(config: Data, rows: Rows, labels: np.ndarray, splits: dict[str, np.nd
         return None
     assert config.split.folds is not None
     train = splits["train"]
-    return deal_folds(labels[train], rows.contents()[train], config.split.folds, config.split.seed)
+    folds = deal_folds(labels[train], rows.contents()[train], config.split.folds, config.split.seed)
+    check_folds(folds, labels[train], 1 if "val_search" in splits else 2)
+    return folds
 
 
 def _encoder(graph: onnx.ModelProto, rows: Rows) -> Callable[[np.ndarray], np.ndarray]:
