@@ -15,8 +15,8 @@ from torch import nn
 from distillery.config.search_space import Setting
 from distillery.models import InputSpec
 from distillery.ops.metrics import row_nll
-from distillery.stages.distillation import calibration
-from distillery.stages.distillation.calibration import SPREAD, Calibrated, calibrated, calibration_rows, temperature_of
+from distillery.stages.distillation.calibration import SPREAD, Calibrated, temperature_of
+from distillery.stages.distillation.held_out import HeldOut
 from distillery.stages.students.student_training import (
     StudentRecord,
     TrainingRequest,
@@ -82,25 +82,6 @@ def test_answers_stay_what_they_are(chain: Chain) -> None:
     assert sure.state_dict()["temperature"] == 2.5 and len(list(sure.parameters())) == len(list(network.parameters()))
 
 
-def test_it_is_fitted_on_the_validation_rows(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
-    """reference: by hand on the rows of both validation splits; test rows are not among them."""
-    data, seen = chain.dataset, []
-    expected = np.concatenate([data.splits["val_ensemble"], data.splits["val_search"]])
-    assert np.array_equal(calibration_rows(data), expected)
-    assert not set(expected) & {*data.splits["test"], *data.splits["train"]}
-    network = nn.Linear(8, 3)
-
-    def noted(logits: np.ndarray, labels: np.ndarray) -> float:
-        seen.append((logits, labels))
-        return 1.5
-
-    monkeypatch.setattr(calibration, "temperature_of", noted)
-    assert calibrated(network, data).temperature == 1.5
-    ((logits, labels),) = seen
-    assert np.array_equal(logits, predict(network, data.inputs[expected]))
-    assert np.array_equal(labels, data.labels_of(expected))
-
-
 def test_students_and_baselines_are_calibrated(chain: Chain, store: Store) -> None:
     """reference: the temperature in their files is the one that fits their own logits, and is what loading applies."""
     cfg, wanted = chain.config.student, [TrainingRequest(Setting(temperature=6.0, alpha=1.0), 0)]
@@ -110,8 +91,8 @@ def test_students_and_baselines_are_calibrated(chain: Chain, store: Store) -> No
         *train_baselines(cfg.capacities[0], wanted, cfg, chain.data, store),
     ]
     spec: InputSpec = chain.dataset.spec
-    rows = calibration_rows(chain.dataset)
-    inputs, labels = chain.dataset.inputs[rows], chain.dataset.labels_of(rows)
+    held_out = HeldOut(chain.dataset)
+    inputs, labels = chain.dataset.inputs[held_out.rows], held_out.labels
     temperatures = []
     for handle in handles:
         loaded = load_student(handle, spec)
