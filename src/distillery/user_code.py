@@ -7,7 +7,7 @@ import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from distillery.errors import InputError
 
@@ -46,4 +46,4 @@ def load_user_code(name: str, kind: str) -> Callable[..., Any]:
     found = getattr(sys.modules[module_name], wanted, None)
     if not callable(found):
         raise InputError(f"{kind} {name!r}: expected a function or class {wanted!r} in {file}, got none")
-    return cast(Callable[..., Any], found)
+    return found

@@ -8,14 +8,29 @@ stacked to train together (`distillery.training.stacked`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 
 from distillery.registry import Registry
 
-MODELS = Registry("model family", "distillery.models", own={"kinds": ("table", "image"), "network": True})
+
+class Traits(TypedDict, total=False):
+    """Facts about a family, see above. `outside`: a fitted model that is asked for its answers once."""
+
+    kinds: tuple[Literal["image", "table"], ...]
+    network: bool
+    stacks: tuple[Literal["image", "table"], ...]
+    outside: bool
+    check: Callable[[dict[str, object]], object]
+
+
+# Any: a network, an estimator of any library, or given logits; the trait `network` says which.
+MODELS: Registry[Any, Traits] = Registry(
+    "model family", "distillery.models", Traits, own={"kinds": ("table", "image"), "network": True}
+)
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from distillery.errors import InputError
 from distillery.models import MODELS, InputSpec
 
 
-def _find(options: dict[str, Any]) -> Any:
-    module, _, name = options["estimator"].rpartition(".")
+def _find(options: dict[str, object]) -> Any:
+    module, _, name = str(options["estimator"]).rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
@@ -27,7 +27,7 @@ def estimator(
     spec: InputSpec,
     *,
     estimator: str,
-    params: dict[str, Any] = {},  # noqa: B006 - read only, and its type is the option's type
+    params: dict[str, object] = {},  # noqa: B006 - read only, and its type is the option's type
     trusted: bool = False,
 ) -> Any:
     """An unfitted classifier, trained on the encoded rows [N, features].

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -16,8 +16,8 @@ PREFIX = "probability:"  # that a column's name may have before the name of its 
 SHOWN = 6  # classes in a message
 
 
-def _exists(options: dict[str, Any]) -> None:
-    if not Path(options["path"]).expanduser().is_file():
+def _exists(options: dict[str, object]) -> None:
+    if not Path(str(options["path"])).expanduser().is_file():
         raise InputError(
             f"path: expected an .npz, .parquet or .csv file, got {options['path']!r}, which does not exist"
         )

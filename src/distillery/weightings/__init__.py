@@ -14,11 +14,24 @@ on the same data tries the same weightings on every machine.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypedDict
+
 import numpy as np
 
 from distillery.registry import Registry
 
-WEIGHTINGS = Registry("weighting", "distillery.weightings")
+
+class Traits(TypedDict, total=False):
+    """Facts about a weighting, see above."""
+
+    stacks: bool
+    min_rows: Callable[[int, int], int]
+    seconds: Callable[..., float]
+    check: Callable[[dict[str, object]], object]
+
+
+WEIGHTINGS: Registry[np.ndarray, Traits] = Registry("weighting", "distillery.weightings", Traits)
 
 
 def deal(labels_N: np.ndarray, folds: int) -> np.ndarray:

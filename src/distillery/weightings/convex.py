@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from scipy.optimize import minimize, nnls
@@ -17,13 +17,13 @@ GRID = (0.0, 3.0, 10.0, 30.0, 100.0, math.inf)
 FOLDS = 5
 
 
-def _check(options: dict[str, Any]) -> None:
+def _check(options: dict[str, object]) -> None:
     shrinkage = options["shrinkage"]
-    if shrinkage != "cv" and not 0 <= shrinkage < math.inf:
+    if shrinkage != "cv" and not (isinstance(shrinkage, int | float) and 0 <= shrinkage < math.inf):
         raise InputError(f"shrinkage: expected 'cv' or a number of rows >= 0, got {shrinkage}")
 
 
-def _seconds(pool: str, members: int, classes: int, rows: int, **options: Any) -> float:
+def _seconds(pool: str, members: int, classes: int, rows: int, **options: object) -> float:
     """Some thirty steps of L-BFGS, each of which makes all log-probabilities; a linear pool needs the labels' alone."""
     return 1.2e-7 * members * rows * classes if pool == "logits" else 1e-5 * members * rows
 

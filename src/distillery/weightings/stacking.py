@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from scipy.special import log_softmax
@@ -18,14 +18,14 @@ GRID = (1.0, 10.0, 100.0)
 FOLDS = 5
 
 
-def _check(options: dict[str, Any]) -> None:
+def _check(options: dict[str, object]) -> None:
     strength = options["strength"]
-    if strength != "cv" and not 0 < strength < math.inf:
+    if strength != "cv" and not (isinstance(strength, int | float) and 0 < strength < math.inf):
         raise InputError(f"strength: expected 'cv' or a number > 0, got {strength}")
 
 
 def _seconds(
-    pool: str, members: int, classes: int, rows: int, *, strength: float | Literal["cv"], **options: Any
+    pool: str, members: int, classes: int, rows: int, *, strength: float | Literal["cv"], **options: object
 ) -> float:
     """A step of L-BFGS multiplies N·M·C inputs by C columns; there are some hundred steps in each fit."""
     fits = 1 + FOLDS * len(GRID) if strength == "cv" else 1
