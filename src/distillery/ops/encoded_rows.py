@@ -11,9 +11,9 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 NAME = "inputs.npy"
 FOLDER, INDEX = "inputs", "inputs/index.npz"
@@ -38,11 +38,11 @@ class Packed:
     def __len__(self) -> int:
         return len(self._place)
 
-    def __getitem__(self, key: Any) -> np.ndarray:
+    def __getitem__(self, key: int | np.integer | slice | Sequence[int] | np.ndarray) -> np.ndarray:
         """Rows by numbers, a mask or a slice, [B, ...]; one row [...] by its number."""
         part, place = self._part[key], self._place[key]
         if part.ndim == 0:
-            row: np.ndarray = self._arrays[part][place]
+            row: np.ndarray = self._arrays[int(part)][place]
             return row
 
         main = self._arrays[self._main]
@@ -57,7 +57,7 @@ class Packed:
             found[mine] = self._arrays[number][place[mine]]
         return found
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         return self[:] if dtype is None else self[:].astype(dtype)
 
 

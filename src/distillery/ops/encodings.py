@@ -6,7 +6,7 @@ Logits are kept up to a constant per row, which no softmax sees. What an encodin
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from scipy.special import log_softmax, logsumexp
@@ -64,7 +64,7 @@ class Top:
     kept: int
 
     @property
-    def _number(self) -> type[np.unsignedinteger[Any]]:
+    def _number(self) -> type[np.uint8] | type[np.uint16] | type[np.uint32]:
         return np.uint8 if self.classes <= 256 else np.uint16 if self.classes <= 1 << 16 else np.uint32
 
     @property

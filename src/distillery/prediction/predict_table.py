@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import onnxruntime as ort
 import pandas as pd
@@ -17,6 +16,7 @@ from distillery.errors import InputError
 from distillery.prediction.predict_images import OnRows, Unread, predict_images
 from distillery.serving.answers import LABEL, PROBABILITY, Answers
 from distillery.serving.cells import CellError
+from distillery.serving.reading import Feeds
 from distillery.sources.tables.file_kinds import is_table
 from distillery.sources.tables.files import guess_separator, open_table
 from distillery.sources.tables.text_file import Dialect
@@ -99,7 +99,7 @@ def _write_csv(batches: Iterator[pd.DataFrame], file: Path) -> None:
 
 def _write_parquet(batches: Iterator[pd.DataFrame], file: Path) -> None:
     with ExitStack() as opened:
-        writer: Any = None
+        writer: pq.ParquetWriter | None = None
         for batch in batches:
             if writer is None:
                 found = pa.Schema.from_pandas(batch, preserve_index=False)
@@ -110,7 +110,7 @@ def _write_parquet(batches: Iterator[pd.DataFrame], file: Path) -> None:
             writer.write_table(pa.Table.from_pandas(batch, schema, preserve_index=False))
 
 
-def _table(answers: Answers, file: Path, keep: Sequence[str]) -> Iterator[tuple[pd.DataFrame, Any, int | None]]:
+def _table(answers: Answers, file: Path, keep: Sequence[str]) -> Iterator[tuple[pd.DataFrame, Feeds, int | None]]:
     """(kept columns, what the model is fed, number of rows if that is known), batch by batch."""
     if not is_table(file):
         raise InputError(f"predict: this model takes the rows of a table, such as .csv or .parquet, got {str(file)!r}")

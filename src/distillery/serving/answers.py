@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnxruntime as ort
@@ -17,6 +17,9 @@ try:
     from .images import pixels_of
 except ImportError:  # no Pillow, which a table does not need
     pixels_of = None  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    from .images import Asked
 
 __all__ = ["Answers", "CellError", "classes_of", "probabilities", "reading_of"]
 
@@ -55,7 +58,7 @@ class Answers:
         """
         return self.of_feeds(self.reading.feeds(rows), rows.index)
 
-    def of_request(self, asked: Any) -> Any:
+    def of_request(self, asked: Asked) -> pd.DataFrame | dict[str, np.ndarray]:
         """What a server answers: for a table as `of_rows`; for images ``label`` [N], ``probabilities``, ``logits``.
 
         Args:
@@ -72,7 +75,7 @@ class Answers:
         found = [self.running.run(names, {"image": pixels}) for pixels in pixels_of(asked, gray)]
         return {name: np.concatenate(parts) for name, parts in zip(names, zip(*found, strict=True), strict=True)}
 
-    def of_feeds(self, feeds: Feeds, index: Any = None) -> pd.DataFrame:
+    def of_feeds(self, feeds: Feeds, index: pd.Index | None = None) -> pd.DataFrame:
         """The same for the model's own inputs."""
         found = probabilities(self.running, feeds)
         if not np.isfinite(found).all():
@@ -83,7 +86,7 @@ class Answers:
         return answers
 
 
-def _as_frame(asked: Any, names: list[str]) -> pd.DataFrame:
+def _as_frame(asked: Asked, names: list[str]) -> pd.DataFrame:
     if isinstance(asked, pd.DataFrame):
         return asked
     try:
@@ -98,7 +101,7 @@ def _as_frame(asked: Any, names: list[str]) -> pd.DataFrame:
     raise CellError(names[0], "rows with the names of their columns", f"a {type(asked).__name__} without them")
 
 
-def _cells(values: Any) -> Any:
+def _cells(values: object) -> np.ndarray | list[object]:
     """A column, of which MLflow's server wraps each cell in an array where their types differ."""
     cells = np.asarray(values).reshape(-1)
     if cells.dtype != object:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -180,7 +180,7 @@ def _times(cells: pd.Series, column: Column, missing: Sequence[str]) -> np.ndarr
         return ((utc - pd.Timestamp(EPOCH)) / pd.Timedelta(seconds=1)).to_numpy(np.float64, copy=True)
     if is_number(cells) and cells.notna().any():
         raise CellError(column.name, _wanted(column), f"the number {cells.dropna().iat[0]}")
-    known: dict[Any, float] = {}
+    known: dict[object, float] = {}
     values = np.full(len(cells), np.nan)
     for row, cell in enumerate(cells):
         if _is_gone(cell):
@@ -191,7 +191,7 @@ def _times(cells: pd.Series, column: Column, missing: Sequence[str]) -> np.ndarr
     return values
 
 
-def _seconds(cell: Any, column: Column, missing: Sequence[str], row: int) -> float:
+def _seconds(cell: object, column: Column, missing: Sequence[str], row: int) -> float:
     if isinstance(cell, datetime.datetime):
         return since_epoch(cell)
     if isinstance(cell, datetime.date):
@@ -223,7 +223,7 @@ def _texts(cells: pd.Series, column: Column, missing: Sequence[str]) -> np.ndarr
     return spelt
 
 
-def _text(cell: Any, column: Column, missing: Sequence[str], row: int) -> str | None:
+def _text(cell: object, column: Column, missing: Sequence[str], row: int) -> str | None:
     if isinstance(cell, bool | np.bool_):
         return str(bool(cell))
     if isinstance(cell, int | float | Decimal | np.number):
@@ -241,7 +241,7 @@ def _text(cell: Any, column: Column, missing: Sequence[str], row: int) -> str | 
     return None if text in MISSING or text in missing else text
 
 
-def number_text(cell: Any) -> str:
+def number_text(cell: int | float | Decimal | np.number) -> str:
     """A number as text: a whole one without a decimal mark, whatever its type."""
     if isinstance(cell, int | np.integer):
         return str(int(cell))
@@ -264,7 +264,7 @@ def _decoded(cell: str | bytes) -> str:
     return cell.decode("utf-8", "replace") if isinstance(cell, bytes) else cell
 
 
-def _is_gone(cell: Any) -> bool:
+def _is_gone(cell: object) -> bool:
     return cell is None or cell is pd.NaT or cell is pd.NA or (isinstance(cell, float | np.floating) and cell != cell)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import fsspec
 import pandas as pd
@@ -134,7 +134,7 @@ def _read_json(file: Path) -> pd.DataFrame:
     with fsspec.open(str(file), "rt", encoding="utf-8-sig", compression="infer") as stream:
         text = stream.read()
     lines = not text.lstrip().startswith("[")
-    options: Any = {"orient": "records", "lines": lines, "dtype": False, "convert_dates": False}
+    options: dict[str, object] = {"orient": "records", "lines": lines, "dtype": False, "convert_dates": False}
     return pd.read_json(io.StringIO(text), convert_axes=False, precise_float=True, **options)
 
 

@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import fsspec
 import pandas as pd
@@ -94,15 +93,15 @@ class TextFile:
 
     def _by_pyarrow(self) -> Iterator[pa.RecordBatch]:
         names = [*self.names, "\0"] if self._trailing else self.names
-        wrong: list[Any] = []
+        wrong: list[pa.csv.InvalidRow] = []
 
-        def invalid(row: Any) -> str:
+        def invalid(row: pa.csv.InvalidRow) -> str:
             if row.number == self._skip and self._trailing:
                 return "skip"  # the header, which is shorter
             wrong.append(row)
             return "error"
 
-        options: dict[str, Any] = {
+        options: dict[str, object] = {
             "read_options": pa.csv.ReadOptions(
                 column_names=names,
                 skip_rows_after_names=0 if self._trailing else self._skip,
@@ -141,7 +140,7 @@ class TextFile:
 
     def _by_pandas(self, size: int) -> Iterator[pd.DataFrame]:
         separator = self._separator
-        options: dict[str, Any] = {
+        options: dict[str, object] = {
             "sep": separator,
             "dtype": str,
             "keep_default_na": False,
