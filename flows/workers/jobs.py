@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from distillery.flows.workers import device_share
-from distillery.store.kernel_lock import taken
+from distillery.store.kernel_lock import try_lock
 
 TRIES = 3  # times that a job may take its worker down
 POLL_SECONDS, LONGEST_POLL_SECONDS = 0.01, 0.25
@@ -42,7 +42,7 @@ def is_open(folder: Path) -> bool:
     """Whether somebody still waits for the jobs of a folder."""
     try:
         with (folder / OWNER).open("r+") as stream:
-            return not taken(stream)
+            return not try_lock(stream)
     except FileNotFoundError:
         return False
 
@@ -120,7 +120,7 @@ def _try(job: Path) -> bool:
     if job.with_suffix(".done").exists():
         return False
     with suppress(FileNotFoundError), job.open("r+b") as stream:
-        if not taken(stream) or not job.exists() or job.with_suffix(".done").exists():
+        if not try_lock(stream) or not job.exists() or job.with_suffix(".done").exists():
             return False
         tries = job.with_suffix(".tries")
         before = len(tries.read_bytes()) if tries.exists() else 0

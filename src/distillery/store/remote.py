@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 
 from distillery.address import mask_in, masked
@@ -25,7 +25,7 @@ VARIABLE = "DISTILLERY_REMOTE"
 NEEDS = {"s3": "distillery[s3]"}  # what brings the package of a kind of address
 LONGEST = 200  # characters of a reason: object stores answer with whole pages
 
-OPTIONS: dict[str, dict[str, Any]] = {
+OPTIONS: dict[str, dict[str, object]] = {
     "file": {"auto_mkdir": True},
     "s3": {"config_kwargs": {"retries": {"total_max_attempts": 2}}},  # s3fs tries five times around these
 }
@@ -120,7 +120,7 @@ class Remote:
             fs.rm_file(f"{root}/{stage}/{fingerprint}/{MANIFEST}")
 
     @contextmanager
-    def _opened(self) -> Iterator[tuple[Any, str]]:
+    def _opened(self) -> Iterator[tuple[AbstractFileSystem, str]]:
         """fsspec's file system and the path in it; what goes wrong is `Unreachable`, but for what is not there."""
         options = OPTIONS.get(self.address.partition("://")[0], {})
         try:
@@ -134,7 +134,7 @@ class Remote:
             raise Unreachable(self._told(error)) from error
 
 
-def _is_there(fs: Any, path: str) -> bool:
+def _is_there(fs: AbstractFileSystem, path: str) -> bool:
     try:
         fs.info(path)  # fsspec's own `exists` takes every error for an answer
     except FileNotFoundError:

@@ -15,7 +15,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,6 +30,9 @@ from distillery.store.manifest import broken_file
 from distillery.store.remote import Damaged, Remote, Unreachable
 
 log = logging.getLogger(__name__)
+
+Build = Callable[[dict[int, Path]], Mapping[int, Mapping[str, object] | Exception]]
+"""Fills stage directories; the metrics of each, or what went wrong with it."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +56,13 @@ class Handle:
         return json.loads(self.file(name).read_text())
 
 
-def fingerprint(*parts: Any) -> str:
+def fingerprint(*parts: object) -> str:
     """Hex digest (24 characters) of the canonical JSON of `parts`."""
     text = json.dumps(parts, sort_keys=True, default=_plain, separators=(",", ":"))
     return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if hasattr(value, "model_dump"):
         return value.model_dump(mode="json")
     if isinstance(value, Path):
@@ -67,7 +70,7 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"cannot fingerprint a {type(value).__name__}")
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: object) -> None:
     """Write `value` as JSON so that a reader sees the old file or the new one, never half of one."""
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(json.dumps(value, indent=1, sort_keys=False, allow_nan=True, default=_plain))
@@ -94,8 +97,8 @@ class Store:
         self,
         stage: str,
         name: str,
-        key: Any,
-        build: Callable[[Path], dict[str, Any]],
+        key: object,
+        build: Callable[[Path], Mapping[str, object]],
     ) -> Handle:
         """The finished stage directory for `key`, built only if it is not there and whole.
 
@@ -113,8 +116,8 @@ class Store:
     def stages(
         self,
         stage: str,
-        wanted: Sequence[tuple[str, Any]],
-        build: Callable[[dict[int, Path]], dict[int, dict[str, Any] | Exception]],
+        wanted: Sequence[tuple[str, object]],
+        build: Build,
     ) -> list[Handle]:
         """Several finished stage directories, of which those that are missing are built together.
 
@@ -158,8 +161,8 @@ class Store:
     def _build(
         self,
         stage: str,
-        missing: dict[int, tuple[str, Any, Path]],
-        build: Callable[[dict[int, Path]], dict[int, dict[str, Any] | Exception]],
+        missing: dict[int, tuple[str, object, Path]],
+        build: Build,
         found: dict[Path, Handle | None],
     ) -> None:
         works = {place: final.with_suffix(".part") for place, (*_, final) in missing.items()}
@@ -185,12 +188,13 @@ class Store:
         if errors:
             raise errors[0]
 
-    def _tell_older(self, stage: str, missing: list[tuple[str, Any]]) -> None:
+    def _tell_older(self, stage: str, missing: list[tuple[str, object]]) -> None:
         """Says which of the missing ones were made before, by another version of the code."""
         known = manifest.versions(self.root / stage)
         for name, key in missing:
-            mine = _identity(key)
-            was, now = known.get(mine["same"], mine["version"]), mine["version"]
+            identity = _identity(key)
+            same, now = identity["same"], identity["version"]
+            was = now if same is None else known.get(same, now)
             if was != now:
                 log.info("%s '%s': found one of version %s, made anew by version %s", stage, name, was, now)
 
@@ -249,10 +253,10 @@ class Store:
             log.warning("%s '%s': kept here, not sent: %s", stage, name, error)
 
 
-def _identity(key: Any) -> dict[str, Any]:
-    """`version` of the code that a key begins with, and what is the `same` in all versions; None if it has none."""
-    versioned = isinstance(key, list) and bool(key) and isinstance(key[0], int)
-    return {"version": key[0], "same": fingerprint(key[1:])} if versioned else {"version": None, "same": None}
+def _identity(key: object) -> manifest.Identity:
+    if isinstance(key, list) and key and isinstance(key[0], int):
+        return {"version": key[0], "same": fingerprint(key[1:])}
+    return {"version": None, "same": None}
 
 
 def _handle(final: Path, stage: str, name: str) -> Handle:
@@ -271,7 +275,7 @@ def locked(path: Path) -> Iterator[None]:
                 return
 
 
-def is_at(stream: IO[Any], path: Path) -> bool:
+def is_at(stream: IO[str] | IO[bytes], path: Path) -> bool:
     """Whether an open file still lies at a path: somebody may have removed it meanwhile, see `sweep`."""
     try:
         return os.path.samestat(os.fstat(stream.fileno()), path.stat())

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -52,7 +51,7 @@ def export_student(student: Handle, data: Handle, rows: Rows, runs: int, store: 
         ArithmeticError: The exported model differs from the network.
     """
 
-    def build(work: Path) -> dict[str, Any]:
+    def build(work: Path) -> dict[str, float]:
         dataset = Dataset(data)
         network = load_student(student, dataset.spec)
         onnx.save(network_graph(network, dataset.spec), work / NETWORK)
@@ -141,7 +140,7 @@ def request_latency(running: ort.InferenceSession, rows: Rows, ids: np.ndarray, 
     return {**times, "requests_per_s": found["throughput_per_s"]}
 
 
-def _check(path: Path, network: nn.Module, dataset: Dataset, rows: Rows, runs: int) -> dict[str, Any]:
+def _check(path: Path, network: nn.Module, dataset: Dataset, rows: Rows, runs: int) -> dict[str, float]:
     """Parity on rows of val_search of every class, drawn at random and asked for one by one and together."""
     ids = dataset.splits["val_search"]
     ids = ids[covering_sample(dataset.labels("val_search"), PARITY_ROWS)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import onnx
@@ -84,8 +83,8 @@ class _Builder:
         mapped = self._node("MatMul", [flat, self._constant("map", linear_map[:-1])], "mapped")
         return self._node("Add", [mapped, self._constant("bias", linear_map[-1])], "pooled")
 
-    def _node(self, op: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        self.nodes.append(helper.make_node(op, inputs, [output], **attributes))
+    def _node(self, op: str, inputs: list[str], output: str, axis: int | None = None) -> str:
+        self.nodes.append(helper.make_node(op, inputs, [output], axis=axis))
         return output
 
     def _constant(self, name: str, value: np.ndarray) -> str:

@@ -6,21 +6,20 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any
 
 WIDTH, HEIGHT = 640, 400
 MARK = 6.5  # half the width of a mark
 LEFT, RIGHT, TOP, BOTTOM = 100, 18, 28, 62
 
 
-def tag(name: str, *inside: str, **attributes: Any) -> str:
+def tag(name: str, *inside: str, **attributes: str | float | None) -> str:
     """An element. Attributes are escaped, `inside` is taken as it is; ``class_`` is ``class``, ``x_y`` is ``x-y``."""
     pairs = ((k.rstrip("_").replace("_", "-"), v) for k, v in attributes.items() if v is not None)
     shown = "".join(f' {k}="{escape(_short(v))}"' for k, v in pairs)
     return f"<{name}{shown}>{''.join(inside)}</{name}>"
 
 
-def text(words: str, x: float, y: float, **attributes: Any) -> str:
+def text(words: str, x: float, y: float, **attributes: str | float | None) -> str:
     """Words at a place."""
     return tag("text", escape(words), x=x, y=y, **attributes)
 
@@ -136,5 +135,5 @@ def _round_steps(low: float, high: float, count: int) -> list[float]:
     return [round(n * step, 12) for n in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def _short(value: Any) -> str:
+def _short(value: str | float) -> str:
     return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
