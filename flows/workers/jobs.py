@@ -24,6 +24,9 @@ TRIES = 3  # times that a job may take its worker down
 POLL_SECONDS, LONGEST_POLL_SECONDS = 0.01, 0.25
 OWNER = "owner.lock"
 
+Call = tuple[Callable[..., object], tuple[object, ...], dict[str, object]]
+"""A function, its arguments, and named ones."""
+
 log = logging.getLogger(__name__)
 
 
@@ -47,8 +50,8 @@ def is_open(folder: Path) -> bool:
         return False
 
 
-def put(folder: Path, number: int, call: tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]) -> Path:
-    """The file of a new job: (function, arguments, named ones)."""
+def put(folder: Path, number: int, call: Call) -> Path:
+    """The file of a new job."""
     file = folder / f"{number:06d}.job"
     _write(file, pickle.dumps(call))
     return file
@@ -57,13 +60,14 @@ def put(folder: Path, number: int, call: tuple[Callable[..., Any], tuple[Any, ..
 def result_of(job: Path) -> tuple[Any, Exception | None] | None:
     """(what a job returned, or what it raised); None while it is not done."""
     try:
-        found: tuple[Any, Exception | None] = pickle.loads(job.with_suffix(".done").read_bytes())
+        content = job.with_suffix(".done").read_bytes()
     except FileNotFoundError:
         return None
-    return found
+    value, error = pickle.loads(content)
+    return value, error
 
 
-def epochs_of(job: Path, seen: int) -> tuple[list[list[Any]], int]:
+def epochs_of(job: Path, seen: int) -> tuple[list[list[object]], int]:
     """(what the job has reported since byte `seen`, the bytes that are read now)."""
     try:
         with job.with_suffix(".epochs").open("rb") as stream:
