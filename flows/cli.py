@@ -10,7 +10,7 @@ import os
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.highlighter import NullHighlighter
@@ -25,6 +25,10 @@ from distillery.flows.safe_text import Plain, plain, tell_warnings, visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from distillery.flows.environment import Places
+    from distillery.flows.tracking.registry import RegisteredModel
+    from distillery.flows.tracking.runs import MlflowClient
 
 LONGEST_REASON = 2000
 
@@ -214,7 +218,7 @@ def _rollback(given: argparse.Namespace) -> None:
     console.print(plain(f"{given.name} version {now} is the champion again{instead}"))
 
 
-def _to_decide(name: str, command: str) -> tuple[Any, Any]:
+def _to_decide(name: str, command: str) -> tuple[MlflowClient, Places]:
     """(client, places), after everything that could be wrong with them was looked at."""
     from distillery.flows.environment import Places
     from distillery.flows.tracking import lock, registry
@@ -227,7 +231,7 @@ def _to_decide(name: str, command: str) -> tuple[Any, Any]:
     return client, places
 
 
-def _known(client: Any, name: str, command: str) -> Any:
+def _known(client: MlflowClient, name: str, command: str) -> RegisteredModel:
     from distillery.flows.tracking import registry
 
     model = registry.registered(client, name)
@@ -281,7 +285,7 @@ def _clean(given: argparse.Namespace) -> None:
         raise InputError("clean: stages are damaged, see above; each is computed again when it is next needed")
 
 
-def _client() -> Any:
+def _client() -> MlflowClient:
     from distillery.flows.environment import Places
     from distillery.flows.tracking.runs import connect
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from distillery.errors import InputError
 from distillery.flows.environment import Places
 from distillery.flows.tracking import history, records, registry
+from distillery.flows.tracking.runs import MlflowClient
 from distillery.store import sweep
 
 
-def clean(places: Places, client: Any, console: Console, *, keep: int, dry_run: bool = False) -> None:
+def clean(places: Places, client: MlflowClient, console: Console, *, keep: int, dry_run: bool = False) -> None:
     """Removes stages, and prints a line for each kind of them.
 
     What was used within a day stays in any case.
@@ -76,7 +76,7 @@ def _last_runs(folder: Path, keep: int) -> tuple[list[records.Noted], list[recor
     return kept, [run for run in runs if run not in kept]
 
 
-def _by_versions(client: Any) -> set[str]:
+def _by_versions(client: MlflowClient) -> set[str]:
     """The stages that model versions were made from: those with an alias, and those that were once the champion."""
     needed = set()
     for name in registry.names(client):

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import mlflow
 import numpy as np
 import onnx
 import onnxruntime as ort
-from mlflow.entities.model_registry import ModelVersion, RegisteredModel
+import pandas as pd
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.entities.model_registry import RegisteredModel as RegisteredModel
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
+from mlflow.models.model import ModelInfo
 from mlflow.tracking import MlflowClient
 from mlflow.types import ColSpec, Schema, TensorSpec
 
@@ -149,7 +152,7 @@ def champion(client: MlflowClient, name: str, version: int) -> Champion:
     return Champion(version, open_model(client, name, str(version)), tags)
 
 
-def describe(client: MlflowClient, name: str, registered: Registered, run: Run, metrics: dict[str, Any]) -> None:
+def describe(client: MlflowClient, name: str, registered: Registered, run: Run, metrics: Mapping[str, object]) -> None:
     """Makes the version the candidate, and writes figures on the model behind it."""
     client.set_registered_model_alias(name, CANDIDATE, str(registered.version))
     figures = {k: float(v) for k, v in metrics.items() if isinstance(v, int | float)}
@@ -157,7 +160,7 @@ def describe(client: MlflowClient, name: str, registered: Registered, run: Run, 
         mlflow.log_metrics(figures, run_id=run.id, model_id=registered.model_id)
 
 
-def _log(exported: Handle, rows: Rows, classes: list[str], run: Run) -> Any:
+def _log(exported: Handle, rows: Rows, classes: list[str], run: Run) -> ModelInfo:
     """The student as a model of the run, with the code that reads raw rows."""
     outputs, example = _outputs(rows, classes)
     with tempfile.TemporaryDirectory() as folder, mlflow.start_run(run_id=run.id), warnings.catch_warnings():
@@ -171,7 +174,7 @@ def _log(exported: Handle, rows: Rows, classes: list[str], run: Run) -> Any:
         )
 
 
-def _outputs(rows: Rows, classes: list[str]) -> tuple[Schema, Any]:
+def _outputs(rows: Rows, classes: list[str]) -> tuple[Schema, pd.DataFrame | dict[str, np.ndarray]]:
     """(what the model answers with, a request)."""
     if rows.frame is None:
         assert rows.read is not None

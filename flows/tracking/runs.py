@@ -9,15 +9,16 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeGuard
 
 import mlflow
 from mlflow.entities import Metric, Param, RunStatus, RunTag
+from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
-from mlflow.tracking import MlflowClient
+from mlflow.tracking import MlflowClient as MlflowClient
 
 from distillery.address import without_login
 from distillery.config.experiment import Experiment
@@ -27,6 +28,9 @@ from distillery.flows.safe_text import without_secrets
 from distillery.flows.tracking import records
 from distillery.flows.tracking.interface import RecordedRun
 from distillery.store import Handle, fingerprint
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 KEY = "distillery.key"
 ROLE = "role"
@@ -47,11 +51,11 @@ class Run(RecordedRun):
         self._tags: dict[str, str] = {}
         self._flushed = time.monotonic()
 
-    def params(self, values: dict[str, Any]) -> None:
+    def params(self, values: Mapping[str, object]) -> None:
         """Parameters; those that the run has already stay as they are, since a parameter cannot change."""
         self._params |= {k: str(v) for k, v in values.items() if v is not None}
 
-    def metrics(self, values: dict[str, Any]) -> None:
+    def metrics(self, values: Mapping[str, object]) -> None:
         """Figures; those that do not exist (None) are left out."""
         now = int(time.time() * 1000)
         self._metrics += [Metric(k, float(v), now, 0) for k, v in values.items() if _is_number(v)]
@@ -63,7 +67,7 @@ class Run(RecordedRun):
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
             self.flush()
 
-    def tags(self, values: dict[str, Any]) -> None:
+    def tags(self, values: Mapping[str, object]) -> None:
         """Tags."""
         self._tags |= {k: str(v) for k, v in values.items()}
 
@@ -82,13 +86,13 @@ class Run(RecordedRun):
             written = [], []
         self._flushed = time.monotonic()
 
-    def figure(self, figure: Any, name: str) -> None:
+    def figure(self, figure: Figure, name: str) -> None:
         """Logs a matplotlib figure as a PNG."""
         self.client.log_figure(self.id, figure, name)
 
-    def json(self, value: Any, name: str) -> None:
+    def json(self, value: Mapping[str, object], name: str) -> None:
         """Logs a JSON or YAML file."""
-        self.client.log_dict(self.id, value, name)
+        self.client.log_dict(self.id, dict(value), name)
 
     def file(self, path: Path, folder: str | None = None) -> None:
         """Logs a file."""
@@ -168,7 +172,7 @@ class Tracker:
         assert isinstance(run, Run)
         self._children[known_as] = run
 
-    def complete(self, role: str, name: str, key: str, figures: dict[str, Any], known_as: str) -> None:
+    def complete(self, role: str, name: str, key: str, figures: Mapping[str, object], known_as: str) -> None:
         """Adds figures to the child that is known so, unless it has them already; made if there is none."""
         if known_as not in self._children:
             with self.child(role, name, f"{name}-{key}") as run:
@@ -213,7 +217,7 @@ class Tracker:
         place = "" if artifact is None else f"/artifacts/{artifact}"
         return f"{base.rstrip('/')}/#/experiments/{self.experiment_id}/runs/{run.id}{place}?{VIEW}"
 
-    def _all(self, key: str, more: str = "") -> list[Any]:
+    def _all(self, key: str, more: str = "") -> list[MlflowRun]:
         return list(self.client.search_runs([self.experiment_id], f"tags.`{KEY}` = '{key}' {more}", max_results=50))
 
     def _create(self, name: str, tags: dict[str, str]) -> Run:
@@ -274,5 +278,5 @@ def _closing(run: Run) -> Iterator[Run]:
     run.end()
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and value == value
