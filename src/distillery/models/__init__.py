@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, Protocol, TypedDict
 
 import numpy as np
 
@@ -27,7 +27,7 @@ class Traits(TypedDict, total=False):
     check: Callable[[dict[str, object]], object]
 
 
-# Any: a network, an estimator of any library, or given logits; the trait `network` says which.
+# Any: a network, an `Estimator` or `GivenLogits`; the trait `network` and the family say which.
 MODELS: Registry[Any, Traits] = Registry(
     "model family", "distillery.models", Traits, own={"kinds": ("table", "image"), "network": True}
 )
@@ -57,6 +57,16 @@ class InputSpec:
     def to_json(self) -> dict[str, object]:
         """Fields as JSON-able values."""
         return dict(vars(self))
+
+
+class Estimator(Protocol):
+    """A classifier with scikit-learn's interface."""
+
+    def fit(self, X: np.ndarray, y: np.ndarray) -> object:
+        """Learns the labels y [N] of the rows X [N, features]."""
+
+    def predict_proba(self, X: np.ndarray) -> np.ndarray:
+        """Probabilities [N, C] of the rows X [N, features]."""
 
 
 @dataclass(frozen=True)

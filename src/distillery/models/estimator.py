@@ -1,18 +1,18 @@
-"""Any classifier with scikit-learn's interface, as a teacher: scikit-learn itself, xgboost, lightgbm, ..."""
+"""Classifiers with scikit-learn's interface, as teachers: scikit-learn itself, xgboost, lightgbm, ..."""
 
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from collections.abc import Callable
 
 from distillery.errors import InputError
-from distillery.models import MODELS, InputSpec
+from distillery.models import MODELS, Estimator, InputSpec
 
 
-def _find(options: dict[str, object]) -> Any:
+def _find(options: dict[str, object]) -> Callable[..., Estimator]:
     module, _, name = str(options["estimator"]).rpartition(".")
     try:
-        found = getattr(importlib.import_module(module), name)
+        found: Callable[..., Estimator] = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(
             f"estimator: expected the import path of a class, got {options['estimator']!r}: {error}"
@@ -29,7 +29,7 @@ def estimator(
     estimator: str,
     params: dict[str, object] = {},  # noqa: B006 - read only, and its type is the option's type
     trusted: bool = False,
-) -> Any:
+) -> Estimator:
     """An unfitted classifier, trained on the encoded rows [N, features].
 
     Args:

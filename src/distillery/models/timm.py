@@ -1,4 +1,4 @@
-"""Any timm backbone by name. timm is imported when one is asked for: that takes seconds, and tables need none."""
+"""The backbones of timm, by name. timm is imported when one is asked for: that takes seconds, and tables need none."""
 
 from __future__ import annotations
 

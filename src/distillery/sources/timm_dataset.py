@@ -1,4 +1,4 @@
-"""Any dataset string that timm's own create_dataset reads by row number: ``hfds/...``, ``torch/...``, or a folder."""
+"""Datasets of timm: whatever its own create_dataset reads by row number, ``hfds/...``, ``torch/...``, or a folder."""
 
 from __future__ import annotations
 
