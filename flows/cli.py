@@ -203,8 +203,8 @@ def _promote(given: argparse.Namespace) -> None:
         raise InputError(f"promote: expected a version of {given.name!r} made by distillery, got {given.version}")
     if len(given.reason) > LONGEST_REASON:
         raise InputError(f"--reason: expected at most {LONGEST_REASON} characters, got {len(given.reason)}")
-    with lifecycle.turn(client, places, given.name) as turn:
-        turn.promote(given.version, given.reason)
+    with lifecycle.transaction(client, places, given.name) as transaction:
+        transaction.promote(given.version, given.reason)
     console.print(plain(f"{given.name} version {given.version} is the champion"))
 
 
@@ -212,8 +212,8 @@ def _rollback(given: argparse.Namespace) -> None:
     from distillery.flows.tracking import lifecycle
 
     client, places = _to_decide(given.name, "rollback")
-    with lifecycle.turn(client, places, given.name) as turn:
-        before, now = turn.rollback(given.reason)
+    with lifecycle.transaction(client, places, given.name) as transaction:
+        before, now = transaction.rollback(given.reason)
     instead = "" if before is None else f", instead of version {before}"
     console.print(plain(f"{given.name} version {now} is the champion again{instead}"))
 

@@ -44,13 +44,13 @@ def open_model(member: Teacher) -> tuple[str, Predict]:
     except InputError:
         raise
     except Exception as error:  # MLflow's, onnxruntime's, or of whatever a trusted model consists of
-        raise InputError(f"teacher {member.name!r}: expected a model at {address!r}, got: {_told(error)}") from error
+        raise InputError(f"teacher {member.name!r}: expected a model at {address!r}, got: {_reason(error)}") from error
 
     def predict(raw: Raw) -> object:
         try:
             return ask_model(raw)
         except Exception as error:
-            problem = f"teacher {member.name!r}: {address} does not take the rows: {_told(error)}"
+            problem = f"teacher {member.name!r}: {address} does not take the rows: {_reason(error)}"
             raise InputError(problem) from error
 
     return identity, predict
@@ -122,5 +122,5 @@ def _feeds(running: ort.InferenceSession, raw: Raw) -> Feeds:
     return feeds
 
 
-def _told(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__

@@ -28,15 +28,15 @@ DESCRIPTION = 5000  # characters, as for history.LONGEST
 
 
 @contextmanager
-def turn(client: MlflowClient, places: Places, name: str) -> Iterator[Turn]:
+def transaction(client: MlflowClient, places: Places, name: str) -> Iterator[RegistryTransaction]:
     """Alone with the aliases of a registered model; what a dead process left half done is finished first."""
     with lock.held(places, name) as check:
-        mine = Turn(client, name, check)
-        mine.finish_interrupted()
-        yield mine
+        opened = RegistryTransaction(client, name, check)
+        opened.finish_interrupted()
+        yield opened
 
 
-class Turn:
+class RegistryTransaction:
     """The aliases and the history of one registered model, while nobody else may change them."""
 
     def __init__(self, client: MlflowClient, name: str, check: Callable[[], None]) -> None:
@@ -58,7 +58,7 @@ class Turn:
         else:  # moved by other means since then, to a version that this one was not compared with
             self._settle(last)
 
-    def consider(
+    def decide(
         self, version: int, rules: str, judge: Callable[[int | None], Decision], flow_run: str | None = None
     ) -> Decision:
         """The decision about a version: the one in force, or a new one, which is carried out.

@@ -28,7 +28,7 @@ from distillery.flows.environment import LOCAL, Places
 from distillery.flows.workers import device_share
 from distillery.flows.workers.jobs import Call
 from distillery.flows.workers.local import OnEpoch, Workers
-from distillery.store import Handle, Missing, Store
+from distillery.store import Handle, StageNotFound, Store
 from distillery.store.remote import MANIFEST, VARIABLE, Remote
 
 CONNECT_SECONDS = 10
@@ -156,7 +156,7 @@ def _here(handle: Handle, store: Store) -> Handle:
     """The handle of a stage in a store, to which it is fetched if need be, or else where its path says."""
     own, host = store.root / handle.stage / handle.fingerprint, socket.gethostname()
     if not (own / MANIFEST).exists() and store.remote is not None:
-        with suppress(Missing):
+        with suppress(StageNotFound):
             store.find(handle.stage, handle.fingerprint, handle.name)
     for folder in (own, Path(handle.path)):
         if (folder / MANIFEST).exists():

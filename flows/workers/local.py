@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from distillery.flows.safe_text import tell_warnings
 from distillery.flows.workers import device_share
-from distillery.store import Missing, Store
+from distillery.store import StageNotFound, Store
 from distillery.training import torchrun
 
 OnEpoch = Callable[..., None]
@@ -84,8 +84,8 @@ class Workers:
         **options: object,
     ) -> T:
         """The handles of ``function(*args, store, **options)``: found in the store at once, or computed in a worker."""
-        with suppress(Missing):
-            return function(*args, store.looking(), **options)
+        with suppress(StageNotFound):
+            return function(*args, store.as_read_only(), **options)
         return self.call(function, *args, store, on_epoch=on_epoch, **options)
 
     def call(self, function: Callable[..., T], *args: object, on_epoch: OnEpoch | None = None, **options: object) -> T:

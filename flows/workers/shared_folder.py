@@ -49,7 +49,7 @@ class SharedWork(Workers):
         self.folder = store / "work" / uuid.uuid4().hex[:12]
         self._numbers = itertools.count()
         self._runs: list[UUID] = []
-        self._looked, self._told = time.monotonic(), False
+        self._looked, self._warned = time.monotonic(), False
         self._started = threading.Lock()
 
     def __enter__(self) -> "SharedWork":
@@ -112,8 +112,8 @@ class SharedWork(Workers):
             with get_client(sync_client=True) as client:
                 states = [client.read_flow_run(run).state for run in self._runs]
             over = [state is not None and state.is_final() for state in states]
-            if not self._told and not any(over) and all(state is None or state.is_scheduled() for state in states):
-                self._told = True
+            if not self._warned and not any(over) and all(state is None or state.is_scheduled() for state in states):
+                self._warned = True
                 log.warning("no worker has begun yet: prefect worker start --pool %s", pool_of_workers())
             self._runs = [self._begin() if gone else run for gone, run in zip(over, self._runs, strict=True)]
 

@@ -80,7 +80,7 @@ def room(shape: tuple[int, ...], dtype: npt.DTypeLike, folder: Path | None = Non
         return np.memmap(stream, dtype, shape=shape)
 
 
-def give_back() -> None:
+def trim_heap() -> None:
     """Returns memory that was freed to the system: glibc keeps what lay in pieces, gigabytes after a large stage."""
     with suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL("libc.so.6").malloc_trim(0)

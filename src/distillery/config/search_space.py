@@ -137,7 +137,7 @@ class Knobs(Section):
 class Halving(Section):
     """Successive halving: a trial stops at a rung unless it is in the best 1/`eta` of those that came there before.
 
-    Rungs lie at 1/eta, 1/eta², ... of a trial's epochs. Trials of one cohort come to a rung together and are compared
+    Rungs lie at 1/eta, 1/eta², ... of a trial's epochs. Trials of one round come to a rung together and are compared
     with each other as well. Nobody stops before `grace` trials of its capacity were there.
     Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning" (arXiv 1810.05934).
     """

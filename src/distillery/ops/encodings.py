@@ -32,7 +32,7 @@ class Encoding(Protocol):
 
 
 @dataclass(frozen=True)
-class Steps:
+class Int8Encoding:
     """int8: how many steps each class is below the top one, 255 for the lowest; a row has its own step, float16."""
 
     classes: int
@@ -57,7 +57,7 @@ class Steps:
 
 
 @dataclass(frozen=True)
-class Top:
+class TopKEncoding:
     """The `kept` largest log-probabilities, float16, with their classes; the rest share evenly what is left."""
 
     classes: int
@@ -102,7 +102,7 @@ def encoding_of(dtype: str, top: int | None, classes: int) -> Encoding | None:
     """
     if top is None and dtype != "int8":
         return None
-    found: Encoding = Steps(classes) if top is None else Top(classes, top)
+    found: Encoding = Int8Encoding(classes) if top is None else TopKEncoding(classes, top)
     if (top or 0) >= classes or found.width >= 2 * classes:
         field = "dtype: int8" if top is None else f"top: {top}"
         raise InputError(

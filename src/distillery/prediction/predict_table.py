@@ -123,7 +123,7 @@ def _table(answers: Answers, file: Path, keep: Sequence[str]) -> Iterator[tuple[
         try:
             feeds = reading.feeds(frame)
         except CellError as error:
-            raise InputError(f"predict: {error.told(first)} of {str(file)!r}") from error
+            raise InputError(f"predict: {error.message(first)} of {str(file)!r}") from error
         yield frame[list(keep)].rename(columns=shown), feeds, table.rows
         first += len(frame)
 

@@ -34,9 +34,9 @@ class CellError(ValueError):
 
     def __init__(self, column: str, expected: str, got: str, row: int | None = None) -> None:
         self.column, self.expected, self.got, self.row = column, expected, got, row
-        super().__init__(self.told(1))
+        super().__init__(self.message(1))
 
-    def told(self, first: int) -> str:
+    def message(self, first: int) -> str:
         """The error in words, where the first of the rows has the number `first`."""
         where = "" if self.row is None else f" in row {first + self.row}"
         return f"column {self.column!r}: expected {self.expected}, got {self.got}{where}"

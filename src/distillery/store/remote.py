@@ -70,11 +70,11 @@ class Remote:
         except ImportError as error:
             kind = self.address.partition("://")[0]
             wanted = NEEDS.get(kind, f"the package that fsspec opens {kind}:// with")
-            raise InputError(f"{VARIABLE}: expected {wanted} to be installed, got: {self._told(error)}") from error
+            raise InputError(f"{VARIABLE}: expected {wanted} to be installed, got: {self._reason(error)}") from error
         except OSError as error:
-            raise InputError(f"{problem} {self.shown!r}: {self._told(error)}") from error
+            raise InputError(f"{problem} {self.shown!r}: {self._reason(error)}") from error
 
-    def _told(self, error: Exception) -> str:
+    def _reason(self, error: Exception) -> str:
         """The reason of an error, which may repeat the address."""
         return mask_in(first_line(error)[:LONGEST], self.address)
 
@@ -131,7 +131,7 @@ class Remote:
         except Exception as error:  # each kind of storage has errors of its own
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            raise Unreachable(self._told(error)) from error
+            raise Unreachable(self._reason(error)) from error
 
 
 def _is_there(fs: AbstractFileSystem, path: str) -> bool:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from distillery.errors import InputError
-from distillery.memory import give_back
+from distillery.memory import trim_heap
 from distillery.store import manifest
 from distillery.store.checksums import checksum as checksum
 from distillery.store.checksums import flush
@@ -77,19 +77,19 @@ def write_json(path: Path, value: object) -> None:
     temporary.replace(path)
 
 
-class Missing(InputError):
+class StageNotFound(InputError):
     """A store that only looks was asked for a stage that is not there."""
 
 
 class Store:
-    """Stage directories below one root folder. One that only looks raises `Missing` instead of building."""
+    """Stage directories below one root folder. One that only looks raises `StageNotFound` instead of building."""
 
     def __init__(self, root: Path | str, *, only_look: bool = False, remote: Remote | None = None) -> None:
         self.root = Path(root).resolve()
         self.remote = remote
         self._only_look = only_look
 
-    def looking(self) -> Store:
+    def as_read_only(self) -> Store:
         """The same store, for finding what is there without computing what is not."""
         return Store(self.root, only_look=True, remote=self.remote)
 
@@ -146,7 +146,7 @@ class Store:
         """A finished stage directory that is here, or at the remote.
 
         Raises:
-            Missing: It is at neither, or not whole.
+            StageNotFound: It is at neither, or not whole.
         """
         final = self.root / stage / fingerprint
         if not final.exists() and self._is_remote(final, stage, name):
@@ -155,7 +155,7 @@ class Store:
                 _ = final.exists() or self._fetch(final, stage, name)
         if not final.exists() or broken_file(final) is not None:
             where = self.root if self.remote is None else f"{self.root} or {self.remote.shown}"
-            raise Missing(f"{stage} {name!r}: expected it to be finished in {where}, got none that is whole")
+            raise StageNotFound(f"{stage} {name!r}: expected it to be finished in {where}, got none that is whole")
         return _handle(final, stage, name)
 
     def _build(
@@ -170,7 +170,7 @@ class Store:
             work.mkdir(exist_ok=True)
         began = time.perf_counter()
         results = build(works)
-        give_back()
+        trim_heap()
         seconds = (time.perf_counter() - began) / len(works)
         errors = []
         for place, (name, key, final) in missing.items():

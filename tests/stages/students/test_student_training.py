@@ -35,7 +35,7 @@ from distillery.stages.students.student_training import (
     train_baselines,
     train_students,
 )
-from distillery.store import Handle, Missing, Store, checksum
+from distillery.store import Handle, StageNotFound, Store, checksum
 from distillery.training.networks import build_network
 from distillery.training.single import predict
 
@@ -96,8 +96,8 @@ def test_to_look_for_students_draws_no_random_numbers(
     """determinism: another thread may be drawing initial weights from the one generator meanwhile."""
     monkeypatch.setattr(torch, "manual_seed", lambda seed: pytest.fail("the generator was set"))
     before = torch.get_rng_state()
-    with pytest.raises(Missing):
-        student(chain, store.looking())
+    with pytest.raises(StageNotFound):
+        student(chain, store.as_read_only())
     assert torch.equal(torch.get_rng_state(), before)
 
 
