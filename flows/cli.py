@@ -236,8 +236,8 @@ def _known(client: MlflowClient, name: str, command: str) -> RegisteredModel:
 
     model = registry.registered(client, name)
     if model is None:
-        known = ", ".join(registry.names(client)[:20]) or "none"
-        raise InputError(f"{command}: expected the name of a registered model ({known}), got {name!r}")
+        existing = ", ".join(registry.names(client)[:20]) or "none"
+        raise InputError(f"{command}: expected the name of a registered model ({existing}), got {name!r}")
     return model
 
 

@@ -55,10 +55,10 @@ def check(places: Places, console: Console) -> bool:
 
     A damaged stage is computed again when it is next asked for. Files of data sources are read again by the next run.
     """
-    found = list(sweep.damaged(places.store))
-    for stage in found:
+    damaged = list(sweep.damaged(places.store))
+    for stage in damaged:
         console.print(f"damaged: {stage}", highlight=False, markup=False, soft_wrap=True)
-    return not found
+    return not damaged
 
 
 def _last_runs(folder: Path, keep: int) -> tuple[list[records.Noted], list[records.Noted]]:
@@ -69,10 +69,10 @@ def _last_runs(folder: Path, keep: int) -> tuple[list[records.Noted], list[recor
             f"clean: expected a record of the stages that the report of {folder.name!r} rests on, got a report of an "
             f"earlier version; give `distillery run` for it once more, or remove {folder}"
         )
-    ended = [place for place, run in enumerate(runs) if run.ended]
+    ended = [index for index, run in enumerate(runs) if run.ended]
     first = ended[-keep] if len(ended) >= keep else 0
     # A run that did not end well is needed to go on with, as long as it is as recent.
-    kept = [run for place, run in enumerate(runs) if place >= first or run.at_work]
+    kept = [run for index, run in enumerate(runs) if index >= first or run.at_work]
     return kept, [run for run in runs if run not in kept]
 
 

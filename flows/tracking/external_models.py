@@ -86,10 +86,10 @@ def _is_ours(running: ort.InferenceSession) -> bool:
 def _by_distillery(running: ort.InferenceSession, raw: Raw) -> pd.DataFrame:
     """The answers of a student, a column for the probability of each of its classes."""
     answers = Answers(running)
-    found = answers.of_request(raw)
+    predicted = answers.of_request(raw)
     if answers.is_table:
-        return found
-    return pd.DataFrame(found["probabilities"], columns=[f"{PROBABILITY}{name}" for name in answers.classes])
+        return predicted
+    return pd.DataFrame(predicted["probabilities"], columns=[f"{PROBABILITY}{name}" for name in answers.classes])
 
 
 def _by_names(running: ort.InferenceSession, raw: Raw) -> object:

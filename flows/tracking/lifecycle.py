@@ -52,8 +52,8 @@ class RegistryTransaction:
         last = self.entries[-1] if self.entries else None
         if last is None or not last.moves or self._done == last.key:
             return
-        known = registry.by_version(self._client, self.name, last.version)
-        if known is not None and self.champion in (last.over, last.version):
+        version = registry.by_version(self._client, self.name, last.version)
+        if version is not None and self.champion in (last.over, last.version):
             self._carry_out(last)
         else:  # moved by other means since then, to a version that this one was not compared with
             self._settle(last)
@@ -69,9 +69,9 @@ class RegistryTransaction:
             judge: The verdict on the candidate, given the version that is the champion.
             flow_run: Id of Prefect's flow run.
         """
-        known = self._in_force(version, rules)
-        if known is not None:
-            return known
+        existing = self._in_force(version, rules)
+        if existing is not None:
+            return existing
         decision = judge(self.champion)
         action = PROMOTED if decision.promoted else REJECTED
         entry = self._entry(action, version, decision.reasons, rules, flow_run)

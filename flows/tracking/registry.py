@@ -56,12 +56,12 @@ def register(
     tags: dict[str, str],
 ) -> Registered:
     """The version that holds this exported student; made only if there is none yet, and given these tags."""
-    known = find_version(client, name, exported.fingerprint)
-    if known is not None:
+    existing = find_version(client, name, exported.fingerprint)
+    if existing is not None:
         for key, value in tags.items():
-            if known.tags.get(key) != value:
-                client.set_model_version_tag(name, known.version, key, value)
-        return Registered(int(known.version), known.model_id)
+            if existing.tags.get(key) != value:
+                client.set_model_version_tag(name, existing.version, key, value)
+        return Registered(int(existing.version), existing.model_id)
     info = _log(exported, rows, classes, run)
     try:
         client.create_registered_model(name)
@@ -75,8 +75,8 @@ def register(
 
 def find_version(client: MlflowClient, name: str, fingerprint: str) -> ModelVersion | None:
     """The version of a registered model that was made from this export, if any."""
-    found = client.search_model_versions(f"name = '{name}' and tags.`{FINGERPRINT}` = '{fingerprint}'")
-    return found[0] if found else None
+    versions = client.search_model_versions(f"name = '{name}' and tags.`{FINGERPRINT}` = '{fingerprint}'")
+    return versions[0] if versions else None
 
 
 def by_alias(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
@@ -135,14 +135,14 @@ def open_model(client: MlflowClient, name: str, version: str) -> ort.InferenceSe
     Raises:
         InputError: There is no such version, or it is not an ONNX model.
     """
-    found = by_version(client, name, int(version)) if version.isdigit() else by_alias(client, name, version)
-    if found is None:
+    model = by_version(client, name, int(version)) if version.isdigit() else by_alias(client, name, version)
+    if model is None:
         raise InputError(f"expected a registered model {name!r} with the version or alias {version!r}, got none")
     with tempfile.TemporaryDirectory() as folder:
-        local = mlflow.artifacts.download_artifacts(f"models:/{name}/{found.version}", dst_path=folder)
+        local = mlflow.artifacts.download_artifacts(f"models:/{name}/{model.version}", dst_path=folder)
         files = sorted(Path(local).rglob("*.onnx"))
         if not files:
-            raise InputError(f"expected version {found.version} of {name!r} to hold an ONNX model, got another kind")
+            raise InputError(f"expected version {model.version} of {name!r} to hold an ONNX model, got another kind")
         return session(onnx.load(files[0]))
 
 

@@ -76,8 +76,8 @@ class Run(RecordedRun):
         params, metrics, tags = self._params, self._metrics, self._tags
         self._params, self._metrics, self._tags = {}, [], {}
         if params and not self._new:
-            known = self.client.get_run(self.id).data.params
-            params = {k: v for k, v in params.items() if k not in known}
+            existing = self.client.get_run(self.id).data.params
+            params = {k: v for k, v in params.items() if k not in existing}
         written = [Param(*pair) for pair in params.items()], [RunTag(*pair) for pair in tags.items()]
         for start in range(0, max(1, len(metrics)), 800):
             part = metrics[start : start + 800]
@@ -143,8 +143,8 @@ class Tracker:
 
     def _left(self, key: str) -> tuple[Run, records.Record] | None:
         """The run of a process that died, and its record."""
-        for found in self._all(key, "and attributes.status = 'RUNNING'"):
-            run_id = found.info.run_id
+        for run in self._all(key, "and attributes.status = 'RUNNING'"):
+            run_id = run.info.run_id
             record = records.take_over(records.file_of(self._runs, self._experiment, run_id))
             if record is not None:
                 return Run(self.client, run_id, fresh=False), record
@@ -179,17 +179,17 @@ class Tracker:
                 run.params({"role": role})
             self.describes(run, known_as)
         run = self._children[known_as]
-        known = self.client.get_run(run.id).data.metrics
-        run.metrics({k: v for k, v in figures.items() if k not in known})
+        existing = self.client.get_run(run.id).data.metrics
+        run.metrics({k: v for k, v in figures.items() if k not in existing})
         run.flush()
 
     def _find_or_create(self, role: str, name: str, key: str, parent: RecordedRun | None) -> Run:
-        for found in self._all(key):
-            if found.info.status == "FINISHED":
-                return Run(self.client, found.info.run_id, fresh=False)
+        for run in self._all(key):
+            if run.info.status == "FINISHED":
+                return Run(self.client, run.info.run_id, fresh=False)
             # Begun by a process that died, or failed: it goes on, so that what hangs below it keeps its parent.
-            self.client.update_run(found.info.run_id, "RUNNING")
-            return Run(self.client, found.info.run_id, fresh=True)
+            self.client.update_run(run.info.run_id, "RUNNING")
+            return Run(self.client, run.info.run_id, fresh=True)
         return self._create_below(role, name, key, parent)
 
     def _create_below(self, role: str, name: str, key: str, parent: RecordedRun | None) -> Run:
@@ -214,8 +214,8 @@ class Tracker:
         """Address of a run's page, or of an artifact on it; without a server, where `make ui` will show it."""
         uri = mlflow.get_tracking_uri()
         base = without_login(uri) if uri.startswith("http") else "http://127.0.0.1:5000"
-        place = "" if artifact is None else f"/artifacts/{artifact}"
-        return f"{base.rstrip('/')}/#/experiments/{self.experiment_id}/runs/{run.id}{place}?{VIEW}"
+        path = "" if artifact is None else f"/artifacts/{artifact}"
+        return f"{base.rstrip('/')}/#/experiments/{self.experiment_id}/runs/{run.id}{path}?{VIEW}"
 
     def _all(self, key: str, more: str = "") -> list[MlflowRun]:
         return list(self.client.search_runs([self.experiment_id], f"tags.`{KEY}` = '{key}' {more}", max_results=50))
@@ -254,17 +254,17 @@ def _use(uri: str) -> None:
 
 
 def _experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:
-    found = client.get_experiment_by_name(name)
-    if found is None:
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
         try:
             location = f"{artifacts}/{name}" if artifacts else None
             return str(client.create_experiment(name, artifact_location=location, tags=MODEL_TRAINING))
         except MlflowException:
-            found = client.get_experiment_by_name(name)  # another process was faster
-            assert found is not None
-    if found.lifecycle_stage == "deleted":
-        client.restore_experiment(found.experiment_id)
-    return str(found.experiment_id)
+            experiment = client.get_experiment_by_name(name)  # another process was faster
+            assert experiment is not None
+    if experiment.lifecycle_stage == "deleted":
+        client.restore_experiment(experiment.experiment_id)
+    return str(experiment.experiment_id)
 
 
 @contextmanager

@@ -187,10 +187,10 @@ def _connected(scheduler: str, count: int, opened: ExitStack) -> Client:
 
 
 def _check_workers(client: Client) -> None:
-    found = client.scheduler_info(n_workers=-1)
-    workers = found["workers"].values()
+    info = client.scheduler_info(n_workers=-1)
+    workers = info["workers"].values()
     if not workers:
-        log.warning("no Dask worker is there yet: dask worker --nthreads 1 %s", found["address"])
+        log.warning("no Dask worker is there yet: dask worker --nthreads 1 %s", info["address"])
     if threads := max((worker["nthreads"] for worker in workers), default=1) - 1:
         raise InputError(
             "DISTILLERY_WORKERS: expected Dask workers of one thread each (dask worker --nthreads 1), "

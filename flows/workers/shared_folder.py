@@ -87,18 +87,18 @@ class SharedWork(Workers):
         return begun.id
 
     def _wait(self, job: Path, on_epoch: OnEpoch | None) -> Any:
-        seen, found = 0, None
-        while found is None:
-            found = jobs.result_of(job)
+        seen, outcome = 0, None
+        while outcome is None:
+            outcome = jobs.result_of(job)
             reports, seen = jobs.epochs_of(job, seen)
             for report in reports:
                 if on_epoch is not None:
                     on_epoch(*report)
-            if found is None:
+            if outcome is None:
                 self._replace_the_dead()
                 time.sleep(jobs.POLL_SECONDS)
         jobs.forget(job)
-        value, error = found
+        value, error = outcome
         if error is not None:
             raise error
         return value

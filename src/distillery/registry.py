@@ -90,9 +90,9 @@ class Registry(Generic[R, T]):
         """
         self._discover()
         if name not in self._entries and self._own is not None and is_user_code(name):
-            found = load_user_code(name, self.kind)
-            self._entries[name] = found
-            self._traits[name] = self._make_traits(**{**self._own, **getattr(found, "traits", {})})
+            function = load_user_code(name, self.kind)
+            self._entries[name] = function
+            self._traits[name] = self._make_traits(**{**self._own, **getattr(function, "traits", {})})
         if name not in self._entries:
             raise InputError(f"unknown {self.kind}: {closest(name, (n for n in self._entries if not is_user_code(n)))}")
         return self._entries[name]

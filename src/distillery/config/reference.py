@@ -60,13 +60,13 @@ REGISTRIES: dict[str, Registry] = {
 def tables() -> str:
     """Returns the generated part of docs/reference.md."""
     parts = ["## Config sections\n"]
-    for place, section in SECTIONS.items():
-        parts.append(section_table(place, section))
+    for field, section in SECTIONS.items():
+        parts.append(section_table(field, section))
 
     parts.append("## Registered choices\n")
     parts.append("Each of them takes its options beside its name.\n")
-    for place, registry in REGISTRIES.items():
-        parts.append(choices_table(place, registry))
+    for field, registry in REGISTRIES.items():
+        parts.append(choices_table(field, registry))
 
     parts.append("## Figures of gates\n")
     rows = [[f"`{name}`", meaning] for name, meaning in gates.FIGURES.items()]

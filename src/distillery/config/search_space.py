@@ -148,8 +148,8 @@ class Halving(Section):
 
     def epochs(self, total: int) -> list[int]:
         """The epochs after which trials are compared, ascending."""
-        found = {max(1, round(total / self.eta**k)) for k in range(1, self.rungs + 1)}
-        return sorted(epoch for epoch in found if epoch < total)
+        epochs = {max(1, round(total / self.eta**k)) for k in range(1, self.rungs + 1)}
+        return sorted(epoch for epoch in epochs if epoch < total)
 
 
 class Search(Knobs):

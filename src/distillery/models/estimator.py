@@ -12,14 +12,14 @@ from distillery.models import MODELS, Estimator, InputSpec
 def _find(options: dict[str, object]) -> Callable[..., Estimator]:
     module, _, name = str(options["estimator"]).rpartition(".")
     try:
-        found: Callable[..., Estimator] = getattr(importlib.import_module(module), name)
+        classifier: Callable[..., Estimator] = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(
             f"estimator: expected the import path of a class, got {options['estimator']!r}: {error}"
         ) from error
-    if not hasattr(found, "predict_proba") and not hasattr(found, "fit"):
+    if not hasattr(classifier, "predict_proba") and not hasattr(classifier, "fit"):
         raise InputError(f"estimator: expected a class with fit and predict_proba, got {options['estimator']!r}")
-    return found
+    return classifier
 
 
 @MODELS.register("sklearn", kinds=("table", "image"), network=False, check=_find)

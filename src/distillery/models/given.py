@@ -74,20 +74,20 @@ def names_of(frame: pd.DataFrame) -> tuple[str, ...]:
     return tuple(frame.columns) if all(isinstance(name, str) for name in frame.columns) else ()
 
 
-def in_class_order(found: GivenLogits, classes: Sequence[str]) -> GivenLogits:
+def in_class_order(given_logits: GivenLogits, classes: Sequence[str]) -> GivenLogits:
     """The logits with their columns in the order of the classes.
 
     Raises:
         InputError: A class has no column, or the order of columns without names is not certain.
     """
-    places = places_of(classes, found.columns)
-    if places is None:
+    order = places_of(classes, given_logits.columns)
+    if order is None:
         check_unnamed(
             classes,
             "name the columns of a .parquet or .csv by the classes, or put their names into an .npz as `classes`",
         )
-        return found
-    return GivenLogits(found.logits[:, places], tuple(classes))
+        return given_logits
+    return GivenLogits(given_logits.logits[:, order], tuple(classes))
 
 
 def places_of(classes: Sequence[str], columns: Sequence[str]) -> list[int] | None:

@@ -51,11 +51,11 @@ class Packed:
             return main.take(place, axis=0)
 
         # Nearly all rows are in the largest part: take as many from there, and replace the few that are not.
-        found = main.take(np.where(part == self._main, place, 0), axis=0)
+        rows = main.take(np.where(part == self._main, place, 0), axis=0)
         for number in np.unique(part[elsewhere]):
-            mine = elsewhere[part[elsewhere] == number]
-            found[mine] = self._arrays[number][place[mine]]
-        return found
+            others = elsewhere[part[elsewhere] == number]
+            rows[others] = self._arrays[number][place[others]]
+        return rows
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         return self[:] if dtype is None else self[:].astype(dtype)
@@ -99,10 +99,10 @@ class Index:
         """
         try:
             with np.load(stage / INDEX) as arrays:
-                found = {name: arrays[name] for name in arrays.files}
-            parts = [str(name) for name in found.pop("parts")]
-            graph = str(found.pop("graph"))
-            index = cls(graph, found["hashes"], parts, found["part"], found["place"], found["usable"])
+                fields = {name: arrays[name] for name in arrays.files}
+            parts = [str(name) for name in fields.pop("parts")]
+            graph = str(fields.pop("graph"))
+            index = cls(graph, fields["hashes"], parts, fields["part"], fields["place"], fields["usable"])
         except (KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(f"{stage / INDEX} is damaged: {error}") from error
         if not all(PART.fullmatch(name) for name in index.parts):

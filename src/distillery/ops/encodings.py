@@ -46,8 +46,8 @@ class Int8Encoding:
         """Bytes of logits."""
         below = logits.max(-1, keepdims=True) - logits
         step = (below.max(-1, keepdims=True) / STEPS).astype(np.float16)
-        known = np.maximum(step.astype(np.float32), 1e-30)
-        numbers = np.clip(np.rint(below / known), 0, STEPS).astype(np.uint8)
+        divisor = np.maximum(step.astype(np.float32), 1e-30)
+        numbers = np.clip(np.rint(below / divisor), 0, STEPS).astype(np.uint8)
         return np.concatenate([step.view(np.uint8), numbers], axis=1)
 
     def decode(self, rows: np.ndarray) -> np.ndarray:
@@ -102,14 +102,14 @@ def encoding_of(dtype: str, top: int | None, classes: int) -> Encoding | None:
     """
     if top is None and dtype != "int8":
         return None
-    found: Encoding = Int8Encoding(classes) if top is None else TopKEncoding(classes, top)
-    if (top or 0) >= classes or found.width >= 2 * classes:
+    encoding: Encoding = Int8Encoding(classes) if top is None else TopKEncoding(classes, top)
+    if (top or 0) >= classes or encoding.width >= 2 * classes:
         field = "dtype: int8" if top is None else f"top: {top}"
         raise InputError(
-            f"logits.{field} takes {found.width} bytes a row for {classes} classes, expected fewer than the "
+            f"logits.{field} takes {encoding.width} bytes a row for {classes} classes, expected fewer than the "
             f"{2 * classes} of float16"
         )
-    return found
+    return encoding
 
 
 def kl_at(temperature: float, exact: np.ndarray, kept: np.ndarray) -> np.ndarray:

@@ -105,8 +105,8 @@ def fit_temperature(logits_NC: np.ndarray, labels_N: np.ndarray, spread: float |
         return float(nll + weight * log_temperature**2)
 
     low, high = np.log(TEMPERATURES)
-    found = minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-4})
-    return float(np.exp(found.x)) if found.fun < loss(0.0) else 1.0
+    minimum = minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-4})
+    return float(np.exp(minimum.x)) if minimum.fun < loss(0.0) else 1.0
 
 
 @dataclass(frozen=True, eq=False)

@@ -55,8 +55,8 @@ def predict_file(
         yield from predict_images(running, file, on_rows, unread)
         return
     for shown, feeds, total in _table(answers, file, keep):
-        found = answers.of_feeds(feeds, shown.index)
-        yield pd.concat([shown, found], axis=1)
+        predicted = answers.of_feeds(feeds, shown.index)
+        yield pd.concat([shown, predicted], axis=1)
         done += len(shown)
         if on_rows is not None:
             on_rows(done, total)
@@ -102,9 +102,9 @@ def _write_parquet(batches: Iterator[pd.DataFrame], file: Path) -> None:
         writer: pq.ParquetWriter | None = None
         for batch in batches:
             if writer is None:
-                found = pa.Schema.from_pandas(batch, preserve_index=False)
+                inferred = pa.Schema.from_pandas(batch, preserve_index=False)
                 # A first batch that holds nothing does not say what the next ones hold: text, in a text file.
-                fields = [f.with_type(pa.string()) if pa.types.is_null(f.type) else f for f in found]
+                fields = [f.with_type(pa.string()) if pa.types.is_null(f.type) else f for f in inferred]
                 schema = pa.schema(fields)
                 writer = opened.enter_context(pq.ParquetWriter(file, schema))
             writer.write_table(pa.Table.from_pandas(batch, schema, preserve_index=False))
@@ -139,8 +139,8 @@ def _check_names(answers: Answers, names: Sequence[str], index: Sequence[str], k
             f"predict: expected the columns {_listed(reading.names)} in {str(file)!r}, got none called "
             f"{_listed(missing)}{hint if mark else ''}"
         )
-    known = {*wanted, *index, *reading.left_out, reading.label}
-    extra = [name for name in names if name not in known]
+    expected = {*wanted, *index, *reading.left_out, reading.label}
+    extra = [name for name in names if name not in expected]
     if extra:
         raise InputError(
             f"predict: {str(file)!r} holds columns that the model does not take: {_listed(extra)}; "

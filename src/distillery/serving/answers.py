@@ -72,17 +72,17 @@ class Answers:
         assert pixels_of is not None, "a model of images needs Pillow"
         gray = self.running.get_inputs()[0].shape[-1] == 1
         names = [output.name for output in self.running.get_outputs()]
-        found = [self.running.run(names, {"image": pixels}) for pixels in pixels_of(asked, gray)]
-        return {name: np.concatenate(parts) for name, parts in zip(names, zip(*found, strict=True), strict=True)}
+        batches = [self.running.run(names, {"image": pixels}) for pixels in pixels_of(asked, gray)]
+        return {name: np.concatenate(parts) for name, parts in zip(names, zip(*batches, strict=True), strict=True)}
 
     def of_feeds(self, feeds: Feeds, index: pd.Index | None = None) -> pd.DataFrame:
         """The same for the model's own inputs."""
-        found = probabilities(self.running, feeds)
-        if not np.isfinite(found).all():
+        predicted = probabilities(self.running, feeds)
+        if not np.isfinite(predicted).all():
             raise ArithmeticError("the model answered with a probability that is not a number")
         columns = [f"{PROBABILITY}{name}" for name in self.classes]
-        answers = pd.DataFrame(found, index, columns)
-        answers.insert(0, LABEL, np.array(self.classes, dtype=object)[found.argmax(1)], allow_duplicates=True)
+        answers = pd.DataFrame(predicted, index, columns)
+        answers.insert(0, LABEL, np.array(self.classes, dtype=object)[predicted.argmax(1)], allow_duplicates=True)
         return answers
 
 

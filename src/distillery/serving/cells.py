@@ -95,9 +95,9 @@ def is_text(cells: pd.Series) -> bool:
 
 def blanked(cells: pd.Series, missing: Sequence[str] = ()) -> pd.Series:
     """Cells of text without blanks at their ends; None where one is missing or spells a missing one."""
-    codes, found = pd.factorize(cells)
+    codes, distinct = pd.factorize(cells)
     gone = MISSING.union(missing)
-    stripped = [text.strip() for text in found]
+    stripped = [text.strip() for text in distinct]
     texts = [None if text in gone else text for text in stripped]
     return pd.Series(np.array([*texts, None], dtype=object)[codes], cells.index, dtype=object)
 
@@ -180,14 +180,14 @@ def _times(cells: pd.Series, column: Column, missing: Sequence[str]) -> np.ndarr
         return ((utc - pd.Timestamp(EPOCH)) / pd.Timedelta(seconds=1)).to_numpy(np.float64, copy=True)
     if is_number(cells) and cells.notna().any():
         raise CellError(column.name, _wanted(column), f"the number {cells.dropna().iat[0]}")
-    known: dict[object, float] = {}
+    seconds: dict[object, float] = {}
     values = np.full(len(cells), np.nan)
     for row, cell in enumerate(cells):
         if _is_gone(cell):
             continue
-        if cell not in known:
-            known[cell] = _seconds(cell, column, missing, row)
-        values[row] = known[cell]
+        if cell not in seconds:
+            seconds[cell] = _seconds(cell, column, missing, row)
+        values[row] = seconds[cell]
     return values
 
 
@@ -199,22 +199,22 @@ def _seconds(cell: object, column: Column, missing: Sequence[str], row: int) -> 
     text = _decoded(cell).strip() if isinstance(cell, str | bytes) else str(cell)
     if text in MISSING or text in missing:
         return np.nan
-    found = parse_time(text, column.time_format) if isinstance(cell, str | bytes) else None
-    if found is None:
+    seconds = parse_time(text, column.time_format) if isinstance(cell, str | bytes) else None
+    if seconds is None:
         raise CellError(column.name, _wanted(column), repr(cell), row)
-    return found
+    return seconds
 
 
 def _texts(cells: pd.Series, column: Column, missing: Sequence[str]) -> np.ndarray:
     if is_text(cells):
         texts = blanked(cells, missing)
-        codes, found = pd.factorize(texts)
-        spelt = np.array([canonical(text, column.as_written) for text in found] + [None], dtype=object)
+        codes, distinct = pd.factorize(texts)
+        spelt = np.array([canonical(text, column.as_written) for text in distinct] + [None], dtype=object)
         return spelt[codes]
     if cells.dtype != object:
-        codes, found = pd.factorize(cells)
-        first = [int(np.flatnonzero(codes == code)[0]) for code in range(len(found))] if column.as_written else codes
-        each = [_text(cell, column, missing, int(row)) for cell, row in zip(found, first, strict=False)]
+        codes, distinct = pd.factorize(cells)
+        first = [int(np.flatnonzero(codes == code)[0]) for code in range(len(distinct))] if column.as_written else codes
+        each = [_text(cell, column, missing, int(row)) for cell, row in zip(distinct, first, strict=False)]
         return np.array([*each, None], dtype=object)[codes]
     spelt = np.full(len(cells), None, dtype=object)
     for row, cell in enumerate(cells):

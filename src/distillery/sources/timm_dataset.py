@@ -52,22 +52,22 @@ def timm_dataset(
     splits = [split for split in (train_split, test_split) if split is not None]
     parts = [_open(name, root, split, download) for split in splits]
     _check_classes(parts, splits)
-    places = [(part, index) for part in parts for index in range(len(part))]
+    rows = [(part, index) for part in parts for index in range(len(part))]
     names = [f"{split}/{index}" for split, part in zip(splits, parts, strict=True) for index in range(len(part))]
 
     def read(row: int) -> np.ndarray:
         try:
-            return read_image(_stored(*places[row])[0], gray)
+            return read_image(_stored(*rows[row])[0], gray)
         except ImageError as error:
             raise InputError(f"cannot read the image {names[row]!r} of {name!r}: {error}") from error
 
     texts, contents = [], []
-    for part, index in places:
+    for part, index in rows:
         target, content = _label_and_hash(part, index, gray)
         texts.append(str(target))
         contents.append(content)
     labels, hashes = np.array(texts), np.array(contents, np.uint64)
-    in_test = np.arange(len(places)) >= len(parts[0])
+    in_test = np.arange(len(rows)) >= len(parts[0])
 
     state = hashlib.blake2b(repr((name, splits, gray, DECODING)).encode(), digest_size=12)
     for text, content in zip(texts, hashes, strict=True):
@@ -128,10 +128,10 @@ def _files(part: Images) -> Sequence[tuple[str, object]] | None:
     from timm.data.readers.reader_image_folder import ReaderImageFolder
     from torchvision.datasets import DatasetFolder
 
-    found = getattr(part, "reader", part)
-    if not isinstance(found, (ReaderImageFolder, DatasetFolder)):
+    reader = getattr(part, "reader", part)
+    if not isinstance(reader, (ReaderImageFolder, DatasetFolder)):
         return None
-    samples: Sequence[tuple[str, object]] = found.samples
+    samples: Sequence[tuple[str, object]] = reader.samples
     return samples
 
 

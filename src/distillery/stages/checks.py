@@ -44,12 +44,12 @@ def prepare_and_check(config: Experiment, rows: Rows, store: Store) -> Handle:
 
 def _check_folds(config: Experiment) -> None:
     """Refuses answers from elsewhere that may be by models that have learned the rows that they answer."""
-    for place, member in enumerate(config.teachers.members):
+    for index, member in enumerate(config.teachers.members):
         outside = bool(MODELS.traits(member.family).get("outside"))
         if outside or (member.family == "given" and not member.options["out_of_fold"]):
             remedy = "data.split.folds: null" if outside else "out_of_fold: true if they are, or data.split.folds: null"
             raise InputError(
-                f"teachers.members.{place} ({member.name}): with data.split.folds, the ensemble weights are fitted on "
+                f"teachers.members.{index} ({member.name}): with data.split.folds, the ensemble weights are fitted on "
                 f"rows of train; expected answers by models that have not learned these rows, got answers of which "
                 f"that is not known; set {remedy}"
             )

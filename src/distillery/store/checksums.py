@@ -71,10 +71,10 @@ class Checksums:
             kept: V = entry[3]
             return kept
 
-        found = compute(path)
+        computed = compute(path)
         if abs(time.time_ns() - stamp[1]) > FRESH_NS:
-            self._note(name, stamp, found)
-        return found
+            self._note(name, stamp, computed)
+        return computed
 
     def settle(self, name: str) -> None:
         """Computes the checksum of a file that nobody writes to any more, after its bytes were flushed to the disk."""
@@ -132,8 +132,8 @@ def flush(path: Path) -> None:
 
 
 def _stamp(path: Path) -> list[int]:
-    found = path.stat()
-    return [found.st_size, found.st_mtime_ns, found.st_ino]
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ino]
 
 
 def _read(kept: Path) -> dict[str, list[Any]]:

@@ -128,9 +128,9 @@ def broken_file(stage: Path, names: Collection[str] | None = None) -> str | None
     except (OSError, ValueError):
         return str(stage / MANIFEST)
     checksums = Checksums.beside(stage)
-    found = _first_broken(stage, files if names is None else names, files, checksums)
+    broken = _first_broken(stage, files if names is None else names, files, checksums)
     checksums.save()
-    return found
+    return broken
 
 
 def damaged_file(stage: Path) -> str | None:
@@ -162,12 +162,12 @@ def versions(folder: Path) -> dict[str, int]:
         lines = (folder / VERSIONS).read_text(errors="replace").splitlines()
     except OSError:
         return {}
-    known = {}
+    last = {}
     for line in lines:
         same, _, version = line.partition(" ")
         if version.isdecimal():
-            known[same] = int(version)
-    return known
+            last[same] = int(version)
+    return last
 
 
 def note_version(folder: Path, identity: Identity) -> None:

@@ -260,8 +260,8 @@ def _identity(key: object) -> manifest.Identity:
 
 
 def _handle(final: Path, stage: str, name: str) -> Handle:
-    found = manifest.read(final)
-    return Handle(stage, name, str(final), final.name, found.metrics, found.seconds, cached=True)
+    sealed = manifest.read(final)
+    return Handle(stage, name, str(final), final.name, sealed.metrics, sealed.seconds, cached=True)
 
 
 @contextmanager

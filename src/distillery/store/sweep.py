@@ -98,12 +98,12 @@ def _kinds(root: Path) -> list[Path]:
 
 def _stages(folder: Path) -> dict[str, list[Path]]:
     """By fingerprint, a stage directory and all that lies beside it."""
-    found: dict[str, list[Path]] = {}
+    paths: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
         name = path.name.partition(".")[0]
         if FINGERPRINT.fullmatch(name) and not path.is_symlink():
-            found.setdefault(name, []).append(path)
-    return found
+            paths.setdefault(name, []).append(path)
+    return paths
 
 
 def _sweep_kind(folder: Path, needed: Collection[str], oldest: float, dry_run: bool) -> Swept:
@@ -118,9 +118,9 @@ def _sweep_kind(folder: Path, needed: Collection[str], oldest: float, dry_run: b
             continue
 
         lock = folder / f"{name}.lock"
-        with _locked(lock, dry_run) as mine:
+        with _locked(lock, dry_run) as is_locked:
             # Somebody may have asked for it between the first look and the lock.
-            if not mine or _used_since(going, oldest):
+            if not is_locked or _used_since(going, oldest):
                 continue
             for path in sorted(going, key=lambda path: path == lock):  # the lock last: without it others may begin
                 swept.count(path)

@@ -61,5 +61,5 @@ def _fit(rows: np.ndarray, components: int, seed: int) -> tuple[np.ndarray, np.n
             best = float(score), fitted
         size *= 2
     assert best is not None
-    found = best[1]
-    return found.weights_, found.means_, np.linalg.cholesky(found.covariances_)
+    mixture = best[1]
+    return mixture.weights_, mixture.means_, np.linalg.cholesky(mixture.covariances_)

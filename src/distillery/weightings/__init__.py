@@ -36,9 +36,9 @@ WEIGHTINGS: Registry[np.ndarray, Traits] = Registry("weighting", "distillery.wei
 
 def deal(labels_N: np.ndarray, folds: int) -> np.ndarray:
     """A fold for each row [N]; classes are dealt out evenly, in row order, so that the folds never change."""
-    found = np.empty(len(labels_N), np.int64)
-    found[np.argsort(labels_N, kind="stable")] = np.arange(len(labels_N)) % folds
-    return found
+    fold_of = np.empty(len(labels_N), np.int64)
+    fold_of[np.argsort(labels_N, kind="stable")] = np.arange(len(labels_N)) % folds
+    return fold_of
 
 
 def one_standard_error(losses_SN: np.ndarray) -> int:

@@ -72,10 +72,10 @@ def _by_cross_validation(likelihood_MN: np.ndarray, labels_N: np.ndarray, max_st
     for fold in range(FOLDS):
         fit_on, judge_on = np.ascontiguousarray(likelihood_MN[:, folds != fold]), folds == fold
         weights = np.full(len(likelihood_MN), 1 / len(likelihood_MN))
-        for place in reversed(range(len(GRID))):  # each strength starts from the weights of the next stronger one
-            if GRID[place] < math.inf:  # a coarse fit will do: rows differ by far more than 1e-5 nats
-                weights = linear_pool(fit_on, GRID[place], weights, 1e-5, max_steps)
-            losses[place, judge_on] = -np.log(weights @ likelihood_MN[:, judge_on])
+        for index in reversed(range(len(GRID))):  # each strength starts from the weights of the next stronger one
+            if GRID[index] < math.inf:  # a coarse fit will do: rows differ by far more than 1e-5 nats
+                weights = linear_pool(fit_on, GRID[index], weights, 1e-5, max_steps)
+            losses[index, judge_on] = -np.log(weights @ likelihood_MN[:, judge_on])
     return GRID[one_standard_error(losses)]
 
 

@@ -86,8 +86,8 @@ class _Parquet:
         kept = (self._data.schema.pandas_metadata or {}).get("index_columns", [])
         self.index = [name.strip() for name in kept if isinstance(name, str) and name in self._stored]
         # An index of whole numbers in steps is kept as its ends alone.
-        ranges = [found for found in kept if isinstance(found, dict) and found.get("name") and not file.is_dir()]
-        self._ranges = {found["name"]: pd.RangeIndex(found["start"], found["stop"], found["step"]) for found in ranges}
+        ranges = [entry for entry in kept if isinstance(entry, dict) and entry.get("name") and not file.is_dir()]
+        self._ranges = {entry["name"]: pd.RangeIndex(entry["start"], entry["stop"], entry["step"]) for entry in ranges}
         self.index += list(self._ranges)
         self.names = [name.strip() for name in self._stored] + list(self._ranges)
 

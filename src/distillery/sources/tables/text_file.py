@@ -229,11 +229,11 @@ def _first_rows(head: str, separator: str) -> list[list[str]]:
         lines = [line for line in head.splitlines() if line.strip()]
         return [re.split(separator, line.strip()) for line in lines[:1000]]
     rows = csv.reader(io.StringIO(head, newline=""), delimiter=separator, skipinitialspace=True)
-    found = []
+    complete = []
     try:
         for row in rows:
             if row:
-                found.append(row)
+                complete.append(row)
     except csv.Error:
         pass  # a field longer than the sample: what came before is enough
-    return found[:-1] if len(head) >= SAMPLE and len(found) > 1 else found
+    return complete[:-1] if len(head) >= SAMPLE and len(complete) > 1 else complete

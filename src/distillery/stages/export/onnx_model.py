@@ -133,11 +133,11 @@ def request_latency(running: ort.InferenceSession, rows: Rows, ids: np.ndarray, 
     feeds = next(_together(running, rows, ids))
     most = max(1, PART_BYTES // _size(feeds[0]))
     # Rows travel as numbers into the feeds; `latency` repeats one for the batch, so raw rows are joined beforehand.
-    found = latency(
+    measured = latency(
         lambda batch: probabilities(running, _joined(feeds, batch)), np.arange(len(feeds)), runs, min(BATCH, most)
     )
-    times = {f"request_ms_{end}": found[f"latency_ms_{end}"] for end in ("p50", "p95", "p99")}
-    return {**times, "requests_per_s": found["throughput_per_s"]}
+    times = {f"request_ms_{end}": measured[f"latency_ms_{end}"] for end in ("p50", "p95", "p99")}
+    return {**times, "requests_per_s": measured["throughput_per_s"]}
 
 
 def _check(path: Path, network: nn.Module, dataset: Dataset, rows: Rows, runs: int) -> dict[str, float]:
@@ -165,8 +165,8 @@ def _together(running: ort.InferenceSession, rows: Rows, ids: np.ndarray) -> Ite
     Images come in their own sizes, so a list may hold one of them only.
     """
     held: list[Feeds] = []
-    for place in range(len(ids)):
-        feed = feed_rows(running, rows, ids[place : place + 1])
+    for index in range(len(ids)):
+        feed = feed_rows(running, rows, ids[index : index + 1])
         full = len(held) == BATCH or (len(held) + 1) * _size(feed) > PART_BYTES
         if held and (full or _shapes(feed) != _shapes(held[0])):
             yield held

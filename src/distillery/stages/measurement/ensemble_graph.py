@@ -49,9 +49,9 @@ class _Builder:
         """All of a member behind the common input, under names of its own."""
         own = compose.add_prefix(member, prefix)
         for node in own.graph.node:
-            for place, name in enumerate(node.input):
+            for index, name in enumerate(node.input):
                 if name == prefix + INPUTS:
-                    node.input[place] = INPUTS
+                    node.input[index] = INPUTS
             self.nodes.append(node)
         self.constants.extend(own.graph.initializer)
         self._members.append(prefix + LOGITS)
