@@ -11,6 +11,7 @@ import pandas as pd
 
 from distillery.errors import InputError
 from distillery.models import MODELS, GivenLogits, InputSpec
+from distillery.ops.log_probs import TEACHER_FLOOR
 
 PREFIX = "probability:"  # that a column's name may have before the name of its class
 SHOWN = 6  # classes in a message
@@ -51,7 +52,7 @@ def given(
     if not np.isfinite(array).all():
         row = int(np.flatnonzero(~np.isfinite(array).all(1))[0])
         raise InputError(f"given logits {path!r}: expected finite numbers, got {array[row].tolist()} in row {row}")
-    return GivenLogits(np.log(np.maximum(array, 1e-7)) if values == "probs" else array, columns)
+    return GivenLogits(np.log(np.maximum(array, TEACHER_FLOOR)) if values == "probs" else array, columns)
 
 
 def _npz(file: Path) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.optimize import minimize_scalar
 
-from distillery.ops.log_probs import FLOOR, LOG_FLOOR, log_softmax_of
+from distillery.ops.log_probs import LOG_FLOOR, log_softmax_of
 from distillery.ops.metrics import BLOCK_BYTES, row_blocks, row_nll
 
-__all__ = ["FLOOR", "Pooling", "fit_temperature", "influence", "pool_logits", "pooled_blocks", "side_by_side"]
+__all__ = ["Pooling", "fit_temperature", "influence", "pool_logits", "pooled_blocks", "side_by_side"]
 
 TEMPERATURES = (0.2, 5.0)
 

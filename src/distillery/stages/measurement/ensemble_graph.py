@@ -8,7 +8,8 @@ import numpy as np
 import onnx
 from onnx import compose, helper, numpy_helper
 
-from distillery.ops.pooling import FLOOR, Pooling
+from distillery.ops.log_probs import FLOOR, TINY
+from distillery.ops.pooling import Pooling
 
 INPUTS, LOGITS = "inputs", "logits"  # of every graph that `runtimes.network_graph` gives, and of this one
 
@@ -70,7 +71,7 @@ class _Builder:
             summed = self._node("MatMul", [weights, values], "summed")
             pooled = self._node("Squeeze", [summed, axis], "pooled")
             if pooling.pool == "probs":
-                tiny = self._constant("tiny", np.array(np.finfo(np.float32).tiny))
+                tiny = self._constant("tiny", np.array(TINY))
                 pooled = self._node("Log", [self._node("Max", [pooled, tiny], "positive")], "logs")
         temperature = self._constant("temperature", np.array(pooling.temperature))
         self._node("Div", [pooled, temperature], LOGITS)
