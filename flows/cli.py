@@ -165,8 +165,8 @@ def _report(given: argparse.Namespace) -> None:
     runs = Places.from_environment().runs
     file = runs / given.name / "report.json"
     if not file.is_file():
-        known = ", ".join(sorted(p.parent.name for p in runs.glob("*/report.json"))) or "none"
-        raise InputError(f"report: expected the name of a finished run ({known}), got {given.name!r}")
+        existing = ", ".join(sorted(p.parent.name for p in runs.glob("*/report.json"))) or "none"
+        raise InputError(f"report: expected the name of a finished run ({existing}), got {given.name!r}")
     if given.json:
         console.out(file.read_text(), highlight=False)
     else:
@@ -185,7 +185,7 @@ def _history(given: argparse.Namespace) -> None:
     from distillery.flows.tracking import history, registry
 
     client = _client()
-    model = _known(client, given.name, "history")
+    model = _registered(client, given.name, "history")
     entries = history.read(model.tags)
     if given.json:
         console.out(json.dumps([asdict(entry) for entry in entries], indent=1), highlight=False)
@@ -226,12 +226,12 @@ def _to_decide(name: str, command: str) -> tuple[MlflowClient, Places]:
     places = Places.from_environment()
     lock.check_database(places)
     client = _client()
-    _known(client, name, command)
+    _registered(client, name, command)
     registry.check_name(client, name)
     return client, places
 
 
-def _known(client: MlflowClient, name: str, command: str) -> RegisteredModel:
+def _registered(client: MlflowClient, name: str, command: str) -> RegisteredModel:
     from distillery.flows.tracking import registry
 
     model = registry.registered(client, name)

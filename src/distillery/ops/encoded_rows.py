@@ -114,9 +114,9 @@ class Index:
         rows = np.flatnonzero(self.usable)
         if not len(self.hashes) or not len(rows):
             return np.full(len(hashes), -1, np.int64)
-        known, first = np.unique(self.hashes[rows], return_index=True)
-        nearest = np.searchsorted(known, hashes).clip(max=len(known) - 1)
-        return np.where(known[nearest] == hashes, rows[first[nearest]], -1)
+        hashes_here, first = np.unique(self.hashes[rows], return_index=True)
+        nearest = np.searchsorted(hashes_here, hashes).clip(max=len(hashes_here) - 1)
+        return np.where(hashes_here[nearest] == hashes, rows[first[nearest]], -1)
 
     def opened(self, stage: Path) -> Packed:
         """The rows, memory-mapped."""

@@ -116,9 +116,9 @@ def _ascii_minus(text: str) -> str:
     return text.replace("\u2212", "-").strip()
 
 
-def _only(found: Iterable[str]) -> str | None:
+def _only(texts: Iterable[str]) -> str | None:
     """The one text among them besides the empty one; None if there are several."""
-    distinct = set(found) - {""}
+    distinct = set(texts) - {""}
     if len(distinct) > 1:
         return None
     return distinct.pop() if distinct else ""

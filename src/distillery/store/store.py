@@ -134,12 +134,12 @@ class Store:
         with ExitStack() as locks:
             for final in sorted(set(finals)):  # in one order everywhere, so that no two wait for each other
                 locks.enter_context(locked(final.with_suffix(".lock")))
-            found = {f: self._open(f, stage, name) for f, (name, _) in zip(finals, wanted, strict=True)}
-            missing = {finals.index(f): f for f, handle in found.items() if handle is None}
+            opened = {f: self._open(f, stage, name) for f, (name, _) in zip(finals, wanted, strict=True)}
+            missing = {finals.index(f): f for f, handle in opened.items() if handle is None}
             if missing:
-                self._tell_older(stage, [wanted[place] for place in missing])
-                self._build(stage, {place: (*wanted[place], final) for place, final in missing.items()}, build, found)
-        handles = [(found[final], name) for final, (name, _) in zip(finals, wanted, strict=True)]
+                self._tell_older(stage, [wanted[index] for index in missing])
+                self._build(stage, {index: (*wanted[index], final) for index, final in missing.items()}, build, opened)
+        handles = [(opened[final], name) for final, (name, _) in zip(finals, wanted, strict=True)]
         return [replace(handle, name=name) for handle, name in handles if handle is not None]
 
     def find(self, stage: str, fingerprint: str, name: str) -> Handle:
@@ -163,9 +163,9 @@ class Store:
         stage: str,
         missing: dict[int, tuple[str, object, Path]],
         build: Build,
-        found: dict[Path, Handle | None],
+        opened: dict[Path, Handle | None],
     ) -> None:
-        works = {place: final.with_suffix(".part") for place, (*_, final) in missing.items()}
+        works = {index: final.with_suffix(".part") for index, (*_, final) in missing.items()}
         for work in works.values():
             work.mkdir(exist_ok=True)
         began = time.perf_counter()
@@ -173,28 +173,28 @@ class Store:
         trim_heap()
         seconds = (time.perf_counter() - began) / len(works)
         errors = []
-        for place, (name, key, final) in missing.items():
-            result = results[place]
+        for index, (name, key, final) in missing.items():
+            result = results[index]
             if isinstance(result, Exception):
                 errors.append(result)
                 continue
             identity = _identity(key)
-            manifest.seal(works[place], result, seconds, identity)
-            works[place].rename(final)
+            manifest.seal(works[index], result, seconds, identity)
+            works[index].rename(final)
             flush(final.parent)
             manifest.note_version(final.parent, identity)
-            found[final] = replace(_handle(final, stage, name), cached=False)
+            opened[final] = replace(_handle(final, stage, name), cached=False)
             self._send(final, stage, name)
         if errors:
             raise errors[0]
 
     def _tell_older(self, stage: str, missing: list[tuple[str, object]]) -> None:
         """Says which of the missing ones were made before, by another version of the code."""
-        known = manifest.versions(self.root / stage)
+        versions = manifest.versions(self.root / stage)
         for name, key in missing:
             identity = _identity(key)
             same, now = identity["same"], identity["version"]
-            was = now if same is None else known.get(same, now)
+            was = now if same is None else versions.get(same, now)
             if was != now:
                 log.info("%s '%s': found one of version %s, made anew by version %s", stage, name, was, now)
 

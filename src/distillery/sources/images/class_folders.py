@@ -190,19 +190,19 @@ def _check_point(part: _Part, train: _Part) -> None:
 
 def _deeper_folders(tree: ImageTree, parts: list[_Part]) -> list[str]:
     """A note that names the folders of images inside class folders, if there are any."""
-    found = set()
+    deeper = set()
     for part in parts:
         depth = len(part.folder.parts) + 1
         for file, _ in part.images():
             inside = file.parts[depth:-1]
             if not inside:
                 continue
-            found.add(file.parent)
+            deeper.add(file.parent)
             for name in inside:
                 if name.lower() in RESERVED:
                     raise InputError(
                         f"data.path: expected {name}/ as a folder of class folders, got it inside of one: "
                         f"{shown(file.parent)!r}; move it, or give it another name"
                     )
-    names = [shown(folder, tree.root) for folder in sorted(found)]
+    names = [shown(folder, tree.root) for folder in sorted(deeper)]
     return [f"Images in deeper folders are of the class at the top: {first_of(names)}."] if names else []
