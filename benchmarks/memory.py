@@ -34,11 +34,11 @@ SHORT = [  # as long as it takes to come through every stage once; what is held 
 ]
 PACK = """
 import sys
-from distillery.stages.data import dataset
+from distillery.stages.data import dataset, preparation
 from distillery.config.data import Data
 from distillery.store import Store
 data = Data(source="folder", path=sys.argv[1], image_size=32)
-dataset.prepare(data, dataset.read_source(data), Store(sys.argv[2]))
+preparation.prepare(data, preparation.read_source(data), Store(sys.argv[2]))
 """
 ENSEMBLE = """
 import sys

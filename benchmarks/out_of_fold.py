@@ -20,7 +20,8 @@ from distillery.config.data import Data
 from distillery.config.experiment import Capacity, Ensemble, Logits, Recipe, Student, Teacher, View, Views
 from distillery.config.search_space import Setting
 from distillery.ops.metrics import quality
-from distillery.stages.data.dataset import Dataset, prepare, read_source
+from distillery.stages.data.dataset import Dataset
+from distillery.stages.data.preparation import prepare, read_source
 from distillery.stages.distillation.distill import Targets, distil
 from distillery.stages.distillation.held_out import HeldOut
 from distillery.stages.ensemble.weight_selection import optimize_weights

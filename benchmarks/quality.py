@@ -27,7 +27,7 @@ from distillery.config import config_file
 from distillery.ops import metrics
 from distillery.ops.pooling import Pooling
 from distillery.sources import Rows
-from distillery.stages.data import dataset
+from distillery.stages.data import dataset, preparation
 from distillery.stages.ensemble import weight_selection
 from distillery.stages.logits import logit_cache
 from distillery.stages.teachers import groups, teacher_training
@@ -98,8 +98,8 @@ class Pool:
 def pool(config: str, overrides: list[str]) -> Pool:
     """Teachers and ensemble weights alone, with the library."""
     experiment, store = config_file.load(ROOT / config, overrides), Store(HOME / ".distillery")
-    rows: Rows = dataset.read_source(experiment.data)
-    data = dataset.prepare(experiment.data, rows, store)
+    rows: Rows = preparation.read_source(experiment.data)
+    data = preparation.prepare(experiment.data, rows, store)
     members: list[Handle] = []
     for names, member in groups.in_one_go(experiment.teachers, data):
         recipe = experiment.teachers.recipe_of(member)

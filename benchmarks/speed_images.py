@@ -24,7 +24,7 @@ from distillery.config import config_file
 from distillery.config.experiment import Capacity, Experiment
 from distillery.config.search_space import Setting
 from distillery.models import InputSpec
-from distillery.stages.data import dataset
+from distillery.stages.data import preparation
 from distillery.stages.data.dataset import Dataset
 from distillery.stages.distillation import distill
 from distillery.stages.ensemble import weight_selection as ensemble
@@ -93,8 +93,8 @@ def prepared(folder: Path) -> Task:
             "student.views.count=6",
         ],
     )
-    store, rows = Store(HOME / ".distillery"), dataset.read_source(experiment.data)
-    data = dataset.prepare(experiment.data, rows, store)
+    store, rows = Store(HOME / ".distillery"), preparation.read_source(experiment.data)
+    data = preparation.prepare(experiment.data, rows, store)
     members: list[Handle] = []
     for names, member in groups.in_one_go(experiment.teachers, data):
         recipe = experiment.teachers.recipe_of(member)
@@ -216,7 +216,9 @@ def images_input(results: Results, pairs: int) -> None:
                 ROOT / "configs/digits.yaml",
                 [f"data={{source: folder, path: {files}, image_size: {size}}}", f"data.{split}"],
             )
-            data = dataset.prepare(experiment.data, dataset.read_source(experiment.data), Store(Path(folder) / "store"))
+            data = preparation.prepare(
+                experiment.data, preparation.read_source(experiment.data), Store(Path(folder) / "store")
+            )
             opened = Dataset(data)
             epochs = 8
             ours = Side("the pack", partial(_read_pack, opened, size, epochs), epochs * len(opened.splits["train"]))

@@ -21,7 +21,7 @@ from distillery.config import config_file
 from distillery.config.experiment import Experiment, Recipe
 from distillery.config.search_space import Setting
 from distillery.ops import metrics
-from distillery.stages.data import dataset
+from distillery.stages.data import preparation
 from distillery.stages.data.dataset import Dataset
 from distillery.stages.distillation import distill
 from distillery.stages.ensemble import weight_selection as ensemble
@@ -69,7 +69,7 @@ def prepared() -> Task:
     study_alone = [rungs, f"search.trials={TRIALS}", f"search.trials_per_round={COHORT}", "search.halving=null"]
     experiment = config_file.load(ROOT / "configs/tabular.yaml", study_alone)
     store = Store(HOME / ".distillery")
-    data = dataset.prepare(experiment.data, dataset.read_source(experiment.data), store)
+    data = preparation.prepare(experiment.data, preparation.read_source(experiment.data), store)
     members: list[Handle] = []
     for names, member in in_one_go(experiment.teachers, data):
         recipe = experiment.teachers.recipe_of(member)

@@ -10,7 +10,7 @@ import os
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.highlighter import NullHighlighter
@@ -25,6 +25,10 @@ from distillery.flows.safe_text import Plain, plain, tell_warnings, visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from distillery.flows.environment import Places
+    from distillery.flows.tracking.registry import RegisteredModel
+    from distillery.flows.tracking.runs import MlflowClient
 
 LONGEST_REASON = 2000
 
@@ -161,8 +165,8 @@ def _report(given: argparse.Namespace) -> None:
     runs = Places.from_environment().runs
     file = runs / given.name / "report.json"
     if not file.is_file():
-        known = ", ".join(sorted(p.parent.name for p in runs.glob("*/report.json"))) or "none"
-        raise InputError(f"report: expected the name of a finished run ({known}), got {given.name!r}")
+        existing = ", ".join(sorted(p.parent.name for p in runs.glob("*/report.json"))) or "none"
+        raise InputError(f"report: expected the name of a finished run ({existing}), got {given.name!r}")
     if given.json:
         console.out(file.read_text(), highlight=False)
     else:
@@ -181,7 +185,7 @@ def _history(given: argparse.Namespace) -> None:
     from distillery.flows.tracking import history, registry
 
     client = _client()
-    model = _known(client, given.name, "history")
+    model = _registered(client, given.name, "history")
     entries = history.read(model.tags)
     if given.json:
         console.out(json.dumps([asdict(entry) for entry in entries], indent=1), highlight=False)
@@ -199,8 +203,8 @@ def _promote(given: argparse.Namespace) -> None:
         raise InputError(f"promote: expected a version of {given.name!r} made by distillery, got {given.version}")
     if len(given.reason) > LONGEST_REASON:
         raise InputError(f"--reason: expected at most {LONGEST_REASON} characters, got {len(given.reason)}")
-    with lifecycle.turn(client, places, given.name) as turn:
-        turn.promote(given.version, given.reason)
+    with lifecycle.transaction(client, places, given.name) as transaction:
+        transaction.promote(given.version, given.reason)
     console.print(plain(f"{given.name} version {given.version} is the champion"))
 
 
@@ -208,13 +212,13 @@ def _rollback(given: argparse.Namespace) -> None:
     from distillery.flows.tracking import lifecycle
 
     client, places = _to_decide(given.name, "rollback")
-    with lifecycle.turn(client, places, given.name) as turn:
-        before, now = turn.rollback(given.reason)
+    with lifecycle.transaction(client, places, given.name) as transaction:
+        before, now = transaction.rollback(given.reason)
     instead = "" if before is None else f", instead of version {before}"
     console.print(plain(f"{given.name} version {now} is the champion again{instead}"))
 
 
-def _to_decide(name: str, command: str) -> tuple[Any, Any]:
+def _to_decide(name: str, command: str) -> tuple[MlflowClient, Places]:
     """(client, places), after everything that could be wrong with them was looked at."""
     from distillery.flows.environment import Places
     from distillery.flows.tracking import lock, registry
@@ -222,18 +226,18 @@ def _to_decide(name: str, command: str) -> tuple[Any, Any]:
     places = Places.from_environment()
     lock.check_database(places)
     client = _client()
-    _known(client, name, command)
+    _registered(client, name, command)
     registry.check_name(client, name)
     return client, places
 
 
-def _known(client: Any, name: str, command: str) -> Any:
+def _registered(client: MlflowClient, name: str, command: str) -> RegisteredModel:
     from distillery.flows.tracking import registry
 
     model = registry.registered(client, name)
     if model is None:
-        known = ", ".join(registry.names(client)[:20]) or "none"
-        raise InputError(f"{command}: expected the name of a registered model ({known}), got {name!r}")
+        existing = ", ".join(registry.names(client)[:20]) or "none"
+        raise InputError(f"{command}: expected the name of a registered model ({existing}), got {name!r}")
     return model
 
 
@@ -281,7 +285,7 @@ def _clean(given: argparse.Namespace) -> None:
         raise InputError("clean: stages are damaged, see above; each is computed again when it is next needed")
 
 
-def _client() -> Any:
+def _client() -> MlflowClient:
     from distillery.flows.environment import Places
     from distillery.flows.tracking.runs import connect
 

@@ -17,7 +17,7 @@ from distillery.flows.tasks.context import Context
 from distillery.flows.tracking import lock, registry
 from distillery.flows.tracking.runs import Tracker
 from distillery.flows.workers.shared_folder import open_workers
-from distillery.stages.data.dataset import read_source
+from distillery.stages.data.preparation import read_source
 from distillery.stages.evaluation.record import EvaluationResult
 from distillery.stages.report.record import Report
 from distillery.store import Store

@@ -19,11 +19,12 @@ from distillery.flows.environment import Places
 from distillery.flows.pipeline import build_ensemble, cache_logits, distil_students, evaluation_inputs
 from distillery.flows.tasks.context import Context
 from distillery.flows.tasks.stages import evaluate_models
-from distillery.stages.data.dataset import Dataset, read_source
+from distillery.stages.data.dataset import Dataset
+from distillery.stages.data.preparation import read_source
 from distillery.stages.ensemble import weight_selection
 from distillery.stages.logits import logit_cache
 from distillery.stages.search import student_search
-from distillery.stages.students.student_training import StudentRecord
+from distillery.stages.students.student_files import StudentRecord
 from distillery.store import Handle, Store
 
 torch.set_num_threads(1)

@@ -21,9 +21,9 @@ def {name}(data, *, size: int = {corners}):
 
 
 @pytest.fixture
-def colours() -> Registry:
+def colours() -> Registry[int, dict[str, Any]]:
     """A registry with one entry, filled by hand."""
-    found = Registry("colour", "distillery.losses")
+    found = Registry("colour", "distillery.losses", dict)
 
     def not_too_deep(options: dict[str, Any]) -> None:
         if options["depth"] > 9:
@@ -41,7 +41,7 @@ def test_a_file_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     package = tmp_path / "shapes"
     package.mkdir()
     (package / "__init__.py").write_text(
-        'from distillery.registry import Registry\nSHAPES = Registry("shape", "shapes")\n'
+        'from distillery.registry import Registry\nSHAPES = Registry("shape", "shapes", dict)\n'
     )
     for name, corners in (("square", 4), ("triangle", 3)):
         (package / f"{name}.py").write_text(PLUGIN.format(name=name, corners=corners))

@@ -20,7 +20,8 @@ from distillery.losses import LOSSES
 from distillery.losses.kd import kd
 from distillery.models import MODELS
 from distillery.stages.distillation.soft_losses import check_loss
-from distillery.stages.students.student_training import TrainingRequest, load_student, train_students
+from distillery.stages.students.student_files import load_student
+from distillery.stages.students.student_training import TrainingRequest, train_students
 from distillery.stages.teachers.member_keys import content_key
 from distillery.store import Store
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from distillery.config.config_file import load
 from distillery.flows.environment import Places
 from distillery.stages.checks import prepare_and_check
-from distillery.stages.data.dataset import Dataset, read_source
+from distillery.stages.data.dataset import Dataset
+from distillery.stages.data.preparation import read_source
 from distillery.store import Store
 
 

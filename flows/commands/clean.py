@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from distillery.errors import InputError
 from distillery.flows.environment import Places
 from distillery.flows.tracking import history, records, registry
+from distillery.flows.tracking.runs import MlflowClient
 from distillery.store import sweep
 
 
-def clean(places: Places, client: Any, console: Console, *, keep: int, dry_run: bool = False) -> None:
+def clean(places: Places, client: MlflowClient, console: Console, *, keep: int, dry_run: bool = False) -> None:
     """Removes stages, and prints a line for each kind of them.
 
     What was used within a day stays in any case.
@@ -55,10 +55,10 @@ def check(places: Places, console: Console) -> bool:
 
     A damaged stage is computed again when it is next asked for. Files of data sources are read again by the next run.
     """
-    found = list(sweep.damaged(places.store))
-    for stage in found:
+    damaged = list(sweep.damaged(places.store))
+    for stage in damaged:
         console.print(f"damaged: {stage}", highlight=False, markup=False, soft_wrap=True)
-    return not found
+    return not damaged
 
 
 def _last_runs(folder: Path, keep: int) -> tuple[list[records.Noted], list[records.Noted]]:
@@ -69,14 +69,14 @@ def _last_runs(folder: Path, keep: int) -> tuple[list[records.Noted], list[recor
             f"clean: expected a record of the stages that the report of {folder.name!r} rests on, got a report of an "
             f"earlier version; give `distillery run` for it once more, or remove {folder}"
         )
-    ended = [place for place, run in enumerate(runs) if run.ended]
+    ended = [index for index, run in enumerate(runs) if run.ended]
     first = ended[-keep] if len(ended) >= keep else 0
     # A run that did not end well is needed to go on with, as long as it is as recent.
-    kept = [run for place, run in enumerate(runs) if place >= first or run.at_work]
+    kept = [run for index, run in enumerate(runs) if index >= first or run.at_work]
     return kept, [run for run in runs if run not in kept]
 
 
-def _by_versions(client: Any) -> set[str]:
+def _by_versions(client: MlflowClient) -> set[str]:
     """The stages that model versions were made from: those with an alias, and those that were once the champion."""
     needed = set()
     for name in registry.names(client):

@@ -69,11 +69,11 @@ def _recovery(recovery: Mapping[Role, Gain]) -> list[str]:
     lines = []
     for role, gain in recovery.items():
         shown = []
-        for figure, found in (("accuracy", gain.accuracy), ("nll", gain.nll)):
-            if found.value is None or found.low is None or found.high is None:
-                shown.append(f"{figure} {markdown(found.note)}")
+        for figure, gap in (("accuracy", gain.accuracy), ("nll", gain.nll)):
+            if gap.value is None or gap.low is None or gap.high is None:
+                shown.append(f"{figure} {markdown(gap.note)}")
             else:
-                shown.append(f"{figure} {100 * found.value:.0f} % ({100 * found.low:.0f} to {100 * found.high:.0f})")
+                shown.append(f"{figure} {100 * gap.value:.0f} % ({100 * gap.low:.0f} to {100 * gap.high:.0f})")
         lines.append(f"Gap recovery against the {role.words}: {', '.join(shown)}")
     return lines
 

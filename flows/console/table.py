@@ -65,10 +65,10 @@ def _figures(report: Report) -> list[str]:
 
 
 def _winners_curse(report: Report) -> str:
-    found = report.winners_curse
+    curse = report.winners_curse
     return (
-        f" the NLL gain over the baseline was {found.val_search:.4f} on the rows that chose the setting, "
-        f"{found.test.value:.4f} on test"
+        f" the NLL gain over the baseline was {curse.val_search:.4f} on the rows that chose the setting, "
+        f"{curse.test.value:.4f} on test"
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import shutil
-from typing import Any
 
 import torch
 from packaging.specifiers import SpecifierSet
@@ -18,7 +17,7 @@ from distillery.flows.environment import Places
 from distillery.flows.safe_text import plain
 from distillery.flows.servers import notify
 from distillery.flows.tracking import history, lock, registry
-from distillery.flows.tracking.runs import connect
+from distillery.flows.tracking.runs import MlflowClient, connect
 from distillery.flows.workers.shared_folder import open_workers
 from distillery.store.remote import Remote
 
@@ -107,7 +106,7 @@ def _remote(console: Console, remote: Remote) -> bool:
     return _line(console, True, f"finished stages are shared at {remote.shown}", "")
 
 
-def _champion(console: Console, client: Any, name: str) -> bool:
+def _champion(console: Console, client: MlflowClient, name: str) -> bool:
     model = registry.registered(client, name)
     expected = None if model is None else history.champion(history.read(model.tags))
     missing = expected is not None and model is not None and registry.CHAMPION not in model.aliases

@@ -6,7 +6,6 @@ import html
 import json
 import os
 import urllib.request
-from typing import Any
 
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.flows import Flow
@@ -34,7 +33,7 @@ def address() -> str | None:
     return given
 
 
-def tell(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:
+def tell(flow: Flow[..., object], flow_run: FlowRun, state: State[object]) -> None:
     """Posts what happened; for on_failure and on_crashed, which find their parameters by these names.
 
     What goes wrong here is logged on the run by its kind alone: the address often is a secret, and errors repeat it.
@@ -52,7 +51,7 @@ def tell(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:
         log.error("%s: nobody was told of this: %s %s", VARIABLE, type(error).__name__, status)
 
 
-def message(flow_run: FlowRun, state: State[Any]) -> str:
+def message(flow_run: FlowRun, state: State[object]) -> str:
     """The run, the reason, and where to look, without secrets and without signs that a chat would obey."""
     lines = [f"{flow_run.name}: {state.name}. {state.message or ''}"]
     if (page := url_for(flow_run)) is not None:

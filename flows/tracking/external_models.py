@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import mlflow
 import numpy as np
@@ -20,6 +20,9 @@ from distillery.stages.data.preprocess import session
 from distillery.stages.teachers.external_members import Predict
 from distillery.store import checksum
 
+Raw: TypeAlias = pd.DataFrame | dict[str, np.ndarray]
+"""Raw rows of a table, or ``{"image": uint8 [n, H, W, channels]}``."""
+
 DTYPES = {
     "tensor(float)": np.float32,
     "tensor(double)": np.float64,
@@ -29,7 +32,7 @@ DTYPES = {
 }
 
 
-def open_model(member: Teacher) -> tuple[Any, Predict]:
+def open_model(member: Teacher) -> tuple[str, Predict]:
     """(what identifies it, the classifier) of a model that MLflow keeps."""
     address = member.options["model"]
     try:
@@ -41,13 +44,13 @@ def open_model(member: Teacher) -> tuple[Any, Predict]:
     except InputError:
         raise
     except Exception as error:  # MLflow's, onnxruntime's, or of whatever a trusted model consists of
-        raise InputError(f"teacher {member.name!r}: expected a model at {address!r}, got: {_told(error)}") from error
+        raise InputError(f"teacher {member.name!r}: expected a model at {address!r}, got: {_reason(error)}") from error
 
-    def predict(raw: Any) -> Any:
+    def predict(raw: Raw) -> object:
         try:
             return ask_model(raw)
         except Exception as error:
-            problem = f"teacher {member.name!r}: {address} does not take the rows: {_told(error)}"
+            problem = f"teacher {member.name!r}: {address} does not take the rows: {_reason(error)}"
             raise InputError(problem) from error
 
     return identity, predict
@@ -70,7 +73,7 @@ def _opened_as_onnx(name: str, address: str) -> tuple[str, Predict]:
         running = session(onnx.load(files[0]))
         identity = checksum(files[0])
 
-    def predict(raw: Any) -> Any:
+    def predict(raw: Raw) -> object:
         return _by_distillery(running, raw) if _is_ours(running) else _by_names(running, raw)
 
     return identity, predict
@@ -80,16 +83,16 @@ def _is_ours(running: ort.InferenceSession) -> bool:
     return {"classes", "kind"} <= running.get_modelmeta().custom_metadata_map.keys()
 
 
-def _by_distillery(running: ort.InferenceSession, raw: Any) -> pd.DataFrame:
+def _by_distillery(running: ort.InferenceSession, raw: Raw) -> pd.DataFrame:
     """The answers of a student, a column for the probability of each of its classes."""
     answers = Answers(running)
-    found = answers.of_request(raw)
+    predicted = answers.of_request(raw)
     if answers.is_table:
-        return found
-    return pd.DataFrame(found["probabilities"], columns=[f"{PROBABILITY}{name}" for name in answers.classes])
+        return predicted
+    return pd.DataFrame(predicted["probabilities"], columns=[f"{PROBABILITY}{name}" for name in answers.classes])
 
 
-def _by_names(running: ort.InferenceSession, raw: Any) -> Any:
+def _by_names(running: ort.InferenceSession, raw: Raw) -> object:
     """The output ``probabilities`` of any ONNX model, or the only one.
 
     An input takes the column of its name; a single one with another name takes all columns, side by side.
@@ -101,7 +104,7 @@ def _by_names(running: ort.InferenceSession, raw: Any) -> Any:
     return running.run(wanted, _feeds(running, raw))[0]
 
 
-def _feeds(running: ort.InferenceSession, raw: Any) -> Feeds:
+def _feeds(running: ort.InferenceSession, raw: Raw) -> Feeds:
     inputs = running.get_inputs()
     if len(inputs) == 1 and inputs[0].name not in raw and isinstance(raw, pd.DataFrame):
         (only,) = inputs
@@ -119,5 +122,5 @@ def _feeds(running: ort.InferenceSession, raw: Any) -> Feeds:
     return feeds
 
 
-def _told(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__

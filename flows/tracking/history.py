@@ -55,8 +55,8 @@ def read(tags: Mapping[str, str]) -> list[Entry]:
     Raises:
         InputError: One of them was changed by other means.
     """
-    found = {int(match[1]): text for key, text in tags.items() if (match := KEY.fullmatch(key))}
-    return [_entry(number, found[number]) for number in sorted(found)]
+    texts = {int(match[1]): text for key, text in tags.items() if (match := KEY.fullmatch(key))}
+    return [_entry(number, texts[number]) for number in sorted(texts)]
 
 
 def _entry(number: int, text: str) -> Entry:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from distillery.store import Handle
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class RecordedRun:
@@ -16,22 +19,22 @@ class RecordedRun:
     id = ""
     fresh = False
 
-    def params(self, values: dict[str, Any]) -> None:
+    def params(self, values: Mapping[str, object]) -> None:
         """Records parameters."""
 
-    def metrics(self, values: dict[str, Any]) -> None:
+    def metrics(self, values: Mapping[str, object]) -> None:
         """Records figures; those that do not exist (None) are left out."""
 
     def epoch(self, epoch: int, values: dict[str, float]) -> None:
         """Adds a point to the training curves."""
 
-    def tags(self, values: dict[str, Any]) -> None:
+    def tags(self, values: Mapping[str, object]) -> None:
         """Records tags."""
 
-    def json(self, value: Any, name: str) -> None:
+    def json(self, value: Mapping[str, object], name: str) -> None:
         """Records a JSON or YAML file."""
 
-    def figure(self, figure: Any, name: str) -> None:
+    def figure(self, figure: Figure, name: str) -> None:
         """Records a matplotlib figure."""
 
     def file(self, path: Path, folder: str | None = None) -> None:
@@ -53,7 +56,7 @@ class RunTracker(Protocol):
     def describes(self, run: RecordedRun, known_as: str) -> None:
         """Lets `complete` find a child by more than its name."""
 
-    def complete(self, role: str, name: str, key: str, figures: dict[str, Any], known_as: str) -> None:
+    def complete(self, role: str, name: str, key: str, figures: Mapping[str, object], known_as: str) -> None:
         """Adds figures to the child that is known so."""
 
     def keys(self, prefix: str) -> dict[str, bool]:
@@ -78,7 +81,7 @@ class Untracked:
     def describes(self, run: RecordedRun, known_as: str) -> None:
         """Does nothing."""
 
-    def complete(self, role: str, name: str, key: str, figures: dict[str, Any], known_as: str) -> None:
+    def complete(self, role: str, name: str, key: str, figures: Mapping[str, object], known_as: str) -> None:
         """Drops figures."""
 
     def keys(self, prefix: str) -> dict[str, bool]:

@@ -28,15 +28,15 @@ DESCRIPTION = 5000  # characters, as for history.LONGEST
 
 
 @contextmanager
-def turn(client: MlflowClient, places: Places, name: str) -> Iterator[Turn]:
+def transaction(client: MlflowClient, places: Places, name: str) -> Iterator[RegistryTransaction]:
     """Alone with the aliases of a registered model; what a dead process left half done is finished first."""
     with lock.held(places, name) as check:
-        mine = Turn(client, name, check)
-        mine.finish_interrupted()
-        yield mine
+        opened = RegistryTransaction(client, name, check)
+        opened.finish_interrupted()
+        yield opened
 
 
-class Turn:
+class RegistryTransaction:
     """The aliases and the history of one registered model, while nobody else may change them."""
 
     def __init__(self, client: MlflowClient, name: str, check: Callable[[], None]) -> None:
@@ -52,13 +52,13 @@ class Turn:
         last = self.entries[-1] if self.entries else None
         if last is None or not last.moves or self._done == last.key:
             return
-        known = registry.by_version(self._client, self.name, last.version)
-        if known is not None and self.champion in (last.over, last.version):
+        version = registry.by_version(self._client, self.name, last.version)
+        if version is not None and self.champion in (last.over, last.version):
             self._carry_out(last)
         else:  # moved by other means since then, to a version that this one was not compared with
             self._settle(last)
 
-    def consider(
+    def decide(
         self, version: int, rules: str, judge: Callable[[int | None], Decision], flow_run: str | None = None
     ) -> Decision:
         """The decision about a version: the one in force, or a new one, which is carried out.
@@ -69,9 +69,9 @@ class Turn:
             judge: The verdict on the candidate, given the version that is the champion.
             flow_run: Id of Prefect's flow run.
         """
-        known = self._in_force(version, rules)
-        if known is not None:
-            return known
+        existing = self._in_force(version, rules)
+        if existing is not None:
+            return existing
         decision = judge(self.champion)
         action = PROMOTED if decision.promoted else REJECTED
         entry = self._entry(action, version, decision.reasons, rules, flow_run)

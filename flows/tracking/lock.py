@@ -21,7 +21,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from distillery.address import masked
 from distillery.errors import InputError, first_line
 from distillery.flows.environment import DATABASE, Places
-from distillery.store.kernel_lock import taken
+from distillery.store.kernel_lock import try_lock
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ def _path(places: Places, name: str) -> Path:
 def _file_lock(path: Path, name: str) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as stream:
-        if not taken(stream):
+        if not try_lock(stream):
             _waiting(name)
             fcntl.flock(stream, fcntl.LOCK_EX)
         yield

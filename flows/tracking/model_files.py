@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import onnxruntime as ort
@@ -17,8 +17,18 @@ from distillery import serving
 ENTRY = Path(__file__).with_name("served_model.py")
 
 
-def model_options(student: Path, folder: Path, kind: str) -> dict[str, Any]:
-    """The options of MLflow's ``pyfunc.log_model`` and ``save_model`` that make a model of an exported student.
+class ModelOptions(TypedDict):
+    """Some options of MLflow's ``pyfunc.log_model`` and ``save_model``."""
+
+    python_model: str
+    model_config: dict[str, str]
+    code_paths: list[str]
+    artifacts: dict[str, str]
+    pip_requirements: list[str]
+
+
+def model_options(student: Path, folder: Path, kind: str) -> ModelOptions:
+    """The options that make a model of an exported student.
 
     Args:
         student: The exported student.

@@ -13,11 +13,11 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import IO, Any
 
 from distillery.store import Handle
-from distillery.store.kernel_lock import taken
+from distillery.store.kernel_lock import try_lock
 
 BEGAN, ENDED = "began", "ended"
 
@@ -25,7 +25,7 @@ BEGAN, ENDED = "began", "ended"
 class Record:
     """The file of one run, while this process holds it."""
 
-    def __init__(self, stream: IO[Any]) -> None:
+    def __init__(self, stream: FileIO) -> None:
         self._stream = stream
 
     def add(self, handles: Iterable[Handle]) -> None:
@@ -65,7 +65,7 @@ def take_over(file: Path) -> Record | None:
     if not file.exists():
         return None
     stream = file.open("ab", buffering=0)
-    if taken(stream):
+    if try_lock(stream):
         return Record(stream)
     stream.close()
     return None
@@ -98,7 +98,7 @@ def noted(folder: Path) -> list[Noted]:
 
 def _read(file: Path) -> Noted:
     with file.open("r+b") as stream:
-        at_work = not taken(stream)
+        at_work = not try_lock(stream)
         lines = stream.read().decode(errors="replace").splitlines()
     begun = [line.partition(" ")[2] for line in lines if line.startswith(BEGAN)]
     began = float(begun[0]) if begun and begun[0].isdecimal() else file.stat().st_mtime

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import mlflow
 import numpy as np
 import onnx
 import onnxruntime as ort
-from mlflow.entities.model_registry import ModelVersion, RegisteredModel
+import pandas as pd
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.entities.model_registry import RegisteredModel as RegisteredModel
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
+from mlflow.models.model import ModelInfo
 from mlflow.tracking import MlflowClient
 from mlflow.types import ColSpec, Schema, TensorSpec
 
@@ -53,12 +56,12 @@ def register(
     tags: dict[str, str],
 ) -> Registered:
     """The version that holds this exported student; made only if there is none yet, and given these tags."""
-    known = find_version(client, name, exported.fingerprint)
-    if known is not None:
+    existing = find_version(client, name, exported.fingerprint)
+    if existing is not None:
         for key, value in tags.items():
-            if known.tags.get(key) != value:
-                client.set_model_version_tag(name, known.version, key, value)
-        return Registered(int(known.version), known.model_id)
+            if existing.tags.get(key) != value:
+                client.set_model_version_tag(name, existing.version, key, value)
+        return Registered(int(existing.version), existing.model_id)
     info = _log(exported, rows, classes, run)
     try:
         client.create_registered_model(name)
@@ -72,8 +75,8 @@ def register(
 
 def find_version(client: MlflowClient, name: str, fingerprint: str) -> ModelVersion | None:
     """The version of a registered model that was made from this export, if any."""
-    found = client.search_model_versions(f"name = '{name}' and tags.`{FINGERPRINT}` = '{fingerprint}'")
-    return found[0] if found else None
+    versions = client.search_model_versions(f"name = '{name}' and tags.`{FINGERPRINT}` = '{fingerprint}'")
+    return versions[0] if versions else None
 
 
 def by_alias(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
@@ -132,14 +135,14 @@ def open_model(client: MlflowClient, name: str, version: str) -> ort.InferenceSe
     Raises:
         InputError: There is no such version, or it is not an ONNX model.
     """
-    found = by_version(client, name, int(version)) if version.isdigit() else by_alias(client, name, version)
-    if found is None:
+    model = by_version(client, name, int(version)) if version.isdigit() else by_alias(client, name, version)
+    if model is None:
         raise InputError(f"expected a registered model {name!r} with the version or alias {version!r}, got none")
     with tempfile.TemporaryDirectory() as folder:
-        local = mlflow.artifacts.download_artifacts(f"models:/{name}/{found.version}", dst_path=folder)
+        local = mlflow.artifacts.download_artifacts(f"models:/{name}/{model.version}", dst_path=folder)
         files = sorted(Path(local).rglob("*.onnx"))
         if not files:
-            raise InputError(f"expected version {found.version} of {name!r} to hold an ONNX model, got another kind")
+            raise InputError(f"expected version {model.version} of {name!r} to hold an ONNX model, got another kind")
         return session(onnx.load(files[0]))
 
 
@@ -149,7 +152,7 @@ def champion(client: MlflowClient, name: str, version: int) -> Champion:
     return Champion(version, open_model(client, name, str(version)), tags)
 
 
-def describe(client: MlflowClient, name: str, registered: Registered, run: Run, metrics: dict[str, Any]) -> None:
+def describe(client: MlflowClient, name: str, registered: Registered, run: Run, metrics: Mapping[str, object]) -> None:
     """Makes the version the candidate, and writes figures on the model behind it."""
     client.set_registered_model_alias(name, CANDIDATE, str(registered.version))
     figures = {k: float(v) for k, v in metrics.items() if isinstance(v, int | float)}
@@ -157,7 +160,7 @@ def describe(client: MlflowClient, name: str, registered: Registered, run: Run, 
         mlflow.log_metrics(figures, run_id=run.id, model_id=registered.model_id)
 
 
-def _log(exported: Handle, rows: Rows, classes: list[str], run: Run) -> Any:
+def _log(exported: Handle, rows: Rows, classes: list[str], run: Run) -> ModelInfo:
     """The student as a model of the run, with the code that reads raw rows."""
     outputs, example = _outputs(rows, classes)
     with tempfile.TemporaryDirectory() as folder, mlflow.start_run(run_id=run.id), warnings.catch_warnings():
@@ -171,7 +174,7 @@ def _log(exported: Handle, rows: Rows, classes: list[str], run: Run) -> Any:
         )
 
 
-def _outputs(rows: Rows, classes: list[str]) -> tuple[Schema, Any]:
+def _outputs(rows: Rows, classes: list[str]) -> tuple[Schema, pd.DataFrame | dict[str, np.ndarray]]:
     """(what the model answers with, a request)."""
     if rows.frame is None:
         assert rows.read is not None

@@ -52,16 +52,16 @@ def decide_and_register(
         return judge_candidate(config, exported, evaluation, data, rows, champion)
 
     key = f"release-{exported.fingerprint}-{evaluation.fingerprint}"
-    with tracker.child("release", "release", key) as run, lifecycle.turn(client, places, name) as turn:
+    with tracker.child("release", "release", key) as run, lifecycle.transaction(client, places, name) as transaction:
         registered = registry.register(client, name, exported, rows, result.classes, run, tags)
         registry.describe(client, name, registered, run, figures)
         rules = fingerprint(config.gates)
-        decision = turn.consider(registered.version, rules, judge, prefect.runtime.flow_run.id)
+        decision = transaction.decide(registered.version, rules, judge, prefect.runtime.flow_run.id)
         if run.fresh:
             run.params({"role": "release", "version": registered.version})
             run.metrics({k: v for k, v in figures.items() if k.startswith(("latency", "request", "parity"))})
             run.tags({"promoted": decision.promoted, "reasons": "; ".join(decision.reasons)})
-        decided = history.decisions(turn.entries, test_rows)
+        decided = history.decisions(transaction.entries, test_rows)
     return Promotion(
         promoted=decision.promoted,
         version=registered.version,

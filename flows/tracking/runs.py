@@ -9,15 +9,16 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeGuard
 
 import mlflow
 from mlflow.entities import Metric, Param, RunStatus, RunTag
+from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
-from mlflow.tracking import MlflowClient
+from mlflow.tracking import MlflowClient as MlflowClient
 
 from distillery.address import without_login
 from distillery.config.experiment import Experiment
@@ -27,6 +28,9 @@ from distillery.flows.safe_text import without_secrets
 from distillery.flows.tracking import records
 from distillery.flows.tracking.interface import RecordedRun
 from distillery.store import Handle, fingerprint
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 KEY = "distillery.key"
 ROLE = "role"
@@ -47,11 +51,11 @@ class Run(RecordedRun):
         self._tags: dict[str, str] = {}
         self._flushed = time.monotonic()
 
-    def params(self, values: dict[str, Any]) -> None:
+    def params(self, values: Mapping[str, object]) -> None:
         """Parameters; those that the run has already stay as they are, since a parameter cannot change."""
         self._params |= {k: str(v) for k, v in values.items() if v is not None}
 
-    def metrics(self, values: dict[str, Any]) -> None:
+    def metrics(self, values: Mapping[str, object]) -> None:
         """Figures; those that do not exist (None) are left out."""
         now = int(time.time() * 1000)
         self._metrics += [Metric(k, float(v), now, 0) for k, v in values.items() if _is_number(v)]
@@ -63,7 +67,7 @@ class Run(RecordedRun):
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
             self.flush()
 
-    def tags(self, values: dict[str, Any]) -> None:
+    def tags(self, values: Mapping[str, object]) -> None:
         """Tags."""
         self._tags |= {k: str(v) for k, v in values.items()}
 
@@ -72,8 +76,8 @@ class Run(RecordedRun):
         params, metrics, tags = self._params, self._metrics, self._tags
         self._params, self._metrics, self._tags = {}, [], {}
         if params and not self._new:
-            known = self.client.get_run(self.id).data.params
-            params = {k: v for k, v in params.items() if k not in known}
+            existing = self.client.get_run(self.id).data.params
+            params = {k: v for k, v in params.items() if k not in existing}
         written = [Param(*pair) for pair in params.items()], [RunTag(*pair) for pair in tags.items()]
         for start in range(0, max(1, len(metrics)), 800):
             part = metrics[start : start + 800]
@@ -82,13 +86,13 @@ class Run(RecordedRun):
             written = [], []
         self._flushed = time.monotonic()
 
-    def figure(self, figure: Any, name: str) -> None:
+    def figure(self, figure: Figure, name: str) -> None:
         """Logs a matplotlib figure as a PNG."""
         self.client.log_figure(self.id, figure, name)
 
-    def json(self, value: Any, name: str) -> None:
+    def json(self, value: Mapping[str, object], name: str) -> None:
         """Logs a JSON or YAML file."""
-        self.client.log_dict(self.id, value, name)
+        self.client.log_dict(self.id, dict(value), name)
 
     def file(self, path: Path, folder: str | None = None) -> None:
         """Logs a file."""
@@ -139,8 +143,8 @@ class Tracker:
 
     def _left(self, key: str) -> tuple[Run, records.Record] | None:
         """The run of a process that died, and its record."""
-        for found in self._all(key, "and attributes.status = 'RUNNING'"):
-            run_id = found.info.run_id
+        for run in self._all(key, "and attributes.status = 'RUNNING'"):
+            run_id = run.info.run_id
             record = records.take_over(records.file_of(self._runs, self._experiment, run_id))
             if record is not None:
                 return Run(self.client, run_id, fresh=False), record
@@ -168,24 +172,24 @@ class Tracker:
         assert isinstance(run, Run)
         self._children[known_as] = run
 
-    def complete(self, role: str, name: str, key: str, figures: dict[str, Any], known_as: str) -> None:
+    def complete(self, role: str, name: str, key: str, figures: Mapping[str, object], known_as: str) -> None:
         """Adds figures to the child that is known so, unless it has them already; made if there is none."""
         if known_as not in self._children:
             with self.child(role, name, f"{name}-{key}") as run:
                 run.params({"role": role})
             self.describes(run, known_as)
         run = self._children[known_as]
-        known = self.client.get_run(run.id).data.metrics
-        run.metrics({k: v for k, v in figures.items() if k not in known})
+        existing = self.client.get_run(run.id).data.metrics
+        run.metrics({k: v for k, v in figures.items() if k not in existing})
         run.flush()
 
     def _find_or_create(self, role: str, name: str, key: str, parent: RecordedRun | None) -> Run:
-        for found in self._all(key):
-            if found.info.status == "FINISHED":
-                return Run(self.client, found.info.run_id, fresh=False)
+        for run in self._all(key):
+            if run.info.status == "FINISHED":
+                return Run(self.client, run.info.run_id, fresh=False)
             # Begun by a process that died, or failed: it goes on, so that what hangs below it keeps its parent.
-            self.client.update_run(found.info.run_id, "RUNNING")
-            return Run(self.client, found.info.run_id, fresh=True)
+            self.client.update_run(run.info.run_id, "RUNNING")
+            return Run(self.client, run.info.run_id, fresh=True)
         return self._create_below(role, name, key, parent)
 
     def _create_below(self, role: str, name: str, key: str, parent: RecordedRun | None) -> Run:
@@ -210,10 +214,10 @@ class Tracker:
         """Address of a run's page, or of an artifact on it; without a server, where `make ui` will show it."""
         uri = mlflow.get_tracking_uri()
         base = without_login(uri) if uri.startswith("http") else "http://127.0.0.1:5000"
-        place = "" if artifact is None else f"/artifacts/{artifact}"
-        return f"{base.rstrip('/')}/#/experiments/{self.experiment_id}/runs/{run.id}{place}?{VIEW}"
+        path = "" if artifact is None else f"/artifacts/{artifact}"
+        return f"{base.rstrip('/')}/#/experiments/{self.experiment_id}/runs/{run.id}{path}?{VIEW}"
 
-    def _all(self, key: str, more: str = "") -> list[Any]:
+    def _all(self, key: str, more: str = "") -> list[MlflowRun]:
         return list(self.client.search_runs([self.experiment_id], f"tags.`{KEY}` = '{key}' {more}", max_results=50))
 
     def _create(self, name: str, tags: dict[str, str]) -> Run:
@@ -250,17 +254,17 @@ def _use(uri: str) -> None:
 
 
 def _experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:
-    found = client.get_experiment_by_name(name)
-    if found is None:
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
         try:
             location = f"{artifacts}/{name}" if artifacts else None
             return str(client.create_experiment(name, artifact_location=location, tags=MODEL_TRAINING))
         except MlflowException:
-            found = client.get_experiment_by_name(name)  # another process was faster
-            assert found is not None
-    if found.lifecycle_stage == "deleted":
-        client.restore_experiment(found.experiment_id)
-    return str(found.experiment_id)
+            experiment = client.get_experiment_by_name(name)  # another process was faster
+            assert experiment is not None
+    if experiment.lifecycle_stage == "deleted":
+        client.restore_experiment(experiment.experiment_id)
+    return str(experiment.experiment_id)
 
 
 @contextmanager
@@ -274,5 +278,5 @@ def _closing(run: Run) -> Iterator[Run]:
     run.end()
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and value == value

@@ -12,18 +12,18 @@ from typing import Any
 import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
-from mlflow.pyfunc import PythonModel
+from mlflow.pyfunc import PythonModel, PythonModelContext
 
 
 class ServedStudent(PythonModel):
     """Raw rows of a table, or images -> ``label`` and the probability of each class."""
 
-    def load_context(self, context: Any) -> None:
+    def load_context(self, context: PythonModelContext) -> None:
         """Opens the student."""
         self._reader = importlib.import_module(f"{context.model_config['package']}.answers")
         self._answers = self._reader.Answers.open(context.artifacts["student"])
 
-    def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> Any:
+    def predict(self, context: PythonModelContext, model_input: pd.DataFrame, params: Any = None) -> Any:
         """A row of answers for each row of a table; for images, the answers as arrays by name.
 
         MLflow checks nothing against this type, so that the reading code sees what was asked as it is.

@@ -14,11 +14,11 @@ import queue
 import socket
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from distributed import Client, Future, KilledWorker, LocalCluster, get_worker
 
@@ -26,11 +26,14 @@ from distillery.address import masked
 from distillery.errors import InputError, first_line
 from distillery.flows.environment import LOCAL, Places
 from distillery.flows.workers import device_share
+from distillery.flows.workers.jobs import Call
 from distillery.flows.workers.local import OnEpoch, Workers
-from distillery.store import Handle, Missing, Store
+from distillery.store import Handle, StageNotFound, Store
 from distillery.store.remote import MANIFEST, VARIABLE, Remote
 
 CONNECT_SECONDS = 10
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 logging.getLogger("distributed").setLevel("ERROR")  # importing it has set another level
@@ -54,7 +57,7 @@ class DaskWork(Workers):
         with ExitStack() as opened:
             self._client = _connected(self._scheduler, self.count, opened)
             _check_workers(self._client)
-            self._queue: Any = queue.Queue()  # reports are taken from it by a thread that may take its time
+            self._queue = queue.Queue()  # reports are taken from it by a thread that may take its time
             self._client.subscribe_topic(self._topic, lambda event: self._queue.put(event[1]))
             self._reader = threading.Thread(target=self._listen, daemon=True)
             self._reader.start()
@@ -66,21 +69,23 @@ class DaskWork(Workers):
         self._queue.put(None)
         self._reader.join(5)
 
-    def call(self, function: Callable[..., Any], *args: Any, on_epoch: OnEpoch | None = None, **options: Any) -> Any:
+    def call(self, function: Callable[..., T], *args: object, on_epoch: OnEpoch | None = None, **options: object) -> T:
         """The result of ``function(*args, **options)``, computed by a worker; it may report epochs to `on_epoch`."""
         number = next(self._numbers)
         if on_epoch is not None:
             self._listeners[number] = on_epoch
         try:
-            return self._result(self._put((function, args, options), number if on_epoch is not None else None))
+            future = self._put((function, args, options), number if on_epoch is not None else None)
+            result: T = self._result(future)
+            return result
         finally:
             self._listeners.pop(number, None)
 
-    def map(self, function: Callable[..., Any], jobs: list[tuple[Any, ...]]) -> list[Any]:
+    def map(self, function: Callable[..., T], jobs: Sequence[tuple[object, ...]]) -> list[T]:
         """``[function(*job) for job in jobs]``, several at a time."""
         return [self._result(future) for future in [self._put((function, job, {}), None) for job in jobs]]
 
-    def _put(self, call: tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]], number: int | None) -> Future:
+    def _put(self, call: Call, number: int | None) -> Future:
         content = packed(call, self._share)
         return self._client.submit(
             run, content, str(self._store.root), self._store.remote, self._topic, number, pure=False
@@ -112,7 +117,7 @@ def run(content: bytes, root: str, remote: Remote | None, topic: str, number: in
         return packed(function(*args, **options))
 
 
-def packed(value: Any, on_handle: Callable[[Handle], None] = lambda handle: None) -> bytes:
+def packed(value: object, on_handle: Callable[[Handle], None] = lambda handle: None) -> bytes:
     """A value as bytes in which handles and stores are named; `on_handle` is given each handle."""
     stream = io.BytesIO()
     _Pickler(stream, on_handle).dump(value)
@@ -129,7 +134,7 @@ class _Pickler(pickle.Pickler):
         super().__init__(stream)
         self._on_handle = on_handle
 
-    def persistent_id(self, value: Any) -> Any:
+    def persistent_id(self, value: object) -> object:
         if isinstance(value, Store):
             return "store"
         if isinstance(value, Handle):
@@ -143,7 +148,7 @@ class _Unpickler(pickle.Unpickler):
         super().__init__(stream)
         self._store = store
 
-    def persistent_load(self, name: Any) -> Any:
+    def persistent_load(self, name: Any) -> Store | Handle:
         return self._store if name == "store" else _here(Handle(**dict(name)), self._store)
 
 
@@ -151,7 +156,7 @@ def _here(handle: Handle, store: Store) -> Handle:
     """The handle of a stage in a store, to which it is fetched if need be, or else where its path says."""
     own, host = store.root / handle.stage / handle.fingerprint, socket.gethostname()
     if not (own / MANIFEST).exists() and store.remote is not None:
-        with suppress(Missing):
+        with suppress(StageNotFound):
             store.find(handle.stage, handle.fingerprint, handle.name)
     for folder in (own, Path(handle.path)):
         if (folder / MANIFEST).exists():
@@ -163,7 +168,7 @@ def _here(handle: Handle, store: Store) -> Handle:
 
 
 def _connected(scheduler: str, count: int, opened: ExitStack) -> Client:
-    address: Any = scheduler
+    address: str | LocalCluster = scheduler
     if scheduler == LOCAL:
         alone = {
             "threads_per_worker": 1,
@@ -182,10 +187,10 @@ def _connected(scheduler: str, count: int, opened: ExitStack) -> Client:
 
 
 def _check_workers(client: Client) -> None:
-    found = client.scheduler_info(n_workers=-1)
-    workers = found["workers"].values()
+    info = client.scheduler_info(n_workers=-1)
+    workers = info["workers"].values()
     if not workers:
-        log.warning("no Dask worker is there yet: dask worker --nthreads 1 %s", found["address"])
+        log.warning("no Dask worker is there yet: dask worker --nthreads 1 %s", info["address"])
     if threads := max((worker["nthreads"] for worker in workers), default=1) - 1:
         raise InputError(
             "DISTILLERY_WORKERS: expected Dask workers of one thread each (dask worker --nthreads 1), "

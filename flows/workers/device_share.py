@@ -18,7 +18,7 @@ import torch
 
 from distillery.devices import AUTO, VARIABLE, VISIBLE, visible_gpus
 from distillery.errors import InputError
-from distillery.store.kernel_lock import taken
+from distillery.store.kernel_lock import try_lock
 from distillery.training import torchrun
 
 THREADS = "OMP_NUM_THREADS"
@@ -62,7 +62,7 @@ def _locked(groups: list[list[str]]) -> tuple[list[str], tuple[IO[str], ...]]:
     for others in itertools.count():
         for group in groups:
             files = tuple((folder / f"{gpu.replace('/', '-')}.{others}.lock").open("a") for gpu in group)
-            if all(taken(file) for file in files):
+            if all(try_lock(file) for file in files):
                 return group, files
             for file in files:
                 file.close()

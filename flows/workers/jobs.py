@@ -18,11 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from distillery.flows.workers import device_share
-from distillery.store.kernel_lock import taken
+from distillery.store.kernel_lock import try_lock
 
 TRIES = 3  # times that a job may take its worker down
 POLL_SECONDS, LONGEST_POLL_SECONDS = 0.01, 0.25
 OWNER = "owner.lock"
+
+Call = tuple[Callable[..., object], tuple[object, ...], dict[str, object]]
+"""A function, its arguments, and named ones."""
 
 log = logging.getLogger(__name__)
 
@@ -42,13 +45,13 @@ def is_open(folder: Path) -> bool:
     """Whether somebody still waits for the jobs of a folder."""
     try:
         with (folder / OWNER).open("r+") as stream:
-            return not taken(stream)
+            return not try_lock(stream)
     except FileNotFoundError:
         return False
 
 
-def put(folder: Path, number: int, call: tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]) -> Path:
-    """The file of a new job: (function, arguments, named ones)."""
+def put(folder: Path, number: int, call: Call) -> Path:
+    """The file of a new job."""
     file = folder / f"{number:06d}.job"
     _write(file, pickle.dumps(call))
     return file
@@ -57,13 +60,14 @@ def put(folder: Path, number: int, call: tuple[Callable[..., Any], tuple[Any, ..
 def result_of(job: Path) -> tuple[Any, Exception | None] | None:
     """(what a job returned, or what it raised); None while it is not done."""
     try:
-        found: tuple[Any, Exception | None] = pickle.loads(job.with_suffix(".done").read_bytes())
+        content = job.with_suffix(".done").read_bytes()
     except FileNotFoundError:
         return None
-    return found
+    value, error = pickle.loads(content)
+    return value, error
 
 
-def epochs_of(job: Path, seen: int) -> tuple[list[list[Any]], int]:
+def epochs_of(job: Path, seen: int) -> tuple[list[list[object]], int]:
     """(what the job has reported since byte `seen`, the bytes that are read now)."""
     try:
         with job.with_suffix(".epochs").open("rb") as stream:
@@ -120,7 +124,7 @@ def _try(job: Path) -> bool:
     if job.with_suffix(".done").exists():
         return False
     with suppress(FileNotFoundError), job.open("r+b") as stream:
-        if not taken(stream) or not job.exists() or job.with_suffix(".done").exists():
+        if not try_lock(stream) or not job.exists() or job.with_suffix(".done").exists():
             return False
         tries = job.with_suffix(".tries")
         before = len(tries.read_bytes()) if tries.exists() else 0

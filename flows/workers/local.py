@@ -5,20 +5,27 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
+import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
-from typing import Any
+from multiprocessing.process import BaseProcess
+from multiprocessing.queues import Queue
+from typing import TypeVar
 
 from distillery.flows.safe_text import tell_warnings
 from distillery.flows.workers import device_share
-from distillery.store import Missing, Store
+from distillery.store import StageNotFound, Store
 from distillery.training import torchrun
 
 OnEpoch = Callable[..., None]
+Event = tuple[int, *tuple[object, ...]]
+"""The number of a call, and what it reports."""
 
-_events: Any = None  # the queue back to the parent, in a worker process
+T = TypeVar("T")
+
+_events: Queue[Event | None] | None = None  # the queue back to the parent, in a worker process
 
 
 class Workers:
@@ -29,6 +36,8 @@ class Workers:
     Args:
         count: Number of processes. Each has GPUs of its own (flows/workers/device_share.py) and its part of the cores.
     """
+
+    _queue: Queue[Event | None] | queue.Queue[Event | None]
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -66,14 +75,20 @@ class Workers:
             self._reader.join(5)
             self._pool = None
 
-    def stage(self, function: Callable[..., Any], *args: Any, store: Store, **options: Any) -> Any:
+    def stage(
+        self,
+        function: Callable[..., T],
+        *args: object,
+        store: Store,
+        on_epoch: OnEpoch | None = None,
+        **options: object,
+    ) -> T:
         """The handles of ``function(*args, store, **options)``: found in the store at once, or computed in a worker."""
-        quick = {k: v for k, v in options.items() if k != "on_epoch"}
-        with suppress(Missing):
-            return function(*args, store.looking(), **quick)
-        return self.call(function, *args, store, **options)
+        with suppress(StageNotFound):
+            return function(*args, store.as_read_only(), **options)
+        return self.call(function, *args, store, on_epoch=on_epoch, **options)
 
-    def call(self, function: Callable[..., Any], *args: Any, on_epoch: OnEpoch | None = None, **options: Any) -> Any:
+    def call(self, function: Callable[..., T], *args: object, on_epoch: OnEpoch | None = None, **options: object) -> T:
         """The result of ``function(*args, **options)``, computed in a worker; it may report epochs to `on_epoch`."""
         self._start()
         if self._pool is None:
@@ -87,7 +102,7 @@ class Workers:
         finally:
             self._listeners.pop(number, None)
 
-    def map(self, function: Callable[..., Any], jobs: list[tuple[Any, ...]]) -> list[Any]:
+    def map(self, function: Callable[..., T], jobs: Sequence[tuple[object, ...]]) -> list[T]:
         """``[function(*job) for job in jobs]``, several at a time."""
         self._start()
         if self._pool is None:
@@ -102,7 +117,7 @@ class Workers:
                 self._listeners[number](*report)
 
 
-def _begin(events: Any, threads: int) -> None:
+def _begin(events: Queue[Event | None], threads: int) -> None:
     global _events
     _events = events
     tell_warnings()
@@ -110,16 +125,17 @@ def _begin(events: Any, threads: int) -> None:
     device_share.take(threads)
 
 
-def _end_with(parent: Any) -> None:
+def _end_with(parent: BaseProcess) -> None:
     # A pool's process does not notice that nobody is there any more, and would wait for ever.
     parent.join()
     os._exit(1)
 
 
 def _call(
-    number: int, reports: bool, function: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]
-) -> Any:
-    def on_epoch(*report: Any) -> None:
+    number: int, reports: bool, function: Callable[..., T], args: tuple[object, ...], options: dict[str, object]
+) -> T:
+    def on_epoch(*report: object) -> None:
+        assert _events is not None
         _events.put((number, *report))
 
     return function(*args, **options, **({"on_epoch": on_epoch} if reports else {}))

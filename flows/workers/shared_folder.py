@@ -6,9 +6,10 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from uuid import UUID
 
 from prefect import flow
 from prefect.client.orchestration import get_client
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 
 DEPLOYMENT = "distillery-worker/worker"
 LOOK_SECONDS = 10.0
+
+T = TypeVar("T")
 
 
 @flow(name="distillery-worker", flow_run_name="{folder}")
@@ -45,8 +48,8 @@ class SharedWork(Workers):
         super().__init__(count)
         self.folder = store / "work" / uuid.uuid4().hex[:12]
         self._numbers = itertools.count()
-        self._runs: list[Any] = []
-        self._looked, self._told = time.monotonic(), False
+        self._runs: list[UUID] = []
+        self._looked, self._warned = time.monotonic(), False
         self._started = threading.Lock()
 
     def __enter__(self) -> "SharedWork":
@@ -61,38 +64,41 @@ class SharedWork(Workers):
         self._open.__exit__(None, None, None)
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def call(self, function: Callable[..., Any], *args: Any, on_epoch: OnEpoch | None = None, **options: Any) -> Any:
+    def call(self, function: Callable[..., T], *args: object, on_epoch: OnEpoch | None = None, **options: object) -> T:
         """The result of ``function(*args, **options)``, computed by a worker; it may report epochs to `on_epoch`."""
         reports = {"reports": True} if on_epoch is not None else {}
-        return self._wait(self._put(function, args, options | reports), on_epoch)
+        result: T = self._wait(self._put(function, args, options | reports), on_epoch)
+        return result
 
-    def map(self, function: Callable[..., Any], calls: list[tuple[Any, ...]]) -> list[Any]:
+    def map(self, function: Callable[..., T], calls: Sequence[tuple[object, ...]]) -> list[T]:
         """``[function(*call) for call in calls]``, several at a time."""
-        return [self._wait(job, None) for job in [self._put(function, call, {}) for call in calls]]
+        files = [self._put(function, call, {}) for call in calls]
+        return [self._wait(file, None) for file in files]
 
-    def _put(self, function: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> Path:
+    def _put(self, function: Callable[..., object], args: tuple[object, ...], options: dict[str, object]) -> Path:
         with self._started:
             if not self._runs:
                 self._runs = [self._begin() for _ in range(self.count)]
         return jobs.put(self.folder, next(self._numbers), (function, args, options))
 
-    def _begin(self) -> Any:
-        begun: Any = run_deployment(DEPLOYMENT, parameters={"folder": str(self.folder)}, timeout=0, as_subflow=False)
+    def _begin(self) -> UUID:
+        begun = run_deployment(DEPLOYMENT, parameters={"folder": str(self.folder)}, timeout=0, as_subflow=False)
+        assert not isinstance(begun, Coroutine)  # which it is where an event loop runs
         return begun.id
 
     def _wait(self, job: Path, on_epoch: OnEpoch | None) -> Any:
-        seen, found = 0, None
-        while found is None:
-            found = jobs.result_of(job)
+        seen, outcome = 0, None
+        while outcome is None:
+            outcome = jobs.result_of(job)
             reports, seen = jobs.epochs_of(job, seen)
             for report in reports:
                 if on_epoch is not None:
                     on_epoch(*report)
-            if found is None:
+            if outcome is None:
                 self._replace_the_dead()
                 time.sleep(jobs.POLL_SECONDS)
         jobs.forget(job)
-        value, error = found
+        value, error = outcome
         if error is not None:
             raise error
         return value
@@ -106,8 +112,8 @@ class SharedWork(Workers):
             with get_client(sync_client=True) as client:
                 states = [client.read_flow_run(run).state for run in self._runs]
             over = [state is not None and state.is_final() for state in states]
-            if not self._told and not any(over) and all(state is None or state.is_scheduled() for state in states):
-                self._told = True
+            if not self._warned and not any(over) and all(state is None or state.is_scheduled() for state in states):
+                self._warned = True
                 log.warning("no worker has begun yet: prefect worker start --pool %s", pool_of_workers())
             self._runs = [self._begin() if gone else run for gone, run in zip(over, self._runs, strict=True)]
 

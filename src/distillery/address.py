@@ -20,8 +20,8 @@ END_OF_PATH = re.compile(r"[?#]")
 
 def masked(address: str) -> str:
     """The address with its password and its query as ``***``."""
-    scheme, login, place = _split(address)
-    path, *query = END_OF_PATH.split(place, maxsplit=1)
+    scheme, login, location = _split(address)
+    path, *query = END_OF_PATH.split(location, maxsplit=1)
     shown_query = f"?{MASK}" if query else ""
     if login is None:
         return f"{scheme}{path}{shown_query}"
@@ -34,14 +34,14 @@ def masked(address: str) -> str:
 
 def without_login(address: str) -> str:
     """The address without its login and its query: a link that anybody may be given."""
-    scheme, _, place = _split(address)
-    return scheme + END_OF_PATH.split(place, maxsplit=1)[0]
+    scheme, _, location = _split(address)
+    return scheme + END_OF_PATH.split(location, maxsplit=1)[0]
 
 
 def mask_in(text: str, address: str) -> str:
     """A text, for instance the error of a library, with an address and the secrets of it masked."""
-    _, login, place = _split(address)
-    _, *secrets = END_OF_PATH.split(place, maxsplit=1)
+    _, login, location = _split(address)
+    _, *secrets = END_OF_PATH.split(location, maxsplit=1)
     if login is not None:
         user, colon, password = login.partition(":")
         secrets.append(password if colon else user)
@@ -67,5 +67,5 @@ def _split(address: str) -> tuple[str, str | None, str]:
     may_have_login = "@" in host or (":" in host and "@" in rest)
     if not may_have_login:
         return scheme + separator, None, rest
-    login, _, place = rest.rpartition("@")
-    return scheme + separator, login, place
+    login, _, location = rest.rpartition("@")
+    return scheme + separator, login, location

@@ -9,9 +9,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 # torch is imported by what asks a GPU: the store needs none of it, and its processes start three seconds sooner.
 
@@ -66,7 +66,7 @@ def blocks(count: int, row_bytes: int, most: int | None = None) -> Iterator[slic
     return (slice(start, min(start + size, count)) for start in range(0, count, size))
 
 
-def room(shape: tuple[int, ...], dtype: type[np.number[Any]], folder: Path | None = None) -> np.ndarray:
+def room(shape: tuple[int, ...], dtype: npt.DTypeLike, folder: Path | None = None) -> np.ndarray:
     """An array to be filled; one of more than `resident_bytes` lies in a file that is gone with the process.
 
     Args:
@@ -80,7 +80,7 @@ def room(shape: tuple[int, ...], dtype: type[np.number[Any]], folder: Path | Non
         return np.memmap(stream, dtype, shape=shape)
 
 
-def give_back() -> None:
+def trim_heap() -> None:
     """Returns memory that was freed to the system: glibc keeps what lay in pieces, gigabytes after a large stage."""
     with suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL("libc.so.6").malloc_trim(0)

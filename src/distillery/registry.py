@@ -9,15 +9,17 @@ import difflib
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Generic, ParamSpec, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from distillery.errors import InputError
 from distillery.user_code import is_user_code, load_user_code
 
-F = TypeVar("F", bound=Callable[..., Any])
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T", bound=Mapping[str, object])
 
 
 def closest(word: str, allowed: Iterable[str]) -> str:
@@ -34,34 +36,36 @@ def nearest_first(word: str, names: Sequence[str]) -> list[str]:
     return [*near, *(name for name in names if name not in near)]
 
 
-class Registry:
-    """Named choices of one kind. Keyword-only parameters of a choice are its options in the config.
+class Registry(Generic[R, T]):
+    """Named choices of one kind, functions that return an R. Their keyword-only parameters are options in the config.
 
     Args:
         kind: What its choices are called in messages.
         package: Where they lie.
+        traits: Makes the facts about a choice, a T, from keywords: a TypedDict, or dict.
         own: The traits of a choice from a user's own file, unless its attribute `traits` says otherwise; None where
             such a choice is not taken.
     """
 
-    def __init__(self, kind: str, package: str, own: dict[str, Any] | None = None) -> None:
+    def __init__(self, kind: str, package: str, traits: Callable[..., T], own: T | None = None) -> None:
         self.kind, self._own = kind, own
         self._package = package
-        self._entries: dict[str, Callable[..., Any]] = {}
-        self._traits: dict[str, dict[str, Any]] = {}
+        self._make_traits = traits
+        self._entries: dict[str, Callable[..., R]] = {}
+        self._traits: dict[str, T] = {}
         self._discovered = False
 
-    def register(self, name: str, **traits: Any) -> Callable[[F], F]:
+    def register(self, name: str, **traits: object) -> Callable[[Callable[P, R]], Callable[P, R]]:
         """Decorator that enters a function under `name`.
 
         `traits` are facts that the config asks for; the trait `check`, a function of the options, refuses what their
         types alone cannot.
         """
 
-        def enter(function: F) -> F:
+        def enter(function: Callable[P, R]) -> Callable[P, R]:
             assert name not in self._entries, f"{self.kind} {name!r} is registered twice"
             self._entries[name] = function
-            self._traits[name] = traits
+            self._traits[name] = self._make_traits(**traits)
             return function
 
         return enter
@@ -78,7 +82,7 @@ class Registry:
         self._discover()
         return sorted(name for name in self._entries if not is_user_code(name))
 
-    def __getitem__(self, name: str) -> Callable[..., Any]:
+    def __getitem__(self, name: str) -> Callable[..., R]:
         """The function registered as `name`.
 
         Raises:
@@ -86,8 +90,9 @@ class Registry:
         """
         self._discover()
         if name not in self._entries and self._own is not None and is_user_code(name):
-            found = load_user_code(name, self.kind)
-            self._entries[name], self._traits[name] = found, self._own | getattr(found, "traits", {})
+            function = load_user_code(name, self.kind)
+            self._entries[name] = function
+            self._traits[name] = self._make_traits(**{**self._own, **getattr(function, "traits", {})})
         if name not in self._entries:
             raise InputError(f"unknown {self.kind}: {closest(name, (n for n in self._entries if not is_user_code(n)))}")
         return self._entries[name]
@@ -97,7 +102,7 @@ class Registry:
         self._discover()
         return name in self._entries
 
-    def traits(self, name: str) -> dict[str, Any]:
+    def traits(self, name: str) -> T:
         """The facts given when `name` was registered."""
         _ = self[name]
         return self._traits[name]
@@ -106,14 +111,14 @@ class Registry:
         """A pydantic model of the options of `name`, made from its keyword-only parameters."""
         signature = inspect.signature(self[name], eval_str=True)
         fields: dict[str, Any] = {
-            p.name: (Any if p.annotation is p.empty else p.annotation, ... if p.default is p.empty else p.default)
+            p.name: (object if p.annotation is p.empty else p.annotation, ... if p.default is p.empty else p.default)
             for p in signature.parameters.values()
             if p.kind is p.KEYWORD_ONLY
         }
         settings = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
         return create_model(f"{name}_options", __config__=settings, **fields)
 
-    def check(self, name: str, given: dict[str, Any], also: Iterable[str] = ()) -> dict[str, Any]:
+    def check(self, name: str, given: Mapping[str, object], also: Iterable[str] = ()) -> dict[str, object]:
         """The options of `name` with defaults filled in and types checked.
 
         Args:
@@ -138,6 +143,7 @@ class Registry:
             if first["type"] == "missing":
                 raise InputError(f"{self.kind} {name!r} needs the option {field!r}") from None
             raise InputError(f"{field}: {first['msg']}, got {first['input']!r}") from None
-        if "check" in self._traits[name]:
-            self._traits[name]["check"](checked)
+        refuse = self._traits[name].get("check")
+        if callable(refuse):
+            refuse(checked)
         return checked

@@ -7,7 +7,7 @@ import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from distillery.errors import InputError
 
@@ -43,7 +43,7 @@ def load_user_code(name: str, kind: str) -> Callable[..., Any]:
         except Exception as error:
             del sys.modules[module_name]
             raise InputError(f"{kind} {name!r}: {file} cannot be run: {type(error).__name__}: {error}") from error
-    found = getattr(sys.modules[module_name], wanted, None)
-    if not callable(found):
+    function = getattr(sys.modules[module_name], wanted, None)
+    if not callable(function):
         raise InputError(f"{kind} {name!r}: expected a function or class {wanted!r} in {file}, got none")
-    return cast(Callable[..., Any], found)
+    return function

@@ -19,7 +19,7 @@ from machine import running_postgres
 import distillery.flows  # noqa: F401 - sets the environment before prefect is imported
 from distillery.flows.environment import Places
 from distillery.flows.tracking.history import Entry, read
-from distillery.flows.tracking.lifecycle import turn
+from distillery.flows.tracking.lifecycle import transaction
 from distillery.flows.tracking.registry import FINGERPRINT
 from distillery.flows.tracking.runs import connect
 from distillery.stages.promotion.decision import Decision, Outcome, decide
@@ -154,8 +154,8 @@ class Model:
 
     def propose(self, version: int, rules: str = "gates") -> Decision:
         """What a run of the pipeline does with its student."""
-        with turn(self.client, Places.from_environment(), self.name) as mine:
-            return mine.consider(version, rules, lambda champion: self._judge(version, champion))
+        with transaction(self.client, Places.from_environment(), self.name) as mine:
+            return mine.decide(version, rules, lambda champion: self._judge(version, champion))
 
     def _judge(self, version: int, champion: int | None) -> Decision:
         self.judged.append((version, champion))

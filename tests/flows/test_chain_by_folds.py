@@ -10,7 +10,7 @@ from folds import by_folds
 from distillery.flows.environment import Places
 from distillery.flows.pipeline import run_chain
 from distillery.flows.tasks.context import Context
-from distillery.stages.data.dataset import read_source
+from distillery.stages.data.preparation import read_source
 from distillery.stages.report.record import Report
 from distillery.stages.roles import Role
 

@@ -11,7 +11,8 @@ from sklearn.datasets import load_digits
 
 from distillery.config.experiment import Experiment
 from distillery.flows.flow import pipeline
-from distillery.stages.data.dataset import Dataset, prepare, read_source
+from distillery.stages.data.dataset import Dataset
+from distillery.stages.data.preparation import prepare, read_source
 from distillery.store import Store
 
 RESNET = {"family": "timm", "arch": "resnet10t", "kwargs": {"channels": [2, 4, 4, 8], "stem_width": 4}}

@@ -21,7 +21,7 @@ from distillery.flows.flow import pipeline
 from distillery.flows.tracking.history import read
 from distillery.flows.tracking.registry import by_alias, open_model
 from distillery.flows.tracking.runs import connect
-from distillery.stages.data.dataset import read_source
+from distillery.stages.data.preparation import read_source
 from distillery.stages.promotion.record import DecisionCount
 from distillery.stages.report.record import Report
 from distillery.stages.roles import Role

@@ -13,7 +13,7 @@ from distillery.config.config_file import load
 from distillery.flows.environment import Places
 from distillery.flows.pipeline import run_chain
 from distillery.flows.tasks.context import Context
-from distillery.stages.data.dataset import read_source
+from distillery.stages.data.preparation import read_source
 from distillery.stages.report.record import Report
 
 IMPORTED = """

@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 from scipy.special import log_softmax, softmax
 
 from distillery.errors import InputError
-from distillery.ops.encodings import Encoding, Steps, Top, encoding_of, kl_at
+from distillery.ops.encodings import Encoding, Int8Encoding, TopKEncoding, encoding_of, kl_at
 from distillery.stages.logits.logit_store import Reader, Writer
 
 LOGITS = np.random.default_rng(0).normal(0, 4, (500, 40)).astype(np.float32)
@@ -29,7 +29,7 @@ def back(encoding: Encoding, logits: np.ndarray) -> np.ndarray:
 @given(ROWS)
 def test_steps_are_off_by_half_a_step_at_most(logits: np.ndarray) -> None:
     """property: each class, seen from the top one, within half of 1/255 of the row's range (and float16's rounding)."""
-    below, found = logits - logits.max(-1, keepdims=True), back(Steps(9), logits)
+    below, found = logits - logits.max(-1, keepdims=True), back(Int8Encoding(9), logits)
     span = -below.min(-1, keepdims=True)
     assert np.all(np.abs(found - below) <= span / 510 + span * 2**-10 + 1e-5)
     assert np.all(found.max(-1) == 0)
@@ -38,7 +38,7 @@ def test_steps_are_off_by_half_a_step_at_most(logits: np.ndarray) -> None:
 @given(ROWS, st.integers(1, 8))
 def test_top_keeps_the_top_and_the_mass_of_the_rest(logits: np.ndarray, kept: int) -> None:
     """reference: by sorting; log-probabilities of the kept classes and of all others together, at float16."""
-    logs, found = np.sort(log_softmax(logits.astype(np.float64), axis=-1), axis=-1), back(Top(9, kept), logits)
+    logs, found = np.sort(log_softmax(logits.astype(np.float64), axis=-1), axis=-1), back(TopKEncoding(9, kept), logits)
     own = np.take_along_axis(found, np.argsort(logits, axis=-1, kind="stable"), -1)
     assert np.allclose(np.sort(found, axis=-1)[:, -kept:], logs[:, -kept:], rtol=2**-10, atol=1e-4)
     rest = np.log(np.exp(logs[:, : 9 - kept]).sum(-1))
@@ -49,9 +49,9 @@ def test_top_keeps_the_top_and_the_mass_of_the_rest(logits: np.ndarray, kept: in
 def test_more_bytes_lose_less() -> None:
     """property: KL falls with the classes kept, and int8 loses hardly anything at any temperature of a search."""
     for temperature in (1.0, 4.0):
-        lost = [kl_at(temperature, LOGITS, back(Top(40, kept), LOGITS)).mean() for kept in (1, 4, 12, 20)]
+        lost = [kl_at(temperature, LOGITS, back(TopKEncoding(40, kept), LOGITS)).mean() for kept in (1, 4, 12, 20)]
         assert lost == sorted(lost, reverse=True) and lost[0] > 10 * lost[-1] > 0
-        assert 0 < kl_at(temperature, LOGITS, back(Steps(40), LOGITS)).mean() < 1e-3
+        assert 0 < kl_at(temperature, LOGITS, back(Int8Encoding(40), LOGITS)).mean() < 1e-3
 
 
 def test_kl_is_the_sum_over_classes() -> None:

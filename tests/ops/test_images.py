@@ -22,14 +22,14 @@ def test_every_way_is_the_clamped_index(seed: int, height: int, width: int, reac
     for index, (down, right) in enumerate(zip(top - reach, left - reach, strict=True)):
         rows, columns = (np.clip(np.arange(n) + d, 0, n - 1) for n, d in ((height, down), (width, right)))
         expected[index] = images[index][:, rows][..., columns]
-    found = pixels.moved(images, top, left, reach)
+    found = pixels.shift_images(images, top, left, reach)
     assert found.dtype == kind and found.flags.writeable and np.array_equal(found, expected)
     tensors = torch.from_numpy(images.copy()), torch.from_numpy(top), torch.from_numpy(left)
     if height == width:
         assert np.array_equal(pixels._moved_anywhere(*tensors, reach).numpy(), expected)
     assert np.array_equal(pixels.moved_tensor(*tensors, reach).numpy(), expected)
     expected[which] = expected[which][..., ::-1]
-    pixels.mirror(found, which)
+    pixels.flip_(found, which)
     assert np.array_equal(found, expected)
     out, images = np.full(images.shape, np.nan, np.float32), images.copy()
     for index in range(4):

@@ -21,7 +21,7 @@ from distillery.errors import InputError
 from distillery.flows.connections import check_prefect
 from distillery.flows.environment import Places
 from distillery.flows.tracking.runs import connect
-from distillery.stages.data.dataset import read_source
+from distillery.stages.data.preparation import read_source
 from distillery.stages.evaluation.record import EvaluationResult
 from distillery.stages.report.record import Report
 

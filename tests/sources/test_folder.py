@@ -13,7 +13,8 @@ from PIL import Image
 from distillery.config import experiment
 from distillery.errors import InputError
 from distillery.sources import SOURCES, Rows
-from distillery.stages.data.dataset import Dataset, prepare
+from distillery.stages.data.dataset import Dataset
+from distillery.stages.data.preparation import prepare
 from distillery.store import Store
 
 

@@ -18,7 +18,8 @@ from sklearn import datasets
 from distillery.config import experiment
 from distillery.errors import InputError
 from distillery.sources import SOURCES, Rows, table_feeds
-from distillery.stages.data.dataset import Dataset, prepare
+from distillery.stages.data.dataset import Dataset
+from distillery.stages.data.preparation import prepare
 from distillery.store import Store
 
 

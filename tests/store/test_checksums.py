@@ -14,7 +14,7 @@ from PIL import Image
 
 from distillery.config import experiment
 from distillery.sources import file_hash
-from distillery.stages.data.dataset import prepare, read_source
+from distillery.stages.data.preparation import prepare, read_source
 from distillery.store import Store
 from distillery.store.checksums import kept_in, remembered
 

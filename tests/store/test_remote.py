@@ -16,7 +16,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from distillery.errors import InputError
-from distillery.store import Handle, Missing, Store, checksum
+from distillery.store import Handle, StageNotFound, Store, checksum
 from distillery.store.remote import MANIFEST, Damaged, Remote, Unreachable
 
 
@@ -125,10 +125,10 @@ def test_of_several_stages_the_rest_is_built(remote: Remote, tmp_path: Path) -> 
 def test_looking_fetches_and_never_builds(remote: Remote, tmp_path: Path) -> None:
     """contract: a part of the chain finds on this machine what another one finished; the store travels with pickle."""
     other: Store = pickle.loads(pickle.dumps(machine(tmp_path, "other", remote)))
-    with pytest.raises(Missing, match=r"expected it to be finished in .*/other or (file|memory)://"):
-        other.looking().stage("part", "n", 1, never)
+    with pytest.raises(StageNotFound, match=r"expected it to be finished in .*/other or (file|memory)://"):
+        other.as_read_only().stage("part", "n", 1, never)
     machine(tmp_path, "one", remote).stage("part", "n", 1, build)
-    assert whole(other.looking().stage("part", "n", 1, never))
+    assert whole(other.as_read_only().stage("part", "n", 1, never))
 
 
 def test_a_build_that_was_cut_off_is_replaced_by_what_is_fetched(remote: Remote, tmp_path: Path) -> None:
@@ -163,8 +163,8 @@ def test_a_damaged_remote_is_told_and_replaced(
     fs, root = opened(remote)
     DAMAGE[damage](fs, f"{root}/part/{made.fingerprint}/{checksum(made.file('a.txt'))}/a.txt")
     other = machine(tmp_path, "other", remote)
-    with pytest.raises(Missing):
-        other.looking().stage("part", "n", 1, never)
+    with pytest.raises(StageNotFound):
+        other.as_read_only().stage("part", "n", 1, never)
     assert remote.holds("part", made.fingerprint)
     again = other.stage("part", "my result", 1, build)
     assert whole(again) and not again.cached and "part 'my result': damaged at" in caplog.text
@@ -261,8 +261,8 @@ def test_an_outage_costs_sharing_alone(
 
     weak.setattr(Weak, "fails", staticmethod(fails))
     other = machine(tmp_path, "other", Remote("weak://bucket"))
-    with pytest.raises(Missing):
-        other.looking().stage("part", "n", 1, never)
+    with pytest.raises(StageNotFound):
+        other.as_read_only().stage("part", "n", 1, never)
     made = other.stage("part", "n", 1, build)
     assert whole(made) and not made.cached and "the line is cut" in caplog.text
     assert not list(other.root.rglob("*.fetched"))

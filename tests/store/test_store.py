@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distillery.config.experiment import Recipe
-from distillery.store import Handle, Missing, Store, checksum, fingerprint, write_json
+from distillery.store import Handle, StageNotFound, Store, checksum, fingerprint, write_json
 from distillery.store.manifest import damaged_file
 
 JSON = st.recursive(
@@ -75,8 +75,8 @@ def test_a_failed_build_is_continued(store: Store) -> None:
 
     with pytest.raises(OSError, match="disk is full"):
         store.stage("part", "n", 1, fails)
-    with pytest.raises(Missing):
-        store.looking().stage("part", "n", 1, fails)
+    with pytest.raises(StageNotFound):
+        store.as_read_only().stage("part", "n", 1, fails)
     handle = store.stage("part", "n", 1, goes_on)
     assert handle.file("second.txt").read_text() == "done and done"
     assert not list(store.root.rglob("*.part"))
@@ -126,10 +126,10 @@ def test_a_stage_that_is_as_it_was_is_not_read_again(store: Store, monkeypatch: 
     was = file.stat()
     DAMAGE["flipped"](file)
     os.utime(file, ns=(was.st_atime_ns, was.st_mtime_ns))
-    assert store.stage("part", "n", 1, build).cached and store.looking().stage("part", "n", 1, build).cached
+    assert store.stage("part", "n", 1, build).cached and store.as_read_only().stage("part", "n", 1, build).cached
     assert damaged_file(Path(handle.path)) == str(file)
-    with pytest.raises(Missing):
-        store.looking().stage("part", "n", 1, build)
+    with pytest.raises(StageNotFound):
+        store.as_read_only().stage("part", "n", 1, build)
     assert not store.stage("part", "n", 1, build).cached and file.read_text() == "content"
     assert damaged_file(Path(handle.path)) is None and len(calls) == 2
 
@@ -172,19 +172,19 @@ def test_a_manifest_names_files_of_its_folder_alone(store: Store, name: str) -> 
     (store.root / "part" / "outside.txt").write_text("content")
     tree = handle.json("manifest.json")
     write_json(handle.file("manifest.json"), {**tree, "files": {name: tree["files"]["deep/file.txt"]}})
-    with pytest.raises(Missing):
-        store.looking().stage("part", "n", 1, build)
+    with pytest.raises(StageNotFound):
+        store.as_read_only().stage("part", "n", 1, build)
     assert not store.stage("part", "n", 1, build).cached and len(calls) == 2
 
 
 def test_looking_finds_and_never_builds(store: Store) -> None:
     """determinism: a store that only looks gives what is there and raises for what is not."""
     build, calls = builder()
-    with pytest.raises(Missing, match="'wanted'"):
-        store.looking().stage("part", "wanted", 1, build)
+    with pytest.raises(StageNotFound, match="'wanted'"):
+        store.as_read_only().stage("part", "wanted", 1, build)
     assert not calls
     made = store.stage("part", "wanted", 1, build)
-    assert store.looking().stage("part", "wanted", 1, build).path == made.path
+    assert store.as_read_only().stage("part", "wanted", 1, build).path == made.path
     assert len(calls) == 1
 
 
@@ -258,13 +258,13 @@ def test_looking_for_several_misses_any(store: Store) -> None:
     """determinism: all are there and whole, or the first that is not is named; nothing is built or repaired."""
     build, calls = grouped()
     found = store.stages("part", names("a", "b"), build)
-    looked = store.looking().stages("part", names("b", "a"), build)
+    looked = store.as_read_only().stages("part", names("b", "a"), build)
     assert [h.path for h in looked] == [found[1].path, found[0].path] and all(h.cached for h in looked)
-    with pytest.raises(Missing, match="'C'"):
-        store.looking().stages("part", names("a", "c", "d"), build)
+    with pytest.raises(StageNotFound, match="'C'"):
+        store.as_read_only().stages("part", names("a", "c", "d"), build)
     found[1].file("file.txt").write_text("x")
-    with pytest.raises(Missing, match="'B'"):
-        store.looking().stages("part", names("a", "b"), build)
+    with pytest.raises(StageNotFound, match="'B'"):
+        store.as_read_only().stages("part", names("a", "b"), build)
     assert len(calls) == 1
 
 

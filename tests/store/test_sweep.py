@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from distillery.config import experiment
-from distillery.stages.data.dataset import Dataset, prepare, read_source
+from distillery.stages.data.dataset import Dataset
+from distillery.stages.data.preparation import prepare, read_source
 from distillery.store import Handle, Store, fingerprint
 from distillery.store.sweep import DAY, damaged, sweep
 
@@ -65,7 +66,7 @@ def test_what_is_used_or_locked_stays(store: Store) -> None:
     handles = {key: made(store, key) for key in ("found", "looked at", "locked", "forgotten")}
     aged(store.root)
     made(store, "found")
-    store.looking().stage("part", "looked at", "looked at", lambda work: {})
+    store.as_read_only().stage("part", "looked at", "looked at", lambda work: {})
     fresh = made(store, "fresh")
     (swept,) = sweep(store.root, (), since=time.time() - 3 * DAY)
     assert swept.removed == 0

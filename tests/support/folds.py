@@ -13,7 +13,7 @@ from distillery.flows.environment import Places
 from distillery.flows.pipeline import EnsembleResults, build_ensemble
 from distillery.flows.tasks.context import Context
 from distillery.sources import Rows
-from distillery.stages.data.dataset import read_source
+from distillery.stages.data.preparation import read_source
 
 FOLDS = 3
 NEIGHBOUR = {

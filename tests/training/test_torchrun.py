@@ -20,7 +20,7 @@ from tiny_chain import Chain
 from distillery.config.data import Data
 from distillery.config.experiment import Recipe, Teacher
 from distillery.errors import InputError
-from distillery.stages.data import dataset
+from distillery.stages.data import preparation
 from distillery.stages.teachers.teacher_training import train_teachers
 from distillery.store import Handle, Store
 from distillery.training import ranks
@@ -79,7 +79,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Handle:
     """Small images, few of them for training."""
     split = {"train": 200, "val_ensemble": 101, "val_search": 100}
     config = Data(source="digits", image_size=16, split=split)
-    return dataset.prepare(config, dataset.read_source(config), Store(tmp_path_factory.mktemp("digits")))
+    return preparation.prepare(config, preparation.read_source(config), Store(tmp_path_factory.mktemp("digits")))
 
 
 def children() -> list[psutil.Process]:

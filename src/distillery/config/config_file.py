@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any
 
 import yaml
 from pydantic import ValidationError
@@ -35,7 +34,7 @@ def load(path: Path | str, overrides: tuple[str, ...] | list[str] = ()) -> Exper
     return parse(tree, str(path))
 
 
-def parse(tree: dict[str, Any], where: str = "config") -> Experiment:
+def parse(tree: dict[str, object], where: str = "config") -> Experiment:
     """The experiment described by `tree`; `where` opens every error message."""
     try:
         return Experiment(**tree)
@@ -51,24 +50,28 @@ def parse(tree: dict[str, Any], where: str = "config") -> Experiment:
         raise InputError(" ".join(f"{where}: {field + ': ' if field else ''}{problem}".split())) from None
 
 
-def _apply(tree: dict[str, Any], override: str) -> None:
+def _apply(tree: dict[str, object], override: str) -> None:
     path, equals, text = override.partition("=")
     if not equals or not path:
         raise InputError(f"override: expected key=value, got {override!r}")
     *parents, last = path.split(".")
-    node: Any = tree
+    node: dict[str, object] | list[object] = tree
     for part in parents:
-        node = node[_index(node, part, path)] if isinstance(node, list) else node.setdefault(part, {})
-        if not isinstance(node, dict | list):
+        child = node[_index(node, part, path)] if isinstance(node, list) else node.setdefault(part, {})
+        if not isinstance(child, dict | list):
             raise InputError(f"override {path!r}: {part!r} holds a value, not further keys")
+        node = child
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise InputError(f"override {path!r}: not valid YAML: {' '.join(str(error).split())}") from error
-    node[_index(node, last, path) if isinstance(node, list) else last] = value
+    if isinstance(node, list):
+        node[_index(node, last, path)] = value
+    else:
+        node[last] = value
 
 
-def _index(node: list[Any], part: str, path: str) -> int:
+def _index(node: list[object], part: str, path: str) -> int:
     by_name = [i for i, item in enumerate(node) if isinstance(item, dict) and item.get("name") == part]
     if by_name:
         return by_name[0]

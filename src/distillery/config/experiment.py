@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -65,7 +65,7 @@ class Teacher(Model):
     """A model of the ensemble; `copies` of it differ in their seed. `recipe` overrides keys of the teachers' recipe."""
 
     copies: int = Field(1, ge=1, description="number of models, each with a seed of its own")
-    recipe: dict[str, Any] = Field(default_factory=dict, description="keys that override teachers.recipe")
+    recipe: dict[str, object] = Field(default_factory=dict, description="keys that override teachers.recipe")
 
 
 class Capacity(Model):

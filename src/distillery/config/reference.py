@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -60,13 +60,13 @@ REGISTRIES: dict[str, Registry] = {
 def tables() -> str:
     """Returns the generated part of docs/reference.md."""
     parts = ["## Config sections\n"]
-    for place, section in SECTIONS.items():
-        parts.append(section_table(place, section))
+    for field, section in SECTIONS.items():
+        parts.append(section_table(field, section))
 
     parts.append("## Registered choices\n")
     parts.append("Each of them takes its options beside its name.\n")
-    for place, registry in REGISTRIES.items():
-        parts.append(choices_table(place, registry))
+    for field, registry in REGISTRIES.items():
+        parts.append(choices_table(field, registry))
 
     parts.append("## Figures of gates\n")
     rows = [[f"`{name}`", meaning] for name, meaning in gates.FIGURES.items()]
@@ -102,7 +102,7 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in line)} |\n" for line in lines)
 
 
-def kind_of(annotation: Any) -> str:
+def kind_of(annotation: object) -> str:
     """Returns what a key holds, in the words of a YAML file."""
     origin = get_origin(annotation)
     inner = get_args(annotation)
@@ -119,7 +119,7 @@ def kind_of(annotation: Any) -> str:
         return "keys"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "range" if annotation is search_space.Range else "keys"
-    names = {int: "whole number", float: "number", str: "text", bool: "true, false"}
+    names: dict[object, str] = {int: "whole number", float: "number", str: "text", bool: "true, false"}
     return names.get(annotation, "any value")
 
 
@@ -136,7 +136,7 @@ def default_of(field: FieldInfo) -> str:
     return _yaml(field.default)
 
 
-def _yaml(value: Any) -> str:
+def _yaml(value: object) -> str:
     if value is None:
         return "none"
     if isinstance(value, bool):
@@ -152,11 +152,11 @@ def _yaml(value: Any) -> str:
     return str(value) if value != "" else '""'
 
 
-def _first_line(documented: Any) -> str:
+def _first_line(documented: object) -> str:
     return (documented.__doc__ or "").strip().split("\n")[0]
 
 
-def _first_paragraph(documented: Any) -> str:
+def _first_paragraph(documented: object) -> str:
     paragraph = (documented.__doc__ or "").strip().split("\n\n")[0]
     return " ".join(paragraph.split())
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, ClassVar, Literal, SupportsFloat, SupportsIndex
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -29,13 +29,15 @@ class Range(Section):
         return self
 
 
-def _number_or_range(given: Any) -> Any:
+def _number_or_range(given: object) -> object:
     if isinstance(given, Range | dict):
         return given
     try:
-        return float(given)
+        if isinstance(given, str | SupportsFloat | SupportsIndex):
+            return float(given)
     except (TypeError, ValueError):
-        raise ValueError(f"expected a number or a range {{low: ..., high: ...}}, got {given!r}") from None
+        pass
+    raise ValueError(f"expected a number or a range {{low: ..., high: ...}}, got {given!r}")
 
 
 Space = Annotated[Range | float, BeforeValidator(_number_or_range)]
@@ -100,7 +102,7 @@ class Knobs(Section):
                 self._check_point(index, knob, value, own)
         return self
 
-    def _check_point(self, index: int, knob: str, value: Any, own: list[str]) -> None:
+    def _check_point(self, index: int, knob: str, value: object, own: list[str]) -> None:
         if knob not in own:
             raise ValueError(f"initial_points.{index}: {closest(knob, own)}")
         if knob == "loss":
@@ -121,9 +123,9 @@ class Knobs(Section):
         spaces = {name: getattr(self, name) for name in KNOBS if name in type(self).model_fields}
         return {name: space for name, space in spaces.items() if space is not None}
 
-    def setting(self, proposal: dict[str, Any]) -> Setting:
+    def setting(self, proposal: Mapping[str, object]) -> Setting:
         """The setting that proposed values for the searched knobs make with the fixed ones."""
-        values: dict[str, Any] = {k: proposal[k] if isinstance(s, Range) else s for k, s in self.ranges().items()}
+        values: dict[str, object] = {k: proposal[k] if isinstance(s, Range) else s for k, s in self.ranges().items()}
         losses = {loss.name: loss for loss in getattr(self, "losses", ())}
         if losses:
             name = proposal.get("loss", next(iter(losses)))
@@ -135,7 +137,7 @@ class Knobs(Section):
 class Halving(Section):
     """Successive halving: a trial stops at a rung unless it is in the best 1/`eta` of those that came there before.
 
-    Rungs lie at 1/eta, 1/eta², ... of a trial's epochs. Trials of one cohort come to a rung together and are compared
+    Rungs lie at 1/eta, 1/eta², ... of a trial's epochs. Trials of one round come to a rung together and are compared
     with each other as well. Nobody stops before `grace` trials of its capacity were there.
     Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning" (arXiv 1810.05934).
     """
@@ -146,8 +148,8 @@ class Halving(Section):
 
     def epochs(self, total: int) -> list[int]:
         """The epochs after which trials are compared, ascending."""
-        found = {max(1, round(total / self.eta**k)) for k in range(1, self.rungs + 1)}
-        return sorted(epoch for epoch in found if epoch < total)
+        epochs = {max(1, round(total / self.eta**k)) for k in range(1, self.rungs + 1)}
+        return sorted(epoch for epoch in epochs if epoch < total)
 
 
 class Search(Knobs):

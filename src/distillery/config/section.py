@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from distillery.registry import Registry, closest
+from distillery.registry import closest
 from distillery.user_code import is_user_code, user_code_digest
 
 
@@ -19,7 +20,7 @@ class Section(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _known_keys(cls, given: Any) -> Any:
+    def _known_keys(cls, given: object) -> object:
         if isinstance(given, dict):
             for key in given:
                 if key in cls.renamed:
@@ -29,6 +30,13 @@ class Section(BaseModel):
         return given
 
 
+class Choices(Protocol):
+    """What is registered of one kind, see `distillery.registry`."""
+
+    def check(self, name: str, given: Mapping[str, object], also: Iterable[str] = ()) -> dict[str, object]:
+        """The options of a choice, defaults filled in and types checked."""
+
+
 class Choice(BaseModel):
     """A part of the config that names a registered choice; its further keys are that choice's options.
 
@@ -36,7 +44,7 @@ class Choice(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
-    registry: ClassVar[Registry]
+    registry: ClassVar[Choices]
     selector: ClassVar[str]
 
     @model_validator(mode="after")

@@ -12,7 +12,8 @@ where absent); ``gradient``, a function of the same arguments that writes the gr
 worth it: it saves a graph in every step.
 """
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, TypedDict
 
 import torch
 from pydantic import Field
@@ -21,7 +22,19 @@ from torch.nn.functional import log_softmax
 from distillery.registry import Registry
 
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-LOSSES = Registry("loss", "distillery.losses", own={})
+
+
+class Traits(TypedDict, total=False):
+    """Facts about a loss, see above."""
+
+    min_classes: int
+    dead: str
+    uses_temperature: bool
+    gradient: Callable[..., torch.Tensor]
+    check: Callable[[dict[str, object]], object]
+
+
+LOSSES: Registry[torch.Tensor, Traits] = Registry("loss", "distillery.losses", Traits, own={})
 
 
 def log_probs(logits: torch.Tensor) -> torch.Tensor:

@@ -47,8 +47,8 @@ def dkd(
 def _parts(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probabilities (label, all others) [.., B, 2], among the others [.., B, C - 1] from the label's next on."""
     logs, classes = log_probs(logits), logits.shape[-1]
-    places = (labels[..., None] + torch.arange(classes, device=labels.device)) % classes
-    target, others = logs.gather(-1, places.expand(logs.shape)).split([1, classes - 1], dim=-1)
+    order = (labels[..., None] + torch.arange(classes, device=labels.device)) % classes
+    target, others = logs.gather(-1, order.expand(logs.shape)).split([1, classes - 1], dim=-1)
     # summed as logs: 1 - p is 0 in floating point, and its log infinite, for a sure network
     rest = others.logsumexp(-1, keepdim=True)
     return torch.cat([target, rest], dim=-1), others - rest

@@ -8,14 +8,29 @@ stacked to train together (`distillery.training.stacked`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Protocol, TypedDict
 
 import numpy as np
 
 from distillery.registry import Registry
 
-MODELS = Registry("model family", "distillery.models", own={"kinds": ("table", "image"), "network": True})
+
+class Traits(TypedDict, total=False):
+    """Facts about a family, see above. `outside`: a fitted model that is asked for its answers once."""
+
+    kinds: tuple[Literal["image", "table"], ...]
+    network: bool
+    stacks: tuple[Literal["image", "table"], ...]
+    outside: bool
+    check: Callable[[dict[str, object]], object]
+
+
+# Any: a network, an `Estimator` or `GivenLogits`; the trait `network` and the family say which.
+MODELS: Registry[Any, Traits] = Registry(
+    "model family", "distillery.models", Traits, own={"kinds": ("table", "image"), "network": True}
+)
 
 
 @dataclass(frozen=True)
@@ -42,6 +57,16 @@ class InputSpec:
     def to_json(self) -> dict[str, object]:
         """Fields as JSON-able values."""
         return dict(vars(self))
+
+
+class Estimator(Protocol):
+    """A classifier with scikit-learn's interface."""
+
+    def fit(self, X: np.ndarray, y: np.ndarray) -> object:
+        """Learns the labels y [N] of the rows X [N, features]."""
+
+    def predict_proba(self, X: np.ndarray) -> np.ndarray:
+        """Probabilities [N, C] of the rows X [N, features]."""
 
 
 @dataclass(frozen=True)

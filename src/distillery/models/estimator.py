@@ -1,25 +1,25 @@
-"""Any classifier with scikit-learn's interface, as a teacher: scikit-learn itself, xgboost, lightgbm, ..."""
+"""Classifiers with scikit-learn's interface, as teachers: scikit-learn itself, xgboost, lightgbm, ..."""
 
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from collections.abc import Callable
 
 from distillery.errors import InputError
-from distillery.models import MODELS, InputSpec
+from distillery.models import MODELS, Estimator, InputSpec
 
 
-def _find(options: dict[str, Any]) -> Any:
-    module, _, name = options["estimator"].rpartition(".")
+def _find(options: dict[str, object]) -> Callable[..., Estimator]:
+    module, _, name = str(options["estimator"]).rpartition(".")
     try:
-        found = getattr(importlib.import_module(module), name)
+        classifier: Callable[..., Estimator] = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(
             f"estimator: expected the import path of a class, got {options['estimator']!r}: {error}"
         ) from error
-    if not hasattr(found, "predict_proba") and not hasattr(found, "fit"):
+    if not hasattr(classifier, "predict_proba") and not hasattr(classifier, "fit"):
         raise InputError(f"estimator: expected a class with fit and predict_proba, got {options['estimator']!r}")
-    return found
+    return classifier
 
 
 @MODELS.register("sklearn", kinds=("table", "image"), network=False, check=_find)
@@ -27,9 +27,9 @@ def estimator(
     spec: InputSpec,
     *,
     estimator: str,
-    params: dict[str, Any] = {},  # noqa: B006 - read only, and its type is the option's type
+    params: dict[str, object] = {},  # noqa: B006 - read only, and its type is the option's type
     trusted: bool = False,
-) -> Any:
+) -> Estimator:
     """An unfitted classifier, trained on the encoded rows [N, features].
 
     Args:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from distillery.errors import InputError
 from distillery.models import MODELS, GivenLogits, InputSpec
+from distillery.ops.log_probs import TEACHER_FLOOR
 
 PREFIX = "probability:"  # that a column's name may have before the name of its class
 SHOWN = 6  # classes in a message
 
 
-def _exists(options: dict[str, Any]) -> None:
-    if not Path(options["path"]).expanduser().is_file():
+def _exists(options: dict[str, object]) -> None:
+    if not Path(str(options["path"])).expanduser().is_file():
         raise InputError(
             f"path: expected an .npz, .parquet or .csv file, got {options['path']!r}, which does not exist"
         )
@@ -51,7 +52,7 @@ def given(
     if not np.isfinite(array).all():
         row = int(np.flatnonzero(~np.isfinite(array).all(1))[0])
         raise InputError(f"given logits {path!r}: expected finite numbers, got {array[row].tolist()} in row {row}")
-    return GivenLogits(np.log(np.maximum(array, 1e-7)) if values == "probs" else array, columns)
+    return GivenLogits(np.log(np.maximum(array, TEACHER_FLOOR)) if values == "probs" else array, columns)
 
 
 def _npz(file: Path) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -74,20 +75,20 @@ def names_of(frame: pd.DataFrame) -> tuple[str, ...]:
     return tuple(frame.columns) if all(isinstance(name, str) for name in frame.columns) else ()
 
 
-def in_class_order(found: GivenLogits, classes: Sequence[str]) -> GivenLogits:
+def in_class_order(given_logits: GivenLogits, classes: Sequence[str]) -> GivenLogits:
     """The logits with their columns in the order of the classes.
 
     Raises:
         InputError: A class has no column, or the order of columns without names is not certain.
     """
-    places = places_of(classes, found.columns)
-    if places is None:
+    order = places_of(classes, given_logits.columns)
+    if order is None:
         check_unnamed(
             classes,
             "name the columns of a .parquet or .csv by the classes, or put their names into an .npz as `classes`",
         )
-        return found
-    return GivenLogits(found.logits[:, places], tuple(classes))
+        return given_logits
+    return GivenLogits(given_logits.logits[:, order], tuple(classes))
 
 
 def places_of(classes: Sequence[str], columns: Sequence[str]) -> list[int] | None:

@@ -1,4 +1,4 @@
-"""Any timm backbone by name. timm is imported when one is asked for: that takes seconds, and tables need none."""
+"""The backbones of timm, by name. timm is imported when one is asked for: that takes seconds, and tables need none."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from distillery.models import MODELS, InputSpec
 from distillery.ops.images import Normalised
 
 
-def _known(options: dict[str, Any]) -> None:
+def _known(options: dict[str, object]) -> None:
     import timm
 
-    if not timm.is_model(options["arch"].split(".")[0]):
-        raise InputError(f"arch: unknown timm model: {_nearest(options['arch'])}")
-    if options["checkpoint"] is not None and not Path(options["checkpoint"]).expanduser().is_file():
-        raise InputError(f"checkpoint: expected a file, got {options['checkpoint']!r}, which does not exist")
+    arch, checkpoint = str(options["arch"]), options["checkpoint"]
+    if not timm.is_model(arch.split(".")[0]):
+        raise InputError(f"arch: unknown timm model: {_nearest(arch)}")
+    if checkpoint is not None and not Path(str(checkpoint)).expanduser().is_file():
+        raise InputError(f"checkpoint: expected a file, got {checkpoint!r}, which does not exist")
 
 
 def _nearest(name: str) -> str:
@@ -39,7 +40,7 @@ def timm_network(
     arch: str,
     pretrained: bool = False,
     checkpoint: str | None = None,
-    kwargs: dict[str, Any] = {},  # noqa: B006 - read only, and its type is the option's type
+    kwargs: dict[str, object] = {},  # noqa: B006 - read only, and its type is the option's type
 ) -> nn.Module:
     """A timm backbone with a head for the classes at hand, normalisation inside.
 

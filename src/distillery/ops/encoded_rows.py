@@ -11,9 +11,9 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 NAME = "inputs.npy"
 FOLDER, INDEX = "inputs", "inputs/index.npz"
@@ -38,11 +38,11 @@ class Packed:
     def __len__(self) -> int:
         return len(self._place)
 
-    def __getitem__(self, key: Any) -> np.ndarray:
+    def __getitem__(self, key: int | np.integer | slice | Sequence[int] | np.ndarray) -> np.ndarray:
         """Rows by numbers, a mask or a slice, [B, ...]; one row [...] by its number."""
         part, place = self._part[key], self._place[key]
         if part.ndim == 0:
-            row: np.ndarray = self._arrays[part][place]
+            row: np.ndarray = self._arrays[int(part)][place]
             return row
 
         main = self._arrays[self._main]
@@ -51,13 +51,13 @@ class Packed:
             return main.take(place, axis=0)
 
         # Nearly all rows are in the largest part: take as many from there, and replace the few that are not.
-        found = main.take(np.where(part == self._main, place, 0), axis=0)
+        rows = main.take(np.where(part == self._main, place, 0), axis=0)
         for number in np.unique(part[elsewhere]):
-            mine = elsewhere[part[elsewhere] == number]
-            found[mine] = self._arrays[number][place[mine]]
-        return found
+            others = elsewhere[part[elsewhere] == number]
+            rows[others] = self._arrays[number][place[others]]
+        return rows
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         return self[:] if dtype is None else self[:].astype(dtype)
 
 
@@ -99,10 +99,10 @@ class Index:
         """
         try:
             with np.load(stage / INDEX) as arrays:
-                found = {name: arrays[name] for name in arrays.files}
-            parts = [str(name) for name in found.pop("parts")]
-            graph = str(found.pop("graph"))
-            index = cls(graph, found["hashes"], parts, found["part"], found["place"], found["usable"])
+                fields = {name: arrays[name] for name in arrays.files}
+            parts = [str(name) for name in fields.pop("parts")]
+            graph = str(fields.pop("graph"))
+            index = cls(graph, fields["hashes"], parts, fields["part"], fields["place"], fields["usable"])
         except (KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(f"{stage / INDEX} is damaged: {error}") from error
         if not all(PART.fullmatch(name) for name in index.parts):
@@ -114,9 +114,9 @@ class Index:
         rows = np.flatnonzero(self.usable)
         if not len(self.hashes) or not len(rows):
             return np.full(len(hashes), -1, np.int64)
-        known, first = np.unique(self.hashes[rows], return_index=True)
-        nearest = np.searchsorted(known, hashes).clip(max=len(known) - 1)
-        return np.where(known[nearest] == hashes, rows[first[nearest]], -1)
+        hashes_here, first = np.unique(self.hashes[rows], return_index=True)
+        nearest = np.searchsorted(hashes_here, hashes).clip(max=len(hashes_here) - 1)
+        return np.where(hashes_here[nearest] == hashes, rows[first[nearest]], -1)
 
     def opened(self, stage: Path) -> Packed:
         """The rows, memory-mapped."""

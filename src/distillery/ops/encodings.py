@@ -6,7 +6,7 @@ Logits are kept up to a constant per row, which no softmax sees. What an encodin
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from scipy.special import log_softmax, logsumexp
@@ -32,7 +32,7 @@ class Encoding(Protocol):
 
 
 @dataclass(frozen=True)
-class Steps:
+class Int8Encoding:
     """int8: how many steps each class is below the top one, 255 for the lowest; a row has its own step, float16."""
 
     classes: int
@@ -46,8 +46,8 @@ class Steps:
         """Bytes of logits."""
         below = logits.max(-1, keepdims=True) - logits
         step = (below.max(-1, keepdims=True) / STEPS).astype(np.float16)
-        known = np.maximum(step.astype(np.float32), 1e-30)
-        numbers = np.clip(np.rint(below / known), 0, STEPS).astype(np.uint8)
+        divisor = np.maximum(step.astype(np.float32), 1e-30)
+        numbers = np.clip(np.rint(below / divisor), 0, STEPS).astype(np.uint8)
         return np.concatenate([step.view(np.uint8), numbers], axis=1)
 
     def decode(self, rows: np.ndarray) -> np.ndarray:
@@ -57,14 +57,14 @@ class Steps:
 
 
 @dataclass(frozen=True)
-class Top:
+class TopKEncoding:
     """The `kept` largest log-probabilities, float16, with their classes; the rest share evenly what is left."""
 
     classes: int
     kept: int
 
     @property
-    def _number(self) -> type[np.unsignedinteger[Any]]:
+    def _number(self) -> type[np.uint8] | type[np.uint16] | type[np.uint32]:
         return np.uint8 if self.classes <= 256 else np.uint16 if self.classes <= 1 << 16 else np.uint32
 
     @property
@@ -102,14 +102,14 @@ def encoding_of(dtype: str, top: int | None, classes: int) -> Encoding | None:
     """
     if top is None and dtype != "int8":
         return None
-    found: Encoding = Steps(classes) if top is None else Top(classes, top)
-    if (top or 0) >= classes or found.width >= 2 * classes:
+    encoding: Encoding = Int8Encoding(classes) if top is None else TopKEncoding(classes, top)
+    if (top or 0) >= classes or encoding.width >= 2 * classes:
         field = "dtype: int8" if top is None else f"top: {top}"
         raise InputError(
-            f"logits.{field} takes {found.width} bytes a row for {classes} classes, expected fewer than the "
+            f"logits.{field} takes {encoding.width} bytes a row for {classes} classes, expected fewer than the "
             f"{2 * classes} of float16"
         )
-    return found
+    return encoding
 
 
 def kl_at(temperature: float, exact: np.ndarray, kept: np.ndarray) -> np.ndarray:

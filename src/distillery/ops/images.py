@@ -8,7 +8,7 @@ from numpy.lib.stride_tricks import as_strided
 from torch import nn
 
 
-def moved(images: np.ndarray, top: np.ndarray, left: np.ndarray, reach: int) -> np.ndarray:
+def shift_images(images: np.ndarray, top: np.ndarray, left: np.ndarray, reach: int) -> np.ndarray:
     """Each image's window that begins `top` rows and `left` columns into it with `reach` pixels of edge all around.
 
     Args:
@@ -40,8 +40,8 @@ def _padded(images: np.ndarray, reach: int) -> np.ndarray:
     return wide
 
 
-def mirror(images: np.ndarray, which: np.ndarray) -> None:
-    """Mirrors the images [B, ..., S] for which `which` [B] is true left to right, in place."""
+def flip_(images: np.ndarray, which: np.ndarray) -> None:
+    """Flips the images [B, ..., S] for which `which` [B] is true left to right, in place."""
     chosen = np.flatnonzero(which)
     if len(chosen):
         images[chosen] = torch.from_numpy(images[chosen]).flip(-1).numpy()
@@ -66,7 +66,7 @@ def place(image: np.ndarray, down: int, right: int, mirrored: bool, out: np.ndar
 def moved_tensor(images: torch.Tensor, top: torch.Tensor, left: torch.Tensor, reach: int) -> torch.Tensor:
     """`moved` for tensors on any device; gives the same pixels."""
     if images.device.type == "cpu":
-        return torch.from_numpy(moved(images.numpy(), top.numpy(), left.numpy(), reach))
+        return torch.from_numpy(shift_images(images.numpy(), top.numpy(), left.numpy(), reach))
     return _moved_anywhere(images, top, left, reach)
 
 
@@ -80,7 +80,7 @@ def _moved_anywhere(images: torch.Tensor, top: torch.Tensor, left: torch.Tensor,
 def mirrored_tensor(images: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
     """The images [B, channels, S, S], those mirrored for which `which` [B] is true; on the CPU in place."""
     if images.device.type == "cpu":
-        mirror(images.numpy(), which.numpy())
+        flip_(images.numpy(), which.numpy())
         return images
     return torch.where(which.to(images.device)[:, None, None, None], images.flip(-1), images)
 

@@ -9,7 +9,10 @@ import numpy as np
 
 from distillery.ops.metrics import row_blocks
 
-FLOOR = 1e-12  # smallest probability that weightings see; below it a single row would outweigh all others
+# Smallest probabilities of which logarithms are taken.
+FLOOR = 1e-12  # in float64, of weightings and of figures: below it a single row would outweigh all others
+TEACHER_FLOOR = 1e-7  # of classifiers and files that give probabilities, mostly in float32
+TINY = np.finfo(np.float32).tiny  # of a pool in float32: it keeps an infinity out and changes nothing else
 LOG_FLOOR = np.log(FLOOR)
 KEPT_BYTES = 64 << 20  # of all blocks together, up to which they are made once and kept
 

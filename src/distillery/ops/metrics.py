@@ -94,10 +94,10 @@ class RowScores:
 
 def row_scores(logits_NC: np.ndarray, labels_N: np.ndarray) -> RowScores:
     """The scores of one model, row by row."""
-    found = RowScores.empty(len(labels_N))
+    scores = RowScores.empty(len(labels_N))
     for rows in row_blocks(*logits_NC.shape):
-        found.put(rows, logits_NC[rows], labels_N[rows])
-    return found
+        scores.put(rows, logits_NC[rows], labels_N[rows])
+    return scores
 
 
 def brier(logits_NC: np.ndarray, labels_N: np.ndarray) -> float:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.optimize import minimize_scalar
 
-from distillery.ops.log_probs import FLOOR, LOG_FLOOR, log_softmax_of
+from distillery.ops.log_probs import LOG_FLOOR, log_softmax_of
 from distillery.ops.metrics import BLOCK_BYTES, row_blocks, row_nll
 
-__all__ = ["FLOOR", "Pooling", "fit_temperature", "influence", "pool_logits", "pooled_blocks", "side_by_side"]
+__all__ = ["Pooling", "fit_temperature", "influence", "pool_logits", "pooled_blocks", "side_by_side"]
 
 TEMPERATURES = (0.2, 5.0)
 
@@ -105,8 +105,8 @@ def fit_temperature(logits_NC: np.ndarray, labels_N: np.ndarray, spread: float |
         return float(nll + weight * log_temperature**2)
 
     low, high = np.log(TEMPERATURES)
-    found = minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-4})
-    return float(np.exp(found.x)) if found.fun < loss(0.0) else 1.0
+    minimum = minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-4})
+    return float(np.exp(minimum.x)) if minimum.fun < loss(0.0) else 1.0
 
 
 @dataclass(frozen=True, eq=False)

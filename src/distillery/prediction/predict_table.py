@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import onnxruntime as ort
 import pandas as pd
@@ -17,6 +16,7 @@ from distillery.errors import InputError
 from distillery.prediction.predict_images import OnRows, Unread, predict_images
 from distillery.serving.answers import LABEL, PROBABILITY, Answers
 from distillery.serving.cells import CellError
+from distillery.serving.reading import Feeds
 from distillery.sources.tables.file_kinds import is_table
 from distillery.sources.tables.files import guess_separator, open_table
 from distillery.sources.tables.text_file import Dialect
@@ -55,8 +55,8 @@ def predict_file(
         yield from predict_images(running, file, on_rows, unread)
         return
     for shown, feeds, total in _table(answers, file, keep):
-        found = answers.of_feeds(feeds, shown.index)
-        yield pd.concat([shown, found], axis=1)
+        predicted = answers.of_feeds(feeds, shown.index)
+        yield pd.concat([shown, predicted], axis=1)
         done += len(shown)
         if on_rows is not None:
             on_rows(done, total)
@@ -99,18 +99,18 @@ def _write_csv(batches: Iterator[pd.DataFrame], file: Path) -> None:
 
 def _write_parquet(batches: Iterator[pd.DataFrame], file: Path) -> None:
     with ExitStack() as opened:
-        writer: Any = None
+        writer: pq.ParquetWriter | None = None
         for batch in batches:
             if writer is None:
-                found = pa.Schema.from_pandas(batch, preserve_index=False)
+                inferred = pa.Schema.from_pandas(batch, preserve_index=False)
                 # A first batch that holds nothing does not say what the next ones hold: text, in a text file.
-                fields = [f.with_type(pa.string()) if pa.types.is_null(f.type) else f for f in found]
+                fields = [f.with_type(pa.string()) if pa.types.is_null(f.type) else f for f in inferred]
                 schema = pa.schema(fields)
                 writer = opened.enter_context(pq.ParquetWriter(file, schema))
             writer.write_table(pa.Table.from_pandas(batch, schema, preserve_index=False))
 
 
-def _table(answers: Answers, file: Path, keep: Sequence[str]) -> Iterator[tuple[pd.DataFrame, Any, int | None]]:
+def _table(answers: Answers, file: Path, keep: Sequence[str]) -> Iterator[tuple[pd.DataFrame, Feeds, int | None]]:
     """(kept columns, what the model is fed, number of rows if that is known), batch by batch."""
     if not is_table(file):
         raise InputError(f"predict: this model takes the rows of a table, such as .csv or .parquet, got {str(file)!r}")
@@ -123,7 +123,7 @@ def _table(answers: Answers, file: Path, keep: Sequence[str]) -> Iterator[tuple[
         try:
             feeds = reading.feeds(frame)
         except CellError as error:
-            raise InputError(f"predict: {error.told(first)} of {str(file)!r}") from error
+            raise InputError(f"predict: {error.message(first)} of {str(file)!r}") from error
         yield frame[list(keep)].rename(columns=shown), feeds, table.rows
         first += len(frame)
 
@@ -139,8 +139,8 @@ def _check_names(answers: Answers, names: Sequence[str], index: Sequence[str], k
             f"predict: expected the columns {_listed(reading.names)} in {str(file)!r}, got none called "
             f"{_listed(missing)}{hint if mark else ''}"
         )
-    known = {*wanted, *index, *reading.left_out, reading.label}
-    extra = [name for name in names if name not in known]
+    expected = {*wanted, *index, *reading.left_out, reading.label}
+    extra = [name for name in names if name not in expected]
     if extra:
         raise InputError(
             f"predict: {str(file)!r} holds columns that the model does not take: {_listed(extra)}; "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnxruntime as ort
@@ -17,6 +17,9 @@ try:
     from .images import pixels_of
 except ImportError:  # no Pillow, which a table does not need
     pixels_of = None  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    from .images import Asked
 
 __all__ = ["Answers", "CellError", "classes_of", "probabilities", "reading_of"]
 
@@ -55,7 +58,7 @@ class Answers:
         """
         return self.of_feeds(self.reading.feeds(rows), rows.index)
 
-    def of_request(self, asked: Any) -> Any:
+    def of_request(self, asked: Asked) -> pd.DataFrame | dict[str, np.ndarray]:
         """What a server answers: for a table as `of_rows`; for images ``label`` [N], ``probabilities``, ``logits``.
 
         Args:
@@ -69,21 +72,21 @@ class Answers:
         assert pixels_of is not None, "a model of images needs Pillow"
         gray = self.running.get_inputs()[0].shape[-1] == 1
         names = [output.name for output in self.running.get_outputs()]
-        found = [self.running.run(names, {"image": pixels}) for pixels in pixels_of(asked, gray)]
-        return {name: np.concatenate(parts) for name, parts in zip(names, zip(*found, strict=True), strict=True)}
+        batches = [self.running.run(names, {"image": pixels}) for pixels in pixels_of(asked, gray)]
+        return {name: np.concatenate(parts) for name, parts in zip(names, zip(*batches, strict=True), strict=True)}
 
-    def of_feeds(self, feeds: Feeds, index: Any = None) -> pd.DataFrame:
+    def of_feeds(self, feeds: Feeds, index: pd.Index | None = None) -> pd.DataFrame:
         """The same for the model's own inputs."""
-        found = probabilities(self.running, feeds)
-        if not np.isfinite(found).all():
+        predicted = probabilities(self.running, feeds)
+        if not np.isfinite(predicted).all():
             raise ArithmeticError("the model answered with a probability that is not a number")
         columns = [f"{PROBABILITY}{name}" for name in self.classes]
-        answers = pd.DataFrame(found, index, columns)
-        answers.insert(0, LABEL, np.array(self.classes, dtype=object)[found.argmax(1)], allow_duplicates=True)
+        answers = pd.DataFrame(predicted, index, columns)
+        answers.insert(0, LABEL, np.array(self.classes, dtype=object)[predicted.argmax(1)], allow_duplicates=True)
         return answers
 
 
-def _as_frame(asked: Any, names: list[str]) -> pd.DataFrame:
+def _as_frame(asked: Asked, names: list[str]) -> pd.DataFrame:
     if isinstance(asked, pd.DataFrame):
         return asked
     try:
@@ -98,7 +101,7 @@ def _as_frame(asked: Any, names: list[str]) -> pd.DataFrame:
     raise CellError(names[0], "rows with the names of their columns", f"a {type(asked).__name__} without them")
 
 
-def _cells(values: Any) -> Any:
+def _cells(values: object) -> np.ndarray | list[object]:
     """A column, of which MLflow's server wraps each cell in an array where their types differ."""
     cells = np.asarray(values).reshape(-1)
     if cells.dtype != object:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -34,9 +34,9 @@ class CellError(ValueError):
 
     def __init__(self, column: str, expected: str, got: str, row: int | None = None) -> None:
         self.column, self.expected, self.got, self.row = column, expected, got, row
-        super().__init__(self.told(1))
+        super().__init__(self.message(1))
 
-    def told(self, first: int) -> str:
+    def message(self, first: int) -> str:
         """The error in words, where the first of the rows has the number `first`."""
         where = "" if self.row is None else f" in row {first + self.row}"
         return f"column {self.column!r}: expected {self.expected}, got {self.got}{where}"
@@ -95,9 +95,9 @@ def is_text(cells: pd.Series) -> bool:
 
 def blanked(cells: pd.Series, missing: Sequence[str] = ()) -> pd.Series:
     """Cells of text without blanks at their ends; None where one is missing or spells a missing one."""
-    codes, found = pd.factorize(cells)
+    codes, distinct = pd.factorize(cells)
     gone = MISSING.union(missing)
-    stripped = [text.strip() for text in found]
+    stripped = [text.strip() for text in distinct]
     texts = [None if text in gone else text for text in stripped]
     return pd.Series(np.array([*texts, None], dtype=object)[codes], cells.index, dtype=object)
 
@@ -180,18 +180,18 @@ def _times(cells: pd.Series, column: Column, missing: Sequence[str]) -> np.ndarr
         return ((utc - pd.Timestamp(EPOCH)) / pd.Timedelta(seconds=1)).to_numpy(np.float64, copy=True)
     if is_number(cells) and cells.notna().any():
         raise CellError(column.name, _wanted(column), f"the number {cells.dropna().iat[0]}")
-    known: dict[Any, float] = {}
+    seconds: dict[object, float] = {}
     values = np.full(len(cells), np.nan)
     for row, cell in enumerate(cells):
         if _is_gone(cell):
             continue
-        if cell not in known:
-            known[cell] = _seconds(cell, column, missing, row)
-        values[row] = known[cell]
+        if cell not in seconds:
+            seconds[cell] = _seconds(cell, column, missing, row)
+        values[row] = seconds[cell]
     return values
 
 
-def _seconds(cell: Any, column: Column, missing: Sequence[str], row: int) -> float:
+def _seconds(cell: object, column: Column, missing: Sequence[str], row: int) -> float:
     if isinstance(cell, datetime.datetime):
         return since_epoch(cell)
     if isinstance(cell, datetime.date):
@@ -199,22 +199,22 @@ def _seconds(cell: Any, column: Column, missing: Sequence[str], row: int) -> flo
     text = _decoded(cell).strip() if isinstance(cell, str | bytes) else str(cell)
     if text in MISSING or text in missing:
         return np.nan
-    found = parse_time(text, column.time_format) if isinstance(cell, str | bytes) else None
-    if found is None:
+    seconds = parse_time(text, column.time_format) if isinstance(cell, str | bytes) else None
+    if seconds is None:
         raise CellError(column.name, _wanted(column), repr(cell), row)
-    return found
+    return seconds
 
 
 def _texts(cells: pd.Series, column: Column, missing: Sequence[str]) -> np.ndarray:
     if is_text(cells):
         texts = blanked(cells, missing)
-        codes, found = pd.factorize(texts)
-        spelt = np.array([canonical(text, column.as_written) for text in found] + [None], dtype=object)
+        codes, distinct = pd.factorize(texts)
+        spelt = np.array([canonical(text, column.as_written) for text in distinct] + [None], dtype=object)
         return spelt[codes]
     if cells.dtype != object:
-        codes, found = pd.factorize(cells)
-        first = [int(np.flatnonzero(codes == code)[0]) for code in range(len(found))] if column.as_written else codes
-        each = [_text(cell, column, missing, int(row)) for cell, row in zip(found, first, strict=False)]
+        codes, distinct = pd.factorize(cells)
+        first = [int(np.flatnonzero(codes == code)[0]) for code in range(len(distinct))] if column.as_written else codes
+        each = [_text(cell, column, missing, int(row)) for cell, row in zip(distinct, first, strict=False)]
         return np.array([*each, None], dtype=object)[codes]
     spelt = np.full(len(cells), None, dtype=object)
     for row, cell in enumerate(cells):
@@ -223,7 +223,7 @@ def _texts(cells: pd.Series, column: Column, missing: Sequence[str]) -> np.ndarr
     return spelt
 
 
-def _text(cell: Any, column: Column, missing: Sequence[str], row: int) -> str | None:
+def _text(cell: object, column: Column, missing: Sequence[str], row: int) -> str | None:
     if isinstance(cell, bool | np.bool_):
         return str(bool(cell))
     if isinstance(cell, int | float | Decimal | np.number):
@@ -241,7 +241,7 @@ def _text(cell: Any, column: Column, missing: Sequence[str], row: int) -> str | 
     return None if text in MISSING or text in missing else text
 
 
-def number_text(cell: Any) -> str:
+def number_text(cell: int | float | Decimal | np.number) -> str:
     """A number as text: a whole one without a decimal mark, whatever its type."""
     if isinstance(cell, int | np.integer):
         return str(int(cell))
@@ -264,7 +264,7 @@ def _decoded(cell: str | bytes) -> str:
     return cell.decode("utf-8", "replace") if isinstance(cell, bytes) else cell
 
 
-def _is_gone(cell: Any) -> bool:
+def _is_gone(cell: object) -> bool:
     return cell is None or cell is pd.NaT or cell is pd.NA or (isinstance(cell, float | np.floating) and cell != cell)
 
 

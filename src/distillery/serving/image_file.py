@@ -141,15 +141,15 @@ def _pixels(image: Image.Image, gray: bool) -> np.ndarray:
 
 
 def _remarks(image: Image.Image) -> set[str]:
-    found = set()
+    remarks = set()
     if image.has_transparency_data:
-        found.add(TRANSPARENT)
+        remarks.add(TRANSPARENT)
     if image.mode.startswith("I") or ";16" in _stored_as(image):
-        found.add(DEEP)
+        remarks.add(DEEP)
     # The further pictures of an MPO are made for other devices, the first one is the photograph.
     if image.format != "MPO" and getattr(image, "is_animated", False):
-        found.add(PAGES if image.format == "TIFF" else ANIMATED)
-    return found
+        remarks.add(PAGES if image.format == "TIFF" else ANIMATED)
+    return remarks
 
 
 def _named(error: Exception) -> ImageError:

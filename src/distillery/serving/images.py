@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -13,8 +13,12 @@ from .image_file import ImageError, from_base64, read_image
 
 COLUMN = "image"
 
+Images: TypeAlias = np.ndarray | str | bytes | Iterable[object]
+Asked: TypeAlias = pd.DataFrame | Mapping[str, Images] | Images
+"""What a server may be asked; see `pixels_of`."""
 
-def pixels_of(asked: Any, gray: bool) -> Iterator[np.ndarray]:
+
+def pixels_of(asked: Asked, gray: bool) -> Iterator[np.ndarray]:
     """Each image uint8 [1, H, W, 1 or 3], of what a server was asked.
 
     Args:
@@ -32,7 +36,7 @@ def pixels_of(asked: Any, gray: bool) -> Iterator[np.ndarray]:
             raise CellError(COLUMN, "images below this name", f"only {', '.join(map(str, asked))}")
         asked = asked[COLUMN]
     if isinstance(asked, np.ndarray) and asked.dtype != object:
-        images: Any = asked if asked.ndim == 4 else [asked]
+        images: Iterable[object] = asked if asked.ndim == 4 else [asked]
     else:
         images = [asked] if isinstance(asked, str | bytes) else asked
     for row, image in enumerate(images):
@@ -44,7 +48,7 @@ def pixels_of(asked: Any, gray: bool) -> Iterator[np.ndarray]:
             raise CellError(COLUMN, "an image", str(error), row) from error
 
 
-def _pixels(image: Any, gray: bool, row: int) -> np.ndarray:
+def _pixels(image: object, gray: bool, row: int) -> np.ndarray:
     if isinstance(image, bytes):
         return read_image(image, gray)
     if isinstance(image, str):

@@ -47,17 +47,17 @@ PLAIN = NumberFormat()
 
 def parse(texts: pd.Series, style: NumberFormat) -> np.ndarray:
     """The numbers that texts hold, float64 [N]; NaN where a text is no number, or missing."""
-    found = pd.to_numeric(texts, errors="coerce").to_numpy(np.float64, copy=True)
+    values = pd.to_numeric(texts, errors="coerce").to_numpy(np.float64, copy=True)
     if style.decimal != "." or style.thousands:
-        found[:] = np.nan  # "1.234" is not what Python takes it for
-    open_rows = np.flatnonzero(np.isnan(found) & texts.notna().to_numpy())
-    known: dict[str, float] = {}
+        values[:] = np.nan  # "1.234" is not what Python takes it for
+    open_rows = np.flatnonzero(np.isnan(values) & texts.notna().to_numpy())
+    parsed: dict[str, float] = {}
     for row in open_rows:
         text = texts.iat[row]
-        if text not in known:
-            known[text] = _number(text, style)
-        found[row] = known[text]
-    return found
+        if text not in parsed:
+            parsed[text] = _number(text, style)
+        values[row] = parsed[text]
+    return values
 
 
 def recognize(
@@ -116,9 +116,9 @@ def _ascii_minus(text: str) -> str:
     return text.replace("\u2212", "-").strip()
 
 
-def _only(found: Iterable[str]) -> str | None:
+def _only(texts: Iterable[str]) -> str | None:
     """The one text among them besides the empty one; None if there are several."""
-    distinct = set(found) - {""}
+    distinct = set(texts) - {""}
     if len(distinct) > 1:
         return None
     return distinct.pop() if distinct else ""

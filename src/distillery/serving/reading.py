@@ -79,14 +79,14 @@ class Reading:
             CellError: A column is missing, or a cell is not what its column takes.
         """
         names = [str(name).strip() for name in frame.columns]
-        found = {}
+        columns = {}
         for column in self.columns:
             if names.count(column.name) != 1:
                 got = "none of that name" if column.name not in names else "several of that name"
                 raise CellError(column.name, "one column", f"{got} among {', '.join(map(repr, names))}")
             cells = frame.iloc[:, names.index(column.name)]
-            found[column.name] = read_cells(cells, column, self.missing)
-        return pd.DataFrame(found, index=frame.index)
+            columns[column.name] = read_cells(cells, column, self.missing)
+        return pd.DataFrame(columns, index=frame.index)
 
     def feeds(self, frame: pd.DataFrame) -> Feeds:
         """Raw rows as the inputs of the exported model; see `side_by_side`.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -15,8 +15,6 @@ import pandas as pd
 from distillery.registry import Registry
 from distillery.serving.reading import Feeds, Reading, column_feeds, table_feeds
 from distillery.store.checksums import remembered
-
-SOURCES = Registry("data source", "distillery.sources")
 
 
 @dataclass(frozen=True)
@@ -96,6 +94,15 @@ class Rows:
             return table_feeds(self.frame.iloc[rows])
         assert self.read is not None
         return {"image": np.stack([self.read(int(row)) for row in rows])}
+
+
+class Traits(TypedDict):
+    """Facts about a source: what one of its rows is."""
+
+    kind: Literal["image", "table"]
+
+
+SOURCES: Registry[Rows, Traits] = Registry("data source", "distillery.sources", Traits)
 
 
 def short_hash(content: bytes) -> int:

@@ -136,15 +136,15 @@ class _Files:
     def labels(self, declared: Declared) -> np.ndarray:
         """The class of each row, "" where it has none [N]."""
         parts = [Part(table.path, table.column(self.label)) for table in self._labelled]
-        found = read_labels(self.label, parts, declared)
+        labels = read_labels(self.label, parts, declared)
         if self._has_test:
-            unknown = sorted(set(found[1]) - set(found[0]))
+            unknown = sorted(set(labels[1]) - set(labels[0]))
             if unknown:
                 raise InputError(
                     f"data: {parts[1].path!r} holds classes that {parts[0].path!r} lacks: {', '.join(unknown)}"
                 )
-        missing = sum(self.counts) - sum(map(len, found))
-        return np.concatenate([*found, np.full(missing, "", dtype="U1")])
+        missing = sum(self.counts) - sum(map(len, labels))
+        return np.concatenate([*labels, np.full(missing, "", dtype="U1")])
 
 
 @dataclass

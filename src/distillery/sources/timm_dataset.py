@@ -1,10 +1,11 @@
-"""Any dataset string that timm's own create_dataset reads by row number: ``hfds/...``, ``torch/...``, or a folder."""
+"""Datasets of timm: whatever its own create_dataset reads by row number, ``hfds/...``, ``torch/...``, or a folder."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from PIL import Image
@@ -13,6 +14,14 @@ from distillery.errors import InputError
 from distillery.serving.image_file import DECODING, ImageError, read_image
 from distillery.sources import SOURCES, Rows, file_hash, short_hash
 from distillery.sources.images.image_notes import equal_files
+
+
+class Images(Protocol):
+    """A dataset whose rows, an image and its label, can be read by number."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> tuple[bytes | Image.Image, object]: ...
 
 
 @SOURCES.register("timm", kind="image")
@@ -43,22 +52,22 @@ def timm_dataset(
     splits = [split for split in (train_split, test_split) if split is not None]
     parts = [_open(name, root, split, download) for split in splits]
     _check_classes(parts, splits)
-    places = [(part, index) for part in parts for index in range(len(part))]
+    rows = [(part, index) for part in parts for index in range(len(part))]
     names = [f"{split}/{index}" for split, part in zip(splits, parts, strict=True) for index in range(len(part))]
 
     def read(row: int) -> np.ndarray:
         try:
-            return read_image(_stored(*places[row])[0], gray)
+            return read_image(_stored(*rows[row])[0], gray)
         except ImageError as error:
             raise InputError(f"cannot read the image {names[row]!r} of {name!r}: {error}") from error
 
     texts, contents = [], []
-    for part, index in places:
+    for part, index in rows:
         target, content = _label_and_hash(part, index, gray)
         texts.append(str(target))
         contents.append(content)
     labels, hashes = np.array(texts), np.array(contents, np.uint64)
-    in_test = np.arange(len(places)) >= len(parts[0])
+    in_test = np.arange(len(rows)) >= len(parts[0])
 
     state = hashlib.blake2b(repr((name, splits, gray, DECODING)).encode(), digest_size=12)
     for text, content in zip(texts, hashes, strict=True):
@@ -77,7 +86,7 @@ def timm_dataset(
     )
 
 
-def _open(name: str, root: str, split: str, download: bool) -> Any:
+def _open(name: str, root: str, split: str, download: bool) -> Images:
     from timm.data import create_dataset  # takes seconds, and few need it
     from torch.utils.data import IterableDataset
 
@@ -92,7 +101,7 @@ def _open(name: str, root: str, split: str, download: bool) -> Any:
     return part
 
 
-def _stored(part: Any, index: int) -> tuple[bytes | Image.Image, Any]:
+def _stored(part: Images, index: int) -> tuple[bytes | Image.Image, object]:
     """(an image's file, or what torchvision has opened, and its label)."""
     # Not part[index] of timm's own datasets: it decodes in its own way, and gives the next image for a damaged one.
     reader = getattr(part, "reader", None)
@@ -104,22 +113,26 @@ def _stored(part: Any, index: int) -> tuple[bytes | Image.Image, Any]:
         return opened.read(), target
 
 
-def _label_and_hash(part: Any, index: int, gray: bool) -> tuple[Any, int]:
+def _label_and_hash(part: Images, index: int, gray: bool) -> tuple[object, int]:
     """An image's label, and a hash of its content, for which a file that has stayed as it was is not read again."""
-    found = getattr(part, "reader", part)
-    if isinstance(found, _folders()):
-        file, target = found.samples[index][:2]
+    files = _files(part)
+    if files is not None:
+        file, target = files[index][:2]
         return target, file_hash(Path(file))
     stored, target = _stored(part, index)
     return target, _content_hash(stored, gray)
 
 
-def _folders() -> Any:
-    """What timm and torchvision read folders of images by: their `samples` are files and labels."""
+def _files(part: Images) -> Sequence[tuple[str, object]] | None:
+    """The files and labels of a folder of images, as timm or torchvision reads it; None for other datasets."""
     from timm.data.readers.reader_image_folder import ReaderImageFolder
     from torchvision.datasets import DatasetFolder
 
-    return ReaderImageFolder, DatasetFolder
+    reader = getattr(part, "reader", part)
+    if not isinstance(reader, (ReaderImageFolder, DatasetFolder)):
+        return None
+    samples: Sequence[tuple[str, object]] = reader.samples
+    return samples
 
 
 def _content_hash(stored: bytes | Image.Image, gray: bool) -> int:
@@ -131,7 +144,7 @@ def _content_hash(stored: bytes | Image.Image, gray: bool) -> int:
         return short_hash(b"")
 
 
-def _check_classes(parts: list[Any], splits: list[str]) -> None:
+def _check_classes(parts: list[Images], splits: list[str]) -> None:
     numbers = [getattr(getattr(part, "reader", part), "class_to_idx", None) for part in parts]
     if any(mapping != numbers[0] for mapping in numbers):
         raise InputError(f"data.test_split: expected the same classes in the splits {' and '.join(splits)}")

@@ -7,7 +7,7 @@ from distillery.errors import InputError
 from distillery.models import MODELS
 from distillery.ops.encodings import encoding_of
 from distillery.sources import Rows
-from distillery.stages.data import dataset, transfer_set
+from distillery.stages.data import dataset, preparation, transfer_set
 from distillery.stages.distillation import soft_losses
 from distillery.stages.ensemble import weight_selection
 from distillery.stages.evaluation import evaluation
@@ -22,7 +22,7 @@ def prepare_and_check(config: Experiment, rows: Rows, store: Store) -> Handle:
     Raises:
         InputError: Something does not fit the data.
     """
-    handle = dataset.prepare(config.data, rows, store)
+    handle = preparation.prepare(config.data, rows, store)
     opened = dataset.Dataset(handle)
     spec = opened.spec
     count = len(config.teachers.each())
@@ -58,19 +58,19 @@ def _check_stacks(config: Experiment, kind: str) -> None:
 
 def _check_folds(config: Experiment, by_students: bool) -> None:
     """Refuses answers from elsewhere that may be by models that have learned the rows that they answer."""
-    for place, member in enumerate(config.teachers.members):
+    for index, member in enumerate(config.teachers.members):
         outside = bool(MODELS.traits(member.family).get("outside"))
         given = member.family == "given"
         if given and member.options["out_of_fold"] and by_students:
             raise InputError(
-                f"teachers.members.{place} ({member.name}): where students are judged by folds, teachers that have not "
+                f"teachers.members.{index} ({member.name}): where students are judged by folds, teachers that have not "
                 "seen the rows of a fold must label all other rows, which given answers cannot; set "
                 "data.split.search_folds_up_to: 0"
             )
         if outside or (given and not member.options["out_of_fold"]):
             remedy = "data.split.folds: null" if outside else "out_of_fold: true if they are, or data.split.folds: null"
             raise InputError(
-                f"teachers.members.{place} ({member.name}): with data.split.folds, the ensemble weights are fitted on "
+                f"teachers.members.{index} ({member.name}): with data.split.folds, the ensemble weights are fitted on "
                 f"rows of train; expected answers by models that have not learned these rows, got answers of which "
                 f"that is not known; set {remedy}"
             )

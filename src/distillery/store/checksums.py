@@ -16,7 +16,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+V = TypeVar("V")  # a JSON value
 
 FRESH_NS = 2_000_000_000
 """A file that changed less than this ago may change again without another time of its last change."""
@@ -47,8 +49,16 @@ class Checksums:
         """Those of a stage directory, finished or not: in ``<fingerprint>.verified`` beside it."""
         return cls(stage.with_suffix(".verified"), stage)
 
-    def of(self, name: str, compute: Callable[[Path], Any] = checksum) -> Any:
+    def of(self, name: str) -> str:
         """The checksum of a file: the one that is kept if the file has its stamp, else computed.
+
+        Raises:
+            OSError: The file cannot be read.
+        """
+        return self.value(name, checksum)
+
+    def value(self, name: str, compute: Callable[[Path], V]) -> V:
+        """Anything that is computed from a file, kept likewise; of one name always the same thing.
 
         Raises:
             OSError: The file cannot be read.
@@ -58,12 +68,13 @@ class Checksums:
         self._asked.add(name)
         entry = self._entries.get(name)
         if entry is not None and entry[:3] == stamp:
-            return entry[3]
+            kept: V = entry[3]
+            return kept
 
-        found = compute(path)
+        computed = compute(path)
         if abs(time.time_ns() - stamp[1]) > FRESH_NS:
-            self._note(name, stamp, found)
-        return found
+            self._note(name, stamp, computed)
+        return computed
 
     def settle(self, name: str) -> None:
         """Computes the checksum of a file that nobody writes to any more, after its bytes were flushed to the disk."""
@@ -106,7 +117,7 @@ class Checksums:
                 temporary.unlink(missing_ok=True)
             self._changed = False
 
-    def _note(self, name: str, stamp: list[int], found: Any) -> None:
+    def _note(self, name: str, stamp: list[int], found: object) -> None:
         self._entries[name] = [*stamp, found]
         self._changed = True
 
@@ -121,8 +132,8 @@ def flush(path: Path) -> None:
 
 
 def _stamp(path: Path) -> list[int]:
-    found = path.stat()
-    return [found.st_size, found.st_mtime_ns, found.st_ino]
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ino]
 
 
 def _read(kept: Path) -> dict[str, list[Any]]:
@@ -152,9 +163,9 @@ def kept_in(path: Path) -> Iterator[None]:
         checksums.save()
 
 
-def remembered(file: Path, compute: Callable[[Path], Any]) -> Any:
+def remembered(file: Path, compute: Callable[[Path], V]) -> V:
     """``compute(file)``, a JSON value: not computed where it is known from an earlier time, see `kept_in`."""
     checksums = _current.get()
     if checksums is None or not file.exists():
         return compute(file)
-    return checksums.of(str(file.absolute()), compute)
+    return checksums.value(str(file.absolute()), compute)

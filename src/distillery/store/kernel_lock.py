@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import fcntl
-from typing import IO, Any
+from typing import IO
 
 
-def taken(stream: IO[Any]) -> bool:
-    """Takes the lock if nobody has it; whether it was taken."""
+def try_lock(stream: IO[str] | IO[bytes]) -> bool:
+    """Tries to lock without waiting; returns whether it succeeded."""
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TypedDict
 
 from distillery.store.checksums import Checksums, flush
 
 MANIFEST = "manifest.json"
 VERSIONS = "versions.txt"
 DIGEST = re.compile(r"[0-9a-f]{32}")
+
+
+class Identity(TypedDict):
+    """The `version` of the code that made a stage, and what is the `same` in all versions; None for a key without."""
+
+    version: int | None
+    same: str | None
 
 
 @dataclass(frozen=True)
@@ -27,7 +34,7 @@ class Manifest:
         files: Size in bytes and checksum of each file, by its name in the stage directory.
     """
 
-    metrics: dict[str, Any]
+    metrics: dict[str, object]
     seconds: float
     files: dict[str, tuple[int, str]]
 
@@ -47,7 +54,7 @@ def parse(content: bytes) -> Manifest:
     return Manifest(tree["metrics"], tree["seconds"], files)
 
 
-def _entry(name: str, entry: Any) -> tuple[int, str]:
+def _entry(name: str, entry: object) -> tuple[int, str]:
     path = PurePosixPath(name)
     leaves = path.is_absolute() or ".." in path.parts
     if leaves or str(path) != name or name in (".", MANIFEST) or "\0" in name:
@@ -68,7 +75,7 @@ def read(stage: Path) -> Manifest:
     return parse((stage / MANIFEST).read_bytes())
 
 
-def seal(work: Path, metrics: dict[str, Any], seconds: float, identity: dict[str, Any]) -> None:
+def seal(work: Path, metrics: Mapping[str, object], seconds: float, identity: Identity) -> None:
     """Checksums a directory that is finished, and writes its manifest; both are flushed to the disk.
 
     So no stamp of a file outlives what was in it. A file whose name a power cut took from its folder is found missing.
@@ -81,7 +88,8 @@ def seal(work: Path, metrics: dict[str, Any], seconds: float, identity: dict[str
     checksums.save()
 
     temporary = work / f"{MANIFEST}.tmp"
-    temporary.write_text(json.dumps({"metrics": metrics, "seconds": seconds, "files": files, **identity}, indent=1))
+    content = {"metrics": dict(metrics), "seconds": seconds, "files": files, **identity}
+    temporary.write_text(json.dumps(content, indent=1))
     flush(temporary)
     temporary.replace(work / MANIFEST)
     flush(work)
@@ -120,9 +128,9 @@ def broken_file(stage: Path, names: Collection[str] | None = None) -> str | None
     except (OSError, ValueError):
         return str(stage / MANIFEST)
     checksums = Checksums.beside(stage)
-    found = _first_broken(stage, files if names is None else names, files, checksums)
+    broken = _first_broken(stage, files if names is None else names, files, checksums)
     checksums.save()
-    return found
+    return broken
 
 
 def damaged_file(stage: Path) -> str | None:
@@ -154,15 +162,15 @@ def versions(folder: Path) -> dict[str, int]:
         lines = (folder / VERSIONS).read_text(errors="replace").splitlines()
     except OSError:
         return {}
-    known = {}
+    last = {}
     for line in lines:
         same, _, version = line.partition(" ")
         if version.isdecimal():
-            known[same] = int(version)
-    return known
+            last[same] = int(version)
+    return last
 
 
-def note_version(folder: Path, identity: dict[str, Any]) -> None:
+def note_version(folder: Path, identity: Identity) -> None:
     """Adds a stage to them."""
     if identity["same"] is None:
         return

@@ -59,9 +59,9 @@ class Record(Part):
         """
         # The version comes first: the field has a default, so a file that says no version might pass for the newest.
         expected = cls.model_fields["schema_version"].default
-        found = _version_in(text)
-        if found != expected:
-            raise InputError(f"{where}: expected schema_version {expected}, got {found}: make it anew")
+        version = _version_in(text)
+        if version != expected:
+            raise InputError(f"{where}: expected schema_version {expected}, got {version}: make it anew")
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:

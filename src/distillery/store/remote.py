@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 
 from distillery.address import mask_in, masked
@@ -25,7 +25,7 @@ VARIABLE = "DISTILLERY_REMOTE"
 NEEDS = {"s3": "distillery[s3]"}  # what brings the package of a kind of address
 LONGEST = 200  # characters of a reason: object stores answer with whole pages
 
-OPTIONS: dict[str, dict[str, Any]] = {
+OPTIONS: dict[str, dict[str, object]] = {
     "file": {"auto_mkdir": True},
     "s3": {"config_kwargs": {"retries": {"total_max_attempts": 2}}},  # s3fs tries five times around these
 }
@@ -70,11 +70,11 @@ class Remote:
         except ImportError as error:
             kind = self.address.partition("://")[0]
             wanted = NEEDS.get(kind, f"the package that fsspec opens {kind}:// with")
-            raise InputError(f"{VARIABLE}: expected {wanted} to be installed, got: {self._told(error)}") from error
+            raise InputError(f"{VARIABLE}: expected {wanted} to be installed, got: {self._reason(error)}") from error
         except OSError as error:
-            raise InputError(f"{problem} {self.shown!r}: {self._told(error)}") from error
+            raise InputError(f"{problem} {self.shown!r}: {self._reason(error)}") from error
 
-    def _told(self, error: Exception) -> str:
+    def _reason(self, error: Exception) -> str:
         """The reason of an error, which may repeat the address."""
         return mask_in(first_line(error)[:LONGEST], self.address)
 
@@ -120,7 +120,7 @@ class Remote:
             fs.rm_file(f"{root}/{stage}/{fingerprint}/{MANIFEST}")
 
     @contextmanager
-    def _opened(self) -> Iterator[tuple[Any, str]]:
+    def _opened(self) -> Iterator[tuple[AbstractFileSystem, str]]:
         """fsspec's file system and the path in it; what goes wrong is `Unreachable`, but for what is not there."""
         options = OPTIONS.get(self.address.partition("://")[0], {})
         try:
@@ -131,10 +131,10 @@ class Remote:
         except Exception as error:  # each kind of storage has errors of its own
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            raise Unreachable(self._told(error)) from error
+            raise Unreachable(self._reason(error)) from error
 
 
-def _is_there(fs: Any, path: str) -> bool:
+def _is_there(fs: AbstractFileSystem, path: str) -> bool:
     try:
         fs.info(path)  # fsspec's own `exists` takes every error for an answer
     except FileNotFoundError:

@@ -15,14 +15,14 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
 from distillery.errors import InputError
-from distillery.memory import give_back
+from distillery.memory import trim_heap
 from distillery.store import manifest
 from distillery.store.checksums import checksum as checksum
 from distillery.store.checksums import flush
@@ -30,6 +30,9 @@ from distillery.store.manifest import broken_file
 from distillery.store.remote import Damaged, Remote, Unreachable
 
 log = logging.getLogger(__name__)
+
+Build = Callable[[dict[int, Path]], Mapping[int, Mapping[str, object] | Exception]]
+"""Fills stage directories; the metrics of each, or what went wrong with it."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +56,13 @@ class Handle:
         return json.loads(self.file(name).read_text())
 
 
-def fingerprint(*parts: Any) -> str:
+def fingerprint(*parts: object) -> str:
     """Hex digest (24 characters) of the canonical JSON of `parts`."""
     text = json.dumps(parts, sort_keys=True, default=_plain, separators=(",", ":"))
     return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if hasattr(value, "model_dump"):
         return value.model_dump(mode="json")
     if isinstance(value, Path):
@@ -67,26 +70,26 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"cannot fingerprint a {type(value).__name__}")
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: object) -> None:
     """Write `value` as JSON so that a reader sees the old file or the new one, never half of one."""
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(json.dumps(value, indent=1, sort_keys=False, allow_nan=True, default=_plain))
     temporary.replace(path)
 
 
-class Missing(InputError):
+class StageNotFound(InputError):
     """A store that only looks was asked for a stage that is not there."""
 
 
 class Store:
-    """Stage directories below one root folder. One that only looks raises `Missing` instead of building."""
+    """Stage directories below one root folder. One that only looks raises `StageNotFound` instead of building."""
 
     def __init__(self, root: Path | str, *, only_look: bool = False, remote: Remote | None = None) -> None:
         self.root = Path(root).resolve()
         self.remote = remote
         self._only_look = only_look
 
-    def looking(self) -> Store:
+    def as_read_only(self) -> Store:
         """The same store, for finding what is there without computing what is not."""
         return Store(self.root, only_look=True, remote=self.remote)
 
@@ -94,8 +97,8 @@ class Store:
         self,
         stage: str,
         name: str,
-        key: Any,
-        build: Callable[[Path], dict[str, Any]],
+        key: object,
+        build: Callable[[Path], Mapping[str, object]],
     ) -> Handle:
         """The finished stage directory for `key`, built only if it is not there and whole.
 
@@ -113,8 +116,8 @@ class Store:
     def stages(
         self,
         stage: str,
-        wanted: Sequence[tuple[str, Any]],
-        build: Callable[[dict[int, Path]], dict[int, dict[str, Any] | Exception]],
+        wanted: Sequence[tuple[str, object]],
+        build: Build,
     ) -> list[Handle]:
         """Several finished stage directories, of which those that are missing are built together.
 
@@ -131,19 +134,19 @@ class Store:
         with ExitStack() as locks:
             for final in sorted(set(finals)):  # in one order everywhere, so that no two wait for each other
                 locks.enter_context(locked(final.with_suffix(".lock")))
-            found = {f: self._open(f, stage, name) for f, (name, _) in zip(finals, wanted, strict=True)}
-            missing = {finals.index(f): f for f, handle in found.items() if handle is None}
+            opened = {f: self._open(f, stage, name) for f, (name, _) in zip(finals, wanted, strict=True)}
+            missing = {finals.index(f): f for f, handle in opened.items() if handle is None}
             if missing:
-                self._tell_older(stage, [wanted[place] for place in missing])
-                self._build(stage, {place: (*wanted[place], final) for place, final in missing.items()}, build, found)
-        handles = [(found[final], name) for final, (name, _) in zip(finals, wanted, strict=True)]
+                self._tell_older(stage, [wanted[index] for index in missing])
+                self._build(stage, {index: (*wanted[index], final) for index, final in missing.items()}, build, opened)
+        handles = [(opened[final], name) for final, (name, _) in zip(finals, wanted, strict=True)]
         return [replace(handle, name=name) for handle, name in handles if handle is not None]
 
     def find(self, stage: str, fingerprint: str, name: str) -> Handle:
         """A finished stage directory that is here, or at the remote.
 
         Raises:
-            Missing: It is at neither, or not whole.
+            StageNotFound: It is at neither, or not whole.
         """
         final = self.root / stage / fingerprint
         if not final.exists() and self._is_remote(final, stage, name):
@@ -152,45 +155,46 @@ class Store:
                 _ = final.exists() or self._fetch(final, stage, name)
         if not final.exists() or broken_file(final) is not None:
             where = self.root if self.remote is None else f"{self.root} or {self.remote.shown}"
-            raise Missing(f"{stage} {name!r}: expected it to be finished in {where}, got none that is whole")
+            raise StageNotFound(f"{stage} {name!r}: expected it to be finished in {where}, got none that is whole")
         return _handle(final, stage, name)
 
     def _build(
         self,
         stage: str,
-        missing: dict[int, tuple[str, Any, Path]],
-        build: Callable[[dict[int, Path]], dict[int, dict[str, Any] | Exception]],
-        found: dict[Path, Handle | None],
+        missing: dict[int, tuple[str, object, Path]],
+        build: Build,
+        opened: dict[Path, Handle | None],
     ) -> None:
-        works = {place: final.with_suffix(".part") for place, (*_, final) in missing.items()}
+        works = {index: final.with_suffix(".part") for index, (*_, final) in missing.items()}
         for work in works.values():
             work.mkdir(exist_ok=True)
         began = time.perf_counter()
         results = build(works)
-        give_back()
+        trim_heap()
         seconds = (time.perf_counter() - began) / len(works)
         errors = []
-        for place, (name, key, final) in missing.items():
-            result = results[place]
+        for index, (name, key, final) in missing.items():
+            result = results[index]
             if isinstance(result, Exception):
                 errors.append(result)
                 continue
             identity = _identity(key)
-            manifest.seal(works[place], result, seconds, identity)
-            works[place].rename(final)
+            manifest.seal(works[index], result, seconds, identity)
+            works[index].rename(final)
             flush(final.parent)
             manifest.note_version(final.parent, identity)
-            found[final] = replace(_handle(final, stage, name), cached=False)
+            opened[final] = replace(_handle(final, stage, name), cached=False)
             self._send(final, stage, name)
         if errors:
             raise errors[0]
 
-    def _tell_older(self, stage: str, missing: list[tuple[str, Any]]) -> None:
+    def _tell_older(self, stage: str, missing: list[tuple[str, object]]) -> None:
         """Says which of the missing ones were made before, by another version of the code."""
-        known = manifest.versions(self.root / stage)
+        versions = manifest.versions(self.root / stage)
         for name, key in missing:
-            mine = _identity(key)
-            was, now = known.get(mine["same"], mine["version"]), mine["version"]
+            identity = _identity(key)
+            same, now = identity["same"], identity["version"]
+            was = now if same is None else versions.get(same, now)
             if was != now:
                 log.info("%s '%s': found one of version %s, made anew by version %s", stage, name, was, now)
 
@@ -249,15 +253,15 @@ class Store:
             log.warning("%s '%s': kept here, not sent: %s", stage, name, error)
 
 
-def _identity(key: Any) -> dict[str, Any]:
-    """`version` of the code that a key begins with, and what is the `same` in all versions; None if it has none."""
-    versioned = isinstance(key, list) and bool(key) and isinstance(key[0], int)
-    return {"version": key[0], "same": fingerprint(key[1:])} if versioned else {"version": None, "same": None}
+def _identity(key: object) -> manifest.Identity:
+    if isinstance(key, list) and key and isinstance(key[0], int):
+        return {"version": key[0], "same": fingerprint(key[1:])}
+    return {"version": None, "same": None}
 
 
 def _handle(final: Path, stage: str, name: str) -> Handle:
-    found = manifest.read(final)
-    return Handle(stage, name, str(final), final.name, found.metrics, found.seconds, cached=True)
+    sealed = manifest.read(final)
+    return Handle(stage, name, str(final), final.name, sealed.metrics, sealed.seconds, cached=True)
 
 
 @contextmanager
@@ -271,7 +275,7 @@ def locked(path: Path) -> Iterator[None]:
                 return
 
 
-def is_at(stream: IO[Any], path: Path) -> bool:
+def is_at(stream: IO[str] | IO[bytes], path: Path) -> bool:
     """Whether an open file still lies at a path: somebody may have removed it meanwhile, see `sweep`."""
     try:
         return os.path.samestat(os.fstat(stream.fileno()), path.stat())

@@ -50,11 +50,11 @@ class Swept:
         elif not path.suffix:
             self.removed += 1
         for file in (path, *path.rglob("*")):
-            found = file.lstat()
-            left = self._links.get(found.st_ino, found.st_nlink) - 1
-            self._links[found.st_ino] = left
+            status = file.lstat()
+            left = self._links.get(status.st_ino, status.st_nlink) - 1
+            self._links[status.st_ino] = left
             if left == 0:
-                self.bytes += found.st_size
+                self.bytes += status.st_size
 
 
 def sweep(root: Path, needed: Collection[str], *, since: float | None = None, dry_run: bool = False) -> list[Swept]:
@@ -68,11 +68,11 @@ def sweep(root: Path, needed: Collection[str], *, since: float | None = None, dr
     """
     day_ago = time.time() - DAY
     oldest = day_ago if since is None else min(since, day_ago)
-    found = [_sweep_kind(folder, needed, oldest, dry_run) for folder in _kinds(root)]
+    swept = [_sweep_kind(folder, needed, oldest, dry_run) for folder in _kinds(root)]
     for kept in (root / SOURCES).glob("*.json"):
         if not dry_run and not _used_since([kept], day_ago - 30 * DAY):
             kept.unlink(missing_ok=True)
-    return found
+    return swept
 
 
 def damaged(root: Path) -> Iterator[Path]:
@@ -98,12 +98,12 @@ def _kinds(root: Path) -> list[Path]:
 
 def _stages(folder: Path) -> dict[str, list[Path]]:
     """By fingerprint, a stage directory and all that lies beside it."""
-    found: dict[str, list[Path]] = {}
+    paths: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
         name = path.name.partition(".")[0]
         if FINGERPRINT.fullmatch(name) and not path.is_symlink():
-            found.setdefault(name, []).append(path)
-    return found
+            paths.setdefault(name, []).append(path)
+    return paths
 
 
 def _sweep_kind(folder: Path, needed: Collection[str], oldest: float, dry_run: bool) -> Swept:
@@ -118,9 +118,9 @@ def _sweep_kind(folder: Path, needed: Collection[str], oldest: float, dry_run: b
             continue
 
         lock = folder / f"{name}.lock"
-        with _locked(lock, dry_run) as mine:
+        with _locked(lock, dry_run) as is_locked:
             # Somebody may have asked for it between the first look and the lock.
-            if not mine or _used_since(going, oldest):
+            if not is_locked or _used_since(going, oldest):
                 continue
             for path in sorted(going, key=lambda path: path == lock):  # the lock last: without it others may begin
                 swept.count(path)

@@ -8,16 +8,24 @@ the student is given the teachers' answer instead of the row's label.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Literal, TypedDict
 
 import numpy as np
 
 from distillery.ops.encoded_rows import Encoded
 from distillery.registry import Registry
 
-VIEWS = Registry("view", "distillery.views")
+
+class Traits(TypedDict, total=False):
+    """Facts about a transform, see above."""
+
+    kinds: tuple[Literal["image", "table"], ...]
+    keeps_label: bool
+
+
+VIEWS: Registry[np.ndarray, Traits] = Registry("view", "distillery.views", Traits)
 
 
 @dataclass(frozen=True)
@@ -35,13 +43,13 @@ class Pool:
     rows: np.ndarray
     columns: np.ndarray
     numeric: np.ndarray
-    _kept: dict[Any, Any] = field(default_factory=dict, repr=False)
+    _kept: dict[Hashable, tuple[np.ndarray, ...]] = field(default_factory=dict, repr=False)
 
     def partners(self, share: np.ndarray) -> np.ndarray:
         """Training rows [B, ...] at the places `share` [B] in [0, 1) of the split."""
         return np.asarray(self.inputs[self.rows[(share * len(self.rows)).astype(np.int64)]])
 
-    def once(self, key: Any, make: Callable[[np.ndarray], Any]) -> Any:
+    def cached(self, key: Hashable, make: Callable[[np.ndarray], tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
         """``make(training rows)``, computed at the first call with this key."""
         if key not in self._kept:
             self._kept[key] = make(np.asarray(self.inputs[self.rows]))

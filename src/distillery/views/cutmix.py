@@ -32,7 +32,7 @@ def cutmix(
     inside = []
     for draw in (1, 2):
         centre = draws.uniform(draw) * side
-        place = np.arange(side) + 0.5
-        inside.append(np.abs(place[None] - centre[:, None]) < half[:, None])
+        pixel = np.arange(side) + 0.5
+        inside.append(np.abs(pixel[None] - centre[:, None]) < half[:, None])
     box = inside[0][:, None, :, None] & inside[1][:, None, None, :]
     return np.where(box, pool.partners(draws.uniform(3)), inputs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from distillery.ops.counter_rng import CounterRNG
-from distillery.ops.images import mirror
+from distillery.ops.images import flip_
 from distillery.views import VIEWS, Pool
 
 
@@ -13,5 +13,5 @@ from distillery.views import VIEWS, Pool
 def flip(inputs: np.ndarray, draws: CounterRNG, pool: Pool) -> np.ndarray:
     """Images [B, channels, S, S], half of them mirrored."""
     changed = inputs.copy()
-    mirror(changed, draws.uniform(0) < 0.5)
+    flip_(changed, draws.uniform(0) < 0.5)
     return changed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from pydantic import Field
@@ -40,7 +40,7 @@ def gmm(
         raise InputError(
             "view 'gmm': expected a table of numbers, got categories or missing values; 'spunge' takes them"
         )
-    mixture = pool.once(("gmm", components, seed), partial(_fit, components=components, seed=seed))
+    mixture = pool.cached(("gmm", components, seed), partial(_fit, components=components, seed=seed))
     weights, means, roots = mixture
     which = np.minimum(np.searchsorted(np.cumsum(weights), draws.uniform(0)), len(weights) - 1)
     normal = draws.normals(1, inputs.shape[1])
@@ -50,7 +50,7 @@ def gmm(
 def _fit(rows: np.ndarray, components: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Weights [K], means [K, features] and Cholesky roots of the covariances [K, features, features]."""
     rows = rows.astype(np.float64)
-    best: Any = None
+    best: tuple[float, GaussianMixture] | None = None
     size = 1
     while size == 1 or (size <= components and size * (rows.shape[1] + 1) < len(rows)):
         with warnings.catch_warnings():
@@ -58,7 +58,8 @@ def _fit(rows: np.ndarray, components: int, seed: int) -> tuple[np.ndarray, np.n
             fitted = GaussianMixture(size, reg_covar=RIDGE, random_state=seed).fit(rows)
         score = fitted.bic(rows)
         if best is None or score < best[0]:
-            best = score, fitted
+            best = float(score), fitted
         size *= 2
-    found = best[1]
-    return found.weights_, found.means_, np.linalg.cholesky(found.covariances_)
+    assert best is not None
+    mixture = best[1]
+    return mixture.weights_, mixture.means_, np.linalg.cholesky(mixture.covariances_)

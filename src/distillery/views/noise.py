@@ -20,7 +20,7 @@ def noise(
     Args:
         size: Standard deviation of the noise.
     """
-    places = np.flatnonzero(pool.numeric)
+    numeric = np.flatnonzero(pool.numeric)
     changed = inputs.copy()
-    changed[:, places] += (size * draws.normals(0, len(places))).astype(inputs.dtype)
+    changed[:, numeric] += (size * draws.normals(0, len(numeric))).astype(inputs.dtype)
     return changed

@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from distillery.ops.counter_rng import CounterRNG
-from distillery.ops.images import moved
+from distillery.ops.images import shift_images
 from distillery.views import VIEWS, Pool
 
 
@@ -24,4 +24,4 @@ def shift(
     side = inputs.shape[-1]
     reach = round(size * side)
     top, left = (draws.below(k, 2 * reach + 1) for k in (0, 1))
-    return moved(inputs, top, left, reach)
+    return shift_images(inputs, top, left, reach)

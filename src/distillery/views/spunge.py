@@ -37,6 +37,6 @@ def spunge(
         partners = pool.partners(draws.uniform(2 * index + 1)[rows])
         changed[np.ix_(rows, features)] = partners[:, features]
     if noise:
-        places = np.flatnonzero(pool.numeric)
-        changed[:, places] += (noise * draws.normals(2 * len(names), len(places))).astype(inputs.dtype)
+        numeric = np.flatnonzero(pool.numeric)
+        changed[:, numeric] += (noise * draws.normals(2 * len(names), len(numeric))).astype(inputs.dtype)
     return changed

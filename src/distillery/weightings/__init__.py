@@ -14,18 +14,31 @@ on the same data tries the same weightings on every machine.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypedDict
+
 import numpy as np
 
 from distillery.registry import Registry
 
-WEIGHTINGS = Registry("weighting", "distillery.weightings")
+
+class Traits(TypedDict, total=False):
+    """Facts about a weighting, see above."""
+
+    stacks: bool
+    min_rows: Callable[[int, int], int]
+    seconds: Callable[..., float]
+    check: Callable[[dict[str, object]], object]
+
+
+WEIGHTINGS: Registry[np.ndarray, Traits] = Registry("weighting", "distillery.weightings", Traits)
 
 
 def deal(labels_N: np.ndarray, folds: int) -> np.ndarray:
     """A fold for each row [N]; classes are dealt out evenly, in row order, so that the folds never change."""
-    found = np.empty(len(labels_N), np.int64)
-    found[np.argsort(labels_N, kind="stable")] = np.arange(len(labels_N)) % folds
-    return found
+    fold_of = np.empty(len(labels_N), np.int64)
+    fold_of[np.argsort(labels_N, kind="stable")] = np.arange(len(labels_N)) % folds
+    return fold_of
 
 
 def one_standard_error(losses_SN: np.ndarray) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from scipy.optimize import minimize, nnls
@@ -17,13 +17,13 @@ GRID = (0.0, 3.0, 10.0, 30.0, 100.0, math.inf)
 FOLDS = 5
 
 
-def _check(options: dict[str, Any]) -> None:
+def _check(options: dict[str, object]) -> None:
     shrinkage = options["shrinkage"]
-    if shrinkage != "cv" and not 0 <= shrinkage < math.inf:
+    if shrinkage != "cv" and not (isinstance(shrinkage, int | float) and 0 <= shrinkage < math.inf):
         raise InputError(f"shrinkage: expected 'cv' or a number of rows >= 0, got {shrinkage}")
 
 
-def _seconds(pool: str, members: int, classes: int, rows: int, **options: Any) -> float:
+def _seconds(pool: str, members: int, classes: int, rows: int, **options: object) -> float:
     """Some thirty steps of L-BFGS, each of which makes all log-probabilities; a linear pool needs the labels' alone."""
     return 1.2e-7 * members * rows * classes if pool == "logits" else 1e-5 * members * rows
 
@@ -72,10 +72,10 @@ def _by_cross_validation(likelihood_MN: np.ndarray, labels_N: np.ndarray, max_st
     for fold in range(FOLDS):
         fit_on, judge_on = np.ascontiguousarray(likelihood_MN[:, folds != fold]), folds == fold
         weights = np.full(len(likelihood_MN), 1 / len(likelihood_MN))
-        for place in reversed(range(len(GRID))):  # each strength starts from the weights of the next stronger one
-            if GRID[place] < math.inf:  # a coarse fit will do: rows differ by far more than 1e-5 nats
-                weights = linear_pool(fit_on, GRID[place], weights, 1e-5, max_steps)
-            losses[place, judge_on] = -np.log(weights @ likelihood_MN[:, judge_on])
+        for index in reversed(range(len(GRID))):  # each strength starts from the weights of the next stronger one
+            if GRID[index] < math.inf:  # a coarse fit will do: rows differ by far more than 1e-5 nats
+                weights = linear_pool(fit_on, GRID[index], weights, 1e-5, max_steps)
+            losses[index, judge_on] = -np.log(weights @ likelihood_MN[:, judge_on])
     return GRID[one_standard_error(losses)]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import numpy as np
 
@@ -11,7 +10,7 @@ from distillery.ops.log_probs import FLOOR, Block, LogProbs
 from distillery.weightings import WEIGHTINGS
 
 
-def _seconds(pool: str, members: int, classes: int, rows: int, *, rounds: int, bags: int, **options: Any) -> float:
+def _seconds(pool: str, members: int, classes: int, rows: int, *, rounds: int, bags: int, **options: object) -> float:
     """Each pick of each bag looks at every member's pool: a log pool sums over all classes."""
     return 4e-9 * bags * rounds * members * rows * (classes if pool == "logits" else 2)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from scipy.special import log_softmax
@@ -18,14 +18,14 @@ GRID = (1.0, 10.0, 100.0)
 FOLDS = 5
 
 
-def _check(options: dict[str, Any]) -> None:
+def _check(options: dict[str, object]) -> None:
     strength = options["strength"]
-    if strength != "cv" and not 0 < strength < math.inf:
+    if strength != "cv" and not (isinstance(strength, int | float) and 0 < strength < math.inf):
         raise InputError(f"strength: expected 'cv' or a number > 0, got {strength}")
 
 
 def _seconds(
-    pool: str, members: int, classes: int, rows: int, *, strength: float | Literal["cv"], **options: Any
+    pool: str, members: int, classes: int, rows: int, *, strength: float | Literal["cv"], **options: object
 ) -> float:
     """A step of L-BFGS multiplies N·M·C inputs by C columns; there are some hundred steps in each fit."""
     fits = 1 + FOLDS * len(GRID) if strength == "cv" else 1
@@ -71,9 +71,9 @@ def _by_cross_validation(inputs: np.ndarray, labels_N: np.ndarray, classes: int,
     losses = np.empty((len(GRID), len(labels_N)))
     for fold in range(FOLDS):
         fit_on, rows = folds != fold, np.flatnonzero(folds == fold)
-        for place, found in enumerate(_path(inputs[fit_on], labels_N[fit_on], classes, GRID, max_steps)):
-            logits = inputs[rows] @ found[:-1] + found[-1]
-            losses[place, rows] = -log_softmax(logits, axis=-1)[np.arange(len(rows)), labels_N[rows]]
+        for index, linear_map in enumerate(_path(inputs[fit_on], labels_N[fit_on], classes, GRID, max_steps)):
+            logits = inputs[rows] @ linear_map[:-1] + linear_map[-1]
+            losses[index, rows] = -log_softmax(logits, axis=-1)[np.arange(len(rows)), labels_N[rows]]
     return GRID[one_standard_error(losses)]
 
 
@@ -83,14 +83,14 @@ def _path(
     """A map for each strength; each fit starts from the next stronger one's."""
     members, seen = inputs.shape[1] // classes, np.unique(labels_N)
     mean = np.vstack([np.tile(np.eye(classes) / members, (members, 1)), np.zeros(classes)])
-    found = [mean.copy() for _ in strengths]
+    maps = [mean.copy() for _ in strengths]
     model = LogisticRegression(max_iter=max_steps, warm_start=True)
-    for place in reversed(range(len(strengths))) if len(seen) > 1 else ():
-        model.set_params(C=1 / strengths[place]).fit(inputs, labels_N)
+    for index in reversed(range(len(strengths))) if len(seen) > 1 else ():
+        model.set_params(C=1 / strengths[index]).fit(inputs, labels_N)
         fitted = np.vstack([model.coef_.T, model.intercept_])
         # with two classes scikit-learn keeps the difference of their logits only
-        found[place][:, seen] = fitted if len(seen) > 2 else np.hstack([-fitted, fitted]) / 2
-    return found
+        maps[index][:, seen] = fitted if len(seen) > 2 else np.hstack([-fitted, fitted]) / 2
+    return maps
 
 
 def centred(linear_map: np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ from mlflow.tracking import MlflowClient
 
 from distillery.flows.environment import Places
 from distillery.flows.tracking import lock
-from distillery.flows.tracking.lifecycle import Turn, turn
+from distillery.flows.tracking.lifecycle import RegistryTransaction, transaction
 from distillery.flows.tracking.registry import FINGERPRINT
 from distillery.flows.tracking.runs import connect
 from distillery.stages.promotion.decision import Decision, Outcome, decide
@@ -39,7 +39,7 @@ def add_version(client: MlflowClient, name: str, quality: float) -> int:
     return int(client.create_model_version(name, "file:///nowhere", tags=tags).version)
 
 
-def consider(mine: Turn, client: MlflowClient, version: int) -> Decision:
+def consider(mine: RegistryTransaction, client: MlflowClient, version: int) -> Decision:
     """The decision about a version, by rows that its quality and the champion's make."""
 
     def outcome(number: int) -> Outcome:
@@ -50,7 +50,7 @@ def consider(mine: Turn, client: MlflowClient, version: int) -> Decision:
         rival = None if champion is None else outcome(champion)
         return decide((), {}, outcome(version), rival, resamples=50, confidence=0.95)
 
-    return mine.consider(version, "gates", judge)
+    return mine.decide(version, "gates", judge)
 
 
 def state(client: MlflowClient, name: str) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def _racer(name: str, number: int, qualities: list[np.ndarray], barrier: Any) ->
         for quality in qualities:
             version = add_version(client, name, float(quality[number]))
             barrier.wait()
-            with turn(client, places, name) as mine:
+            with transaction(client, places, name) as mine:
                 consider(mine, client, version)
             barrier.wait()
             if number == 0:
@@ -121,7 +121,7 @@ def killed(name: str) -> None:
 def _propose(name: str, version: int, dies: bool) -> None:
     places = _places()
     client = connect(places)
-    with turn(Dying(places.tracking_uri) if dies else client, places, name) as mine:
+    with transaction(Dying(places.tracking_uri) if dies else client, places, name) as mine:
         if version == 3:
             _tell(state(client, name))
         consider(mine, client, version)

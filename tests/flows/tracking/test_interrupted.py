@@ -9,7 +9,7 @@ from mlflow.tracking import MlflowClient
 
 from distillery.errors import InputError
 from distillery.flows.environment import Places
-from distillery.flows.tracking.lifecycle import turn
+from distillery.flows.tracking.lifecycle import transaction
 
 WRITES = ("set_model_version_tag", "update_model_version", "set_registered_model_tag", "set_registered_model_alias")
 
@@ -46,7 +46,7 @@ def _dies(model: Any, left: int, act: Callable[[], object]) -> bool:
 
 
 def _turn(model: Any) -> Any:
-    return turn(model.client, Places.from_environment(), model.name)
+    return transaction(model.client, Places.from_environment(), model.name)
 
 
 def _by_hand(model: Any, version: int) -> None:

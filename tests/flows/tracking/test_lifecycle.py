@@ -18,9 +18,10 @@ from distillery.flows.cli import main
 from distillery.flows.environment import Places
 from distillery.flows.tracking import registry
 from distillery.flows.tracking.history import Entry, decisions
-from distillery.flows.tracking.lifecycle import turn
+from distillery.flows.tracking.lifecycle import transaction
 from distillery.sources import Rows
-from distillery.stages.data.dataset import Dataset, prepare
+from distillery.stages.data.dataset import Dataset
+from distillery.stages.data.preparation import prepare
 from distillery.stages.data.split_identity import split_digest
 from distillery.stages.data.split_identity import test_rows_digest as rows_digest
 from distillery.stages.promotion import judgement
@@ -79,8 +80,8 @@ def test_every_decision_says_who_when_and_from_what(model: Any) -> None:
     """Contract of the record: whole on the version, short in the history, in words in its description."""
     reasons = [f"gate {n}: {'x' * 300}" for n in range(40)]
     version = model.version(0.1)
-    with turn(model.client, Places.from_environment(), model.name) as mine:
-        mine.consider(version, "gates", lambda _: Decision(True, reasons), flow_run="a run")
+    with transaction(model.client, Places.from_environment(), model.name) as mine:
+        mine.decide(version, "gates", lambda _: Decision(True, reasons), flow_run="a run")
     (entry,), stored = model.entries, json.loads(model.tags(version)["decision"])
     assert stored["reasons"] == reasons and len(entry.reasons) < 40
     assert {k: stored[k] for k in ("when", "who", "flow_run", "data", "commit")} == {
@@ -99,14 +100,14 @@ def test_rollback_restores_the_champion_before(model: Any) -> None:
     """Contract of rollback: `previous` changes sides; what was withdrawn stays so until a person promotes it."""
     for quality in (0.1, 0.2):
         model.propose(model.version(quality))
-    with turn(model.client, Places.from_environment(), model.name) as mine:
+    with transaction(model.client, Places.from_environment(), model.name) as mine:
         assert mine.rollback("slow") == (2, 1)
     assert model.aliases == (1, 2) and model.tags(2)["standing"] == "rolled back to version 1"
     for rules in ("gates", "other gates"):
         nightly = model.propose(2, rules)
         assert not nightly.promoted and "rolled back to version 1" in nightly.reasons[-1]
     assert model.aliases == (1, 2)
-    with turn(model.client, Places.from_environment(), model.name) as mine:
+    with transaction(model.client, Places.from_environment(), model.name) as mine:
         with pytest.raises(InputError, match="not rolled back itself, got version 2"):
             mine.rollback("")
         mine.promote(2, "mended")
@@ -121,7 +122,7 @@ def test_after_a_rollback_the_next_candidate_is_compared_with_the_restored_one(m
         model.propose(model.version(quality))
     middle = model.version(0.2)
     assert not model.propose(middle).promoted
-    with turn(model.client, Places.from_environment(), model.name) as mine:
+    with transaction(model.client, Places.from_environment(), model.name) as mine:
         mine.rollback("")
     assert model.propose(middle).promoted and model.judged[-1] == (3, 1) and model.aliases == (3, 1)
 
@@ -271,7 +272,7 @@ def test_decisions_by_the_same_test_rows_are_counted(model: Any) -> None:
         version = model.version(quality)
         model.client.set_model_version_tag(model.name, str(version), "test_rows_content", rows)
         model.propose(version)
-    with turn(model.client, Places.from_environment(), model.name) as mine:
+    with transaction(model.client, Places.from_environment(), model.name) as mine:
         mine.rollback("")
     assert [e.test_rows for e in model.entries] == ["may", "may", "june", "may"]
     assert decisions(model.entries, "may") == DecisionCount(same_rows=2, all=3)

@@ -12,7 +12,7 @@ import pytest
 from distillery.errors import InputError
 from distillery.flows.environment import Places
 from distillery.flows.tracking import lock
-from distillery.flows.tracking.lifecycle import turn
+from distillery.flows.tracking.lifecycle import transaction
 from distillery.flows.tracking.registry import FINGERPRINT
 from distillery.flows.tracking.runs import connect
 
@@ -161,7 +161,7 @@ def test_the_longest_record_fits_the_columns_of_postgresql(postgres: str, home: 
         client = connect(Places.from_environment())
         client.create_registered_model("long")
         client.create_model_version("long", "file:///nowhere", tags={FINGERPRINT: "x"})
-        with turn(client, Places.from_environment(), "long") as mine:
+        with transaction(client, Places.from_environment(), "long") as mine:
             mine.promote(1, "ß" * 9000)
-        with turn(client, Places.from_environment(), "long") as mine:
+        with transaction(client, Places.from_environment(), "long") as mine:
             assert mine.champion == 1 and mine.entries[0].reasons[0].endswith("ß ...")

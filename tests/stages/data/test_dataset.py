@@ -16,7 +16,8 @@ from distillery.config import experiment
 from distillery.sources import Rows, table_feeds
 from distillery.stages.data import dataset as stage
 from distillery.stages.data import preprocess
-from distillery.stages.data.dataset import Dataset, prepare, read_source
+from distillery.stages.data.dataset import Dataset
+from distillery.stages.data.preparation import prepare, read_source
 from distillery.stages.data.splits import NAMES
 from distillery.store import Store
 

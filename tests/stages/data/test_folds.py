@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from distillery.config.data import Data
 from distillery.errors import InputError
-from distillery.stages.data.dataset import Dataset, prepare, read_source
+from distillery.stages.data.dataset import Dataset
 from distillery.stages.data.folds import NO_FOLD, check_folds, deal_folds
+from distillery.stages.data.preparation import prepare, read_source
 from distillery.store import Handle, Store
 
 SHAPE = {"features": 5, "informative": 4, "redundant": 0, "classes": 3}

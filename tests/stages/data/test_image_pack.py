@@ -16,7 +16,8 @@ from distillery.errors import InputError
 from distillery.ops.encoded_rows import Index
 from distillery.sources import folder
 from distillery.stages.data import dataset as stage
-from distillery.stages.data.dataset import Dataset, prepare, read_source
+from distillery.stages.data.dataset import Dataset
+from distillery.stages.data.preparation import prepare, read_source
 from distillery.store import Handle, Store
 
 COUNT = 40

@@ -11,7 +11,8 @@ import pytest
 from distillery.config import experiment
 from distillery.errors import InputError
 from distillery.sources import Rows
-from distillery.stages.data.dataset import Dataset, prepare, read_source
+from distillery.stages.data.dataset import Dataset
+from distillery.stages.data.preparation import prepare, read_source
 from distillery.stages.data.repeated_rows import repeated
 from distillery.store import Store
 

@@ -16,7 +16,8 @@ from distillery.errors import InputError
 from distillery.ops.counter_rng import CounterRNG
 from distillery.sources import Rows
 from distillery.stages.data import transfer_set as module
-from distillery.stages.data.dataset import Dataset, prepare
+from distillery.stages.data.dataset import Dataset
+from distillery.stages.data.preparation import prepare
 from distillery.stages.data.transfer_set import Transfer, check_views, show, transfer_rows
 from distillery.store import Store
 from distillery.views import VIEWS

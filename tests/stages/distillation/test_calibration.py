@@ -17,13 +17,8 @@ from distillery.models import InputSpec
 from distillery.ops.metrics import row_nll
 from distillery.stages.distillation.calibration import SPREAD, Calibrated, temperature_of
 from distillery.stages.distillation.held_out import HeldOut
-from distillery.stages.students.student_training import (
-    StudentRecord,
-    TrainingRequest,
-    load_student,
-    train_baselines,
-    train_students,
-)
+from distillery.stages.students.student_files import StudentRecord, load_student
+from distillery.stages.students.student_training import TrainingRequest, train_baselines, train_students
 from distillery.store import Store
 from distillery.training.single import predict
 

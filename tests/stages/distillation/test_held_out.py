@@ -9,7 +9,8 @@ from tiny_chain import Chain
 
 from distillery.config.data import Data
 from distillery.ops.metrics import quality, row_correct, row_nll
-from distillery.stages.data.dataset import Dataset, prepare, read_source
+from distillery.stages.data.dataset import Dataset
+from distillery.stages.data.preparation import prepare, read_source
 from distillery.stages.distillation.calibration import temperature_of
 from distillery.stages.distillation.held_out import HeldOut
 from distillery.store import Store

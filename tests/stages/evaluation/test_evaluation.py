@@ -21,7 +21,7 @@ from distillery.stages.evaluation.inputs import Inputs
 from distillery.stages.evaluation.record import EvaluationResult
 from distillery.stages.logits.logit_cache import cache_logits, read_logits
 from distillery.stages.roles import Role
-from distillery.stages.students.student_training import evaluate_on, load_student
+from distillery.stages.students.student_files import evaluate_on, load_student
 from distillery.stages.teachers.member_files import load_member
 from distillery.stages.teachers.teacher_training import train_teachers
 from distillery.store import Handle, Store

@@ -14,7 +14,7 @@ from distillery.ops.pooling import Pooling
 from distillery.stages.evaluation import model_logits
 from distillery.stages.logits.logit_cache import ARRAY
 from distillery.stages.logits.logit_store import Writer
-from distillery.stages.students.student_training import evaluate_on
+from distillery.stages.students.student_files import evaluate_on
 from distillery.store import Handle
 
 

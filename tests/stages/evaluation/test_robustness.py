@@ -12,7 +12,7 @@ import pytest
 
 from distillery.config import experiment
 from distillery.sources import table_feeds
-from distillery.stages.data import dataset, preprocess
+from distillery.stages.data import dataset, preparation, preprocess
 from distillery.stages.evaluation import robustness
 from distillery.store import Store
 
@@ -21,8 +21,10 @@ TABLE = ["noise of 0.1 sd", "noise of 0.2 sd", "5% of cells missing", "10% of ce
 
 def opened(data: experiment.Data, folder: Path) -> SimpleNamespace:
     """Stage `data`, and the raw and encoded rows of its test split."""
-    rows = dataset.read_source(data)
-    found = SimpleNamespace(rows=rows, dataset=dataset.Dataset(dataset.prepare(data, rows, Store(folder / "store"))))
+    rows = preparation.read_source(data)
+    found = SimpleNamespace(
+        rows=rows, dataset=dataset.Dataset(preparation.prepare(data, rows, Store(folder / "store")))
+    )
     found.ids = found.dataset.splits["test"]
     found.plain = np.asarray(found.dataset.inputs[found.ids])
     found.changed = robustness.disturbances(found.dataset, rows, found.ids)

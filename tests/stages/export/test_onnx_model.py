@@ -22,14 +22,10 @@ from distillery.config import experiment
 from distillery.config.experiment import Capacity, Student
 from distillery.config.search_space import Setting
 from distillery.serving.answers import classes_of, reading_of
-from distillery.stages.data import dataset, preprocess
+from distillery.stages.data import dataset, preparation, preprocess
 from distillery.stages.export import onnx_model
-from distillery.stages.students.student_training import (
-    StudentRecord,
-    TrainingRequest,
-    load_student,
-    train_baselines,
-)
+from distillery.stages.students.student_files import StudentRecord, load_student
+from distillery.stages.students.student_training import TrainingRequest, train_baselines
 from distillery.store import Handle, Store
 from distillery.training.single import predict
 
@@ -75,8 +71,8 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     write_table(folder / "rows.csv")
     more = {"path": str(folder / "rows.csv")} if request.param != "image" else {}
     data, store = experiment.Data(**given["data"], **more), Store(folder / "store")
-    rows = dataset.read_source(data)
-    handle = dataset.prepare(data, rows, store)
+    rows = preparation.read_source(data)
+    handle = preparation.prepare(data, rows, store)
     capacity = Capacity(**given["capacity"])
     trained = Student(capacities=(capacity,), recipe={"epochs": 1, "lr": 0.01})
     wanted = [TrainingRequest(Setting(temperature=1, alpha=0), 0)]

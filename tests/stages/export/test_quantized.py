@@ -16,7 +16,7 @@ from distillery.config.experiment import Capacity, Student
 from distillery.config.search_space import Setting
 from distillery.ops.metrics import quality
 from distillery.serving.answers import classes_of
-from distillery.stages.data import dataset, preprocess
+from distillery.stages.data import dataset, preparation, preprocess
 from distillery.stages.export import onnx_model, quantized
 from distillery.stages.export.record import ServedModels
 from distillery.stages.students.student_training import TrainingRequest, train_baselines
@@ -42,8 +42,8 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     """A trained network, its export and what was measured of both files."""
     (source, family, recipe), store = GIVEN[request.param], Store(tmp_path_factory.mktemp("served"))
     data = experiment.Data(**source)
-    rows = dataset.read_source(data)
-    handle = dataset.prepare(data, rows, store)
+    rows = preparation.read_source(data)
+    handle = preparation.prepare(data, rows, store)
     capacity = Capacity(**family)
     trained = Student(capacities=(capacity,), recipe=recipe)
     (student,) = train_baselines(

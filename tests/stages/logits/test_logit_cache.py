@@ -19,7 +19,7 @@ from distillery import memory
 from distillery.config import experiment
 from distillery.config.experiment import Logits, Recipe, Teacher, Views
 from distillery.errors import InputError
-from distillery.stages.data.dataset import prepare, read_source
+from distillery.stages.data.preparation import prepare, read_source
 from distillery.stages.data.transfer_set import show
 from distillery.stages.logits import logit_cache as stage
 from distillery.stages.logits.logit_cache import cache_logits, check_belongs, check_drift, read_logits

@@ -21,21 +21,16 @@ from distillery.config.search_space import Loss, Setting
 from distillery.errors import InputError
 from distillery.losses import LOSSES
 from distillery.ops.metrics import quality, row_correct, row_nll
-from distillery.stages.data import dataset as data_stage
+from distillery.stages.data import preparation
 from distillery.stages.data.dataset import Dataset
 from distillery.stages.data.transfer_set import Transfer, show
 from distillery.stages.distillation.distill import Targets, applied, distil, student_seed
 from distillery.stages.distillation.soft_losses import check_loss
 from distillery.stages.ensemble.weight_selection import teacher_logits
 from distillery.stages.logits.logit_cache import cache_logits
-from distillery.stages.students.student_training import (
-    StudentRecord,
-    TrainingRequest,
-    load_student,
-    train_baselines,
-    train_students,
-)
-from distillery.store import Handle, Missing, Store, checksum
+from distillery.stages.students.student_files import StudentRecord, load_student
+from distillery.stages.students.student_training import TrainingRequest, train_baselines, train_students
+from distillery.store import Handle, StageNotFound, Store, checksum
 from distillery.training.networks import build_network
 from distillery.training.single import predict
 
@@ -96,8 +91,8 @@ def test_to_look_for_students_draws_no_random_numbers(
     """determinism: another thread may be drawing initial weights from the one generator meanwhile."""
     monkeypatch.setattr(torch, "manual_seed", lambda seed: pytest.fail("the generator was set"))
     before = torch.get_rng_state()
-    with pytest.raises(Missing):
-        student(chain, store.looking())
+    with pytest.raises(StageNotFound):
+        student(chain, store.as_read_only())
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -164,7 +159,7 @@ def test_every_loss_teaches(chain: Chain, name: str) -> None:
 def partly(chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """The tiny table, every fifth row without a label."""
     rows = replace(chain.rows, unlabeled=np.arange(len(chain.rows)) % 5 == 0)
-    return Dataset(data_stage.prepare(chain.config.data, rows, Store(tmp_path_factory.mktemp("partly"))))
+    return Dataset(preparation.prepare(chain.config.data, rows, Store(tmp_path_factory.mktemp("partly"))))
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
@@ -199,8 +194,8 @@ def test_the_objective_is_what_the_docs_say(chain: Chain, partly: Dataset, views
 def test_views_take_the_place_of_fresh_augmentation(tmp_path: Any) -> None:
     """property: with several views the recipe's shift, flip and brightness are off; same seed, same bits."""
     config = Data(source="digits", image_size=8)
-    rows = data_stage.read_source(config)
-    dataset = Dataset(data_stage.prepare(config, replace(rows, labels=rows.labels[:200]), Store(tmp_path)))
+    rows = preparation.read_source(config)
+    dataset = Dataset(preparation.prepare(config, replace(rows, labels=rows.labels[:200]), Store(tmp_path)))
     fresh = Recipe(epochs=2, augment={"shift": 0.25, "flip": True, "brightness": 0.4})
     capacity = Capacity(name="net", family="timm", arch="resnet10t")
 
@@ -227,7 +222,7 @@ def test_logits_of_something_else_are_refused(chain: Chain, store: Store, tree: 
     with pytest.raises(InputError, match=r"logits 'mlp-0.-transfer': expected views .*'count': 3.*, got .*'count': 1"):
         Targets.load(chain.data, NOISY, *chained)
     changed = Data(**{**tree["data"], "random_state": 4})
-    other = data_stage.prepare(changed, data_stage.read_source(changed), store)
+    other = preparation.prepare(changed, preparation.read_source(changed), store)
     with pytest.raises(InputError, match="expected data .*, got " + chain.dataset.digest("train")):
         student(SimpleNamespace(**{**vars(chain), "data": other}), store)
     seen = [cache_logits(m, "transfer", chain.data, chain.config.logits, store, views=NOISY) for m in chain.members]

@@ -15,13 +15,8 @@ from distillery.stages.data.dataset import Dataset
 from distillery.stages.distillation.calibration import temperature_of
 from distillery.stages.distillation.distill import applied, student_seed
 from distillery.stages.evaluation.model_logits import student_logits
-from distillery.stages.students.student_training import (
-    StudentRecord,
-    TrainingRequest,
-    evaluate_on,
-    train_baselines,
-    train_students,
-)
+from distillery.stages.students.student_files import StudentRecord, evaluate_on
+from distillery.stages.students.student_training import TrainingRequest, train_baselines, train_students
 from distillery.stages.teachers.label_training import fit_classifiers
 from distillery.training.networks import build_network
 from distillery.training.single import predict

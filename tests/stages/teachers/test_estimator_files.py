@@ -19,7 +19,7 @@ from tiny_chain import Chain, FinishedChain
 from distillery.config.experiment import Recipe, Teacher
 from distillery.errors import InputError
 from distillery.models import InputSpec
-from distillery.stages.students.student_training import load_student
+from distillery.stages.students.student_files import load_student
 from distillery.stages.teachers import estimator_files
 from distillery.stages.teachers.member_files import load_member
 from distillery.stages.teachers.model_check import check_model

@@ -15,7 +15,8 @@ from distillery.config.experiment import Experiment, Logits, Recipe, Teacher, Vi
 from distillery.errors import InputError
 from distillery.sources import Rows
 from distillery.stages.checks import prepare_and_check
-from distillery.stages.data.dataset import Dataset, prepare, read_source
+from distillery.stages.data.dataset import Dataset
+from distillery.stages.data.preparation import prepare, read_source
 from distillery.stages.data.transfer_set import show
 from distillery.stages.logits.logit_cache import cache_logits, read_logits
 from distillery.stages.teachers.label_training import fit_classifiers

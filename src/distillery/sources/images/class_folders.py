@@ -47,10 +47,10 @@ class _Part:
 
     def images(self) -> list[tuple[Path, str]]:
         """Each image with its class, sorted by path."""
-        found = []
+        images = []
         for label, files in self.classes.items():
-            found += [(file, label) for file in files]
-        return sorted(found)
+            images += [(file, label) for file in files]
+        return sorted(images)
 
 
 def labelled_images(tree: ImageTree) -> LabelledImages:
@@ -95,24 +95,24 @@ def labelled_images(tree: ImageTree) -> LabelledImages:
 
 def _part_folders(tree: ImageTree) -> dict[str, Path]:
     """The folder of each part; the root alone, as train, where there are no parts."""
-    found: dict[str, Path] = {}
+    folders: dict[str, Path] = {}
     for folder in tree.folders:
         if folder.parent != tree.root or folder.name.lower() not in RESERVED:
             continue
         part = next(part for part, names in PARTS.items() if folder.name.lower() in names)
-        if part in found:
+        if part in folders:
             raise InputError(
-                f"data.path: expected one folder of {part} images, got {found[part].name}/ and {folder.name}/"
+                f"data.path: expected one folder of {part} images, got {folders[part].name}/ and {folder.name}/"
             )
-        found[part] = folder
+        folders[part] = folder
 
-    if found and "train" not in found:
-        name = next(iter(found.values())).name
+    if folders and "train" not in folders:
+        name = next(iter(folders.values())).name
         raise InputError(
             f"data.path: expected train/ beside {name}/ in {shown(tree.root)!r}, got none; if {name} is a class, "
             "give its folder another name"
         )
-    return found or {"train": tree.root}
+    return folders or {"train": tree.root}
 
 
 def _leave_out_the_rest(tree: ImageTree, folders: dict[str, Path]) -> None:
@@ -129,19 +129,19 @@ def _leave_out_the_rest(tree: ImageTree, folders: dict[str, Path]) -> None:
 
 def _classes(tree: ImageTree, folder: Path) -> dict[str, list[Path]]:
     """The images of each class folder in the folder of a part."""
-    found: dict[str, list[Path]] = {below.name: [] for below in tree.folders if below.parent == folder}
+    classes: dict[str, list[Path]] = {below.name: [] for below in tree.folders if below.parent == folder}
     depth = len(folder.parts)
     loose = []
     for image in tree.images:
         if image.parent == folder:
             loose.append(image)
         elif image.parts[:depth] == folder.parts:
-            found[image.parts[depth]].append(image)
+            classes[image.parts[depth]].append(image)
 
-    if any(found.values()):
+    if any(classes.values()):
         if loose:
             tree.leave_out("images in no class folder", *loose)
-        return found
+        return classes
     if loose:
         raise InputError(
             f"data.path: expected <class>/ folders of images in {shown(folder)!r}, got {len(loose)} images directly "
@@ -190,19 +190,19 @@ def _check_point(part: _Part, train: _Part) -> None:
 
 def _deeper_folders(tree: ImageTree, parts: list[_Part]) -> list[str]:
     """A note that names the folders of images inside class folders, if there are any."""
-    found = set()
+    deeper = set()
     for part in parts:
         depth = len(part.folder.parts) + 1
         for file, _ in part.images():
             inside = file.parts[depth:-1]
             if not inside:
                 continue
-            found.add(file.parent)
+            deeper.add(file.parent)
             for name in inside:
                 if name.lower() in RESERVED:
                     raise InputError(
                         f"data.path: expected {name}/ as a folder of class folders, got it inside of one: "
                         f"{shown(file.parent)!r}; move it, or give it another name"
                     )
-    names = [shown(folder, tree.root) for folder in sorted(found)]
+    names = [shown(folder, tree.root) for folder in sorted(deeper)]
     return [f"Images in deeper folders are of the class at the top: {first_of(names)}."] if names else []

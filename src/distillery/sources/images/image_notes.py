@@ -32,18 +32,18 @@ def equal_files(hashes: np.ndarray, labels: np.ndarray, in_test: np.ndarray, nam
         in_test: Whether it is in a test split that came with the data [N].
         names: Of each, for the sentences [N].
     """
-    found: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    pairs_by_kind: dict[str, list[tuple[int, int]]] = defaultdict(list)
     for first, *others in _groups(hashes):
         for other in others:
             if labels[first] != labels[other]:
-                found["under two classes"].append((first, other))
+                pairs_by_kind["under two classes"].append((first, other))
             if in_test[first] != in_test[other]:
-                found["in the training images and in the test split"].append((first, other))
+                pairs_by_kind["in the training images and in the test split"].append((first, other))
             elif labels[first] == labels[other]:
-                found["of one class"].append((first, other))
+                pairs_by_kind["of one class"].append((first, other))
 
     sentences = []
-    for kind, pairs in found.items():
+    for kind, pairs in pairs_by_kind.items():
         pair = " and ".join(repr(names[row]) for row in pairs[0])
         advice = ""
         if kind == "of one class" and not in_test.any():
@@ -57,11 +57,11 @@ def changed_by_reading(files: Sequence[Path], root: Path) -> list[str]:
 
     The header of every file is read, but for those that have stayed as they were; see `checksums`.
     """
-    found: dict[str, list[str]] = defaultdict(list)
+    names: dict[str, list[str]] = defaultdict(list)
     for file in files:
         for remark in remembered(file, lambda path: sorted(remarks(path))):
-            found[remark].append(shown(file, root))
-    return [f"{sentence}: {first_of(found[remark])}." for remark, sentence in CHANGES.items() if remark in found]
+            names[remark].append(shown(file, root))
+    return [f"{sentence}: {first_of(names[remark])}." for remark, sentence in CHANGES.items() if remark in names]
 
 
 def _groups(hashes: np.ndarray) -> list[list[int]]:

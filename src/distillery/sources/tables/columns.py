@@ -6,7 +6,6 @@ import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -174,7 +173,7 @@ def _words(name: str, part: Part, texts: pd.Series, distinct: pd.Series, plain: 
     return Learned(Column(name, "category"), notes)
 
 
-def _stray(name: str, part: Part, text: Any, row: int, why: str) -> InputError:
+def _stray(name: str, part: Part, text: object, row: int, why: str) -> InputError:
     return InputError(
         f"data: column {name!r}: expected numbers, as {why}, got {text!r} in data row {row + 1} of {part.path!r}; "
         f"{NAME_IT}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import fsspec
 import pandas as pd
@@ -86,8 +86,8 @@ class _Parquet:
         kept = (self._data.schema.pandas_metadata or {}).get("index_columns", [])
         self.index = [name.strip() for name in kept if isinstance(name, str) and name in self._stored]
         # An index of whole numbers in steps is kept as its ends alone.
-        ranges = [found for found in kept if isinstance(found, dict) and found.get("name") and not file.is_dir()]
-        self._ranges = {found["name"]: pd.RangeIndex(found["start"], found["stop"], found["step"]) for found in ranges}
+        ranges = [entry for entry in kept if isinstance(entry, dict) and entry.get("name") and not file.is_dir()]
+        self._ranges = {entry["name"]: pd.RangeIndex(entry["start"], entry["stop"], entry["step"]) for entry in ranges}
         self.index += list(self._ranges)
         self.names = [name.strip() for name in self._stored] + list(self._ranges)
 
@@ -134,7 +134,7 @@ def _read_json(file: Path) -> pd.DataFrame:
     with fsspec.open(str(file), "rt", encoding="utf-8-sig", compression="infer") as stream:
         text = stream.read()
     lines = not text.lstrip().startswith("[")
-    options: Any = {"orient": "records", "lines": lines, "dtype": False, "convert_dates": False}
+    options: dict[str, object] = {"orient": "records", "lines": lines, "dtype": False, "convert_dates": False}
     return pd.read_json(io.StringIO(text), convert_axes=False, precise_float=True, **options)
 
 

@@ -25,9 +25,9 @@ def read_labels(name: str, parts: Sequence[Part], declared: Declared) -> list[np
         InputError: A class is missing, or there are too many for classes.
     """
     column = category(name, parts, declared)
-    found = [_classes(column, part, declared) for part in parts]
-    _check_classes(name, parts[0], found[0])
-    return found
+    classes = [_classes(column, part, declared) for part in parts]
+    _check_classes(name, parts[0], classes[0])
+    return classes
 
 
 def _classes(column: Column, part: Part, declared: Declared) -> np.ndarray:
@@ -38,8 +38,8 @@ def _classes(column: Column, part: Part, declared: Declared) -> np.ndarray:
         codes, spelt = pd.factorize(cells)
         texts = [text.strip() for text in spelt]
         missing = {"", *declared.missing}
-        known = [None if text in missing else canonical(text, column.as_written) for text in texts]
-        classes = np.array([*known, None], dtype=object)[codes]
+        names = [None if text in missing else canonical(text, column.as_written) for text in texts]
+        classes = np.array([*names, None], dtype=object)[codes]
     else:
         classes = read_part(column, Part(part.path, cells), declared.missing)
     gone = np.flatnonzero(pd.isna(classes))

@@ -35,9 +35,9 @@ def about_columns(frame: pd.DataFrame, columns: list[Column], labels: np.ndarray
         elif cells.nunique(dropna=False) == 1:
             notes.append(f"column {column.name!r} is the same in every training row: it counts for nothing")
         else:
-            found = _about_text(column.name, cells) if is_text(cells) else _about_numbers(column, cells)
-            notes += found
-            if not found:
+            about_cells = _about_text(column.name, cells) if is_text(cells) else _about_numbers(column, cells)
+            notes += about_cells
+            if not about_cells:
                 notes += _about_label(column.name, cells, labels)
     return notes
 
@@ -83,10 +83,10 @@ def _about_label(name: str, cells: pd.Series, labels: np.ndarray) -> list[str]:
     """Whether the column alone tells the class of every row."""
     if len(cells) < ENOUGH_ROWS or cells.isna().any():
         return []
-    known = pd.Series(labels, index=cells.index)
+    labelled = pd.Series(labels, index=cells.index)
     if is_text(cells):
         several = cells.nunique() <= len(cells) // RARE
-        tells = several and bool((known.groupby(cells).nunique() == 1).all())
+        tells = several and bool((labelled.groupby(cells).nunique() == 1).all())
     else:
         order = np.argsort(cells.to_numpy(), kind="stable")
         values, classes = cells.to_numpy()[order], labels[order]

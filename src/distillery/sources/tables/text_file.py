@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import fsspec
 import pandas as pd
@@ -94,15 +93,15 @@ class TextFile:
 
     def _by_pyarrow(self) -> Iterator[pa.RecordBatch]:
         names = [*self.names, "\0"] if self._trailing else self.names
-        wrong: list[Any] = []
+        wrong: list[pa.csv.InvalidRow] = []
 
-        def invalid(row: Any) -> str:
+        def invalid(row: pa.csv.InvalidRow) -> str:
             if row.number == self._skip and self._trailing:
                 return "skip"  # the header, which is shorter
             wrong.append(row)
             return "error"
 
-        options: dict[str, Any] = {
+        options: dict[str, object] = {
             "read_options": pa.csv.ReadOptions(
                 column_names=names,
                 skip_rows_after_names=0 if self._trailing else self._skip,
@@ -141,7 +140,7 @@ class TextFile:
 
     def _by_pandas(self, size: int) -> Iterator[pd.DataFrame]:
         separator = self._separator
-        options: dict[str, Any] = {
+        options: dict[str, object] = {
             "sep": separator,
             "dtype": str,
             "keep_default_na": False,
@@ -230,11 +229,11 @@ def _first_rows(head: str, separator: str) -> list[list[str]]:
         lines = [line for line in head.splitlines() if line.strip()]
         return [re.split(separator, line.strip()) for line in lines[:1000]]
     rows = csv.reader(io.StringIO(head, newline=""), delimiter=separator, skipinitialspace=True)
-    found = []
+    complete = []
     try:
         for row in rows:
             if row:
-                found.append(row)
+                complete.append(row)
     except csv.Error:
         pass  # a field longer than the sample: what came before is enough
-    return found[:-1] if len(head) >= SAMPLE and len(found) > 1 else found
+    return complete[:-1] if len(head) >= SAMPLE and len(complete) > 1 else complete

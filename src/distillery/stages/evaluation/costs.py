@@ -27,7 +27,7 @@ from distillery.stages.measurement.runtimes import (
     pooled,
 )
 from distillery.stages.search.student_search import GRAPH
-from distillery.stages.students.student_training import load_student
+from distillery.stages.students.student_files import load_student
 from distillery.stages.teachers import member_files
 from distillery.stages.teachers.member_files import load_member, model_of
 from distillery.stages.teachers.members import EstimatorMember, FoldsMember, GivenMember, Member, NetworkMember

@@ -19,7 +19,7 @@ from distillery.stages.logits.logit_cache import read_logits
 from distillery.stages.measurement.record import Costs
 from distillery.stages.roles import Role
 from distillery.stages.students.final_models import FinalModels
-from distillery.stages.students.student_training import StudentRecord, load_student
+from distillery.stages.students.student_files import StudentRecord, load_student
 from distillery.stages.teachers.member_files import load_member
 from distillery.stages.teachers.members import Member
 from distillery.store import Handle

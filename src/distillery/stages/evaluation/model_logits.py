@@ -9,7 +9,7 @@ from distillery.ops.sampling import PART_BYTES, in_parts
 from distillery.stages.data.dataset import Dataset
 from distillery.stages.logits.logit_cache import reader_of
 from distillery.stages.logits.logit_store import ahead
-from distillery.stages.students.student_training import held_out_logits, load_student
+from distillery.stages.students.student_files import held_out_logits, load_student
 from distillery.store import Handle
 from distillery.training.single import predict
 

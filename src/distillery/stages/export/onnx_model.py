@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -30,7 +29,7 @@ from distillery.stages.data import preprocess
 from distillery.stages.data.dataset import Dataset
 from distillery.stages.measurement.profile import latency
 from distillery.stages.measurement.runtimes import network_graph
-from distillery.stages.students.student_training import load_student
+from distillery.stages.students.student_files import load_student
 from distillery.store import Handle, Store
 from distillery.training.single import predict
 
@@ -52,7 +51,7 @@ def export_student(student: Handle, data: Handle, rows: Rows, runs: int, store: 
         ArithmeticError: The exported model differs from the network.
     """
 
-    def build(work: Path) -> dict[str, Any]:
+    def build(work: Path) -> dict[str, float]:
         dataset = Dataset(data)
         network = load_student(student, dataset.spec)
         onnx.save(network_graph(network, dataset.spec), work / NETWORK)
@@ -134,14 +133,14 @@ def request_latency(running: ort.InferenceSession, rows: Rows, ids: np.ndarray, 
     feeds = next(_together(running, rows, ids))
     most = max(1, PART_BYTES // _size(feeds[0]))
     # Rows travel as numbers into the feeds; `latency` repeats one for the batch, so raw rows are joined beforehand.
-    found = latency(
+    measured = latency(
         lambda batch: probabilities(running, _joined(feeds, batch)), np.arange(len(feeds)), runs, min(BATCH, most)
     )
-    times = {f"request_ms_{end}": found[f"latency_ms_{end}"] for end in ("p50", "p95", "p99")}
-    return {**times, "requests_per_s": found["throughput_per_s"]}
+    times = {f"request_ms_{end}": measured[f"latency_ms_{end}"] for end in ("p50", "p95", "p99")}
+    return {**times, "requests_per_s": measured["throughput_per_s"]}
 
 
-def _check(path: Path, network: nn.Module, dataset: Dataset, rows: Rows, runs: int) -> dict[str, Any]:
+def _check(path: Path, network: nn.Module, dataset: Dataset, rows: Rows, runs: int) -> dict[str, float]:
     """Parity on rows of val_search of every class, drawn at random and asked for one by one and together."""
     ids = dataset.splits["val_search"]
     ids = ids[covering_sample(dataset.labels("val_search"), PARITY_ROWS)]
@@ -166,8 +165,8 @@ def _together(running: ort.InferenceSession, rows: Rows, ids: np.ndarray) -> Ite
     Images come in their own sizes, so a list may hold one of them only.
     """
     held: list[Feeds] = []
-    for place in range(len(ids)):
-        feed = feed_rows(running, rows, ids[place : place + 1])
+    for index in range(len(ids)):
+        feed = feed_rows(running, rows, ids[index : index + 1])
         full = len(held) == BATCH or (len(held) + 1) * _size(feed) > PART_BYTES
         if held and (full or _shapes(feed) != _shapes(held[0])):
             yield held

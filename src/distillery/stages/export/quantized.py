@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
+from distillery.ops.log_probs import FLOOR
 from distillery.ops.metrics import quality
 from distillery.sources import Feeds, Rows
 from distillery.stages.data.dataset import Dataset
@@ -100,7 +101,7 @@ class _Rows(CalibrationDataReader):
 def _measured(name: Literal["float32", "int8"], file: Path, dataset: Dataset, rows: Rows, runs: int) -> ServedModel:
     running = session(str(file), threads=1)
     probs = predict_rows(running, rows, dataset.splits["test"]).astype(np.float64)
-    figures = quality(np.log(np.maximum(probs, 1e-12)), dataset.labels("test"))
+    figures = quality(np.log(np.maximum(probs, FLOOR)), dataset.labels("test"))
     requests = request_latency(running, rows, dataset.splits["val_search"][:64], runs)
     return ServedModel(
         name=name,

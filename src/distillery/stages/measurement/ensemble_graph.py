@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import onnx
 from onnx import compose, helper, numpy_helper
 
-from distillery.ops.pooling import FLOOR, Pooling
+from distillery.ops.log_probs import FLOOR, TINY
+from distillery.ops.pooling import Pooling
 
 INPUTS, LOGITS = "inputs", "logits"  # of every graph that `runtimes.network_graph` gives, and of this one
 
@@ -50,9 +50,9 @@ class _Builder:
         """All of a member behind the common input, under names of its own."""
         own = compose.add_prefix(member, prefix)
         for node in own.graph.node:
-            for place, name in enumerate(node.input):
+            for index, name in enumerate(node.input):
                 if name == prefix + INPUTS:
-                    node.input[place] = INPUTS
+                    node.input[index] = INPUTS
             self.nodes.append(node)
         self.constants.extend(own.graph.initializer)
         self._members.append(prefix + LOGITS)
@@ -71,7 +71,7 @@ class _Builder:
             summed = self._node("MatMul", [weights, values], "summed")
             pooled = self._node("Squeeze", [summed, axis], "pooled")
             if pooling.pool == "probs":
-                tiny = self._constant("tiny", np.array(np.finfo(np.float32).tiny))
+                tiny = self._constant("tiny", np.array(TINY))
                 pooled = self._node("Log", [self._node("Max", [pooled, tiny], "positive")], "logs")
         temperature = self._constant("temperature", np.array(pooling.temperature))
         self._node("Div", [pooled, temperature], LOGITS)
@@ -84,8 +84,8 @@ class _Builder:
         mapped = self._node("MatMul", [flat, self._constant("map", linear_map[:-1])], "mapped")
         return self._node("Add", [mapped, self._constant("bias", linear_map[-1])], "pooled")
 
-    def _node(self, op: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        self.nodes.append(helper.make_node(op, inputs, [output], **attributes))
+    def _node(self, op: str, inputs: list[str], output: str, axis: int | None = None) -> str:
+        self.nodes.append(helper.make_node(op, inputs, [output], axis=axis))
         return output
 
     def _constant(self, name: str, value: np.ndarray) -> str:

@@ -18,13 +18,13 @@ from torch import nn
 
 from distillery.errors import first_line
 from distillery.models import InputSpec
-from distillery.ops.pooling import FLOOR, Pooling, side_by_side
+from distillery.ops.log_probs import FLOOR, TINY
+from distillery.ops.pooling import Pooling, side_by_side
 from distillery.stages.data import preprocess
 from distillery.stages.measurement.profile import weights_mb
 from distillery.stages.teachers.members import EstimatorMember
 
 ONNXRUNTIME, TORCH, SCIKIT_LEARN = "onnxruntime", "torch", "scikit-learn"
-TINY = np.finfo(np.float32).tiny
 
 
 class NotExportable(ValueError):

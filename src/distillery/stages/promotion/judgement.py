@@ -9,6 +9,7 @@ import onnxruntime as ort
 
 from distillery.config.data import Data
 from distillery.config.experiment import Experiment
+from distillery.ops.log_probs import FLOOR
 from distillery.ops.metrics import row_correct, row_nll
 from distillery.serving.answers import classes_of, reading_of
 from distillery.serving.cells import Column
@@ -23,8 +24,6 @@ from distillery.stages.export.record import ExportFigures
 from distillery.stages.promotion.decision import Decision, Outcome, decide
 from distillery.stages.promotion.gate_figures import gate_figures
 from distillery.store import Handle
-
-SMALLEST_PROBABILITY = 1e-12  # of a champion's answer, which may be rounded to 0
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ def judge_candidate(
             return Decision(False, [f"cannot be compared with {name}: {problem}"])
         probs = predict_rows(champion.session, rows, dataset.splits["test"])
         params = champion.tags.get("params")
-        log_probs = np.log(np.maximum(probs, SMALLEST_PROBABILITY))
+        log_probs = np.log(np.maximum(probs, FLOOR))  # some may be rounded to 0
         rival = _outcome(name, log_probs, labels, None if params is None else round(float(params)))
 
     figures = gate_figures(result, ExportFigures.model_validate(exported.metrics))

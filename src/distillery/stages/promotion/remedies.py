@@ -37,14 +37,14 @@ def remedies(gates: Sequence[Gate], verdicts: Sequence[Verdict], rows: int) -> l
         verdicts: One for each gate, in their order.
         rows: How many test rows there are.
     """
-    found: list[str] = []
+    sentences: list[str] = []
     for gate, verdict in zip(gates, verdicts, strict=True):
         if verdict.passed is not False:
             continue
         advice = _more_rows(gate, verdict, rows) or ADVICE.get(gate.figure, "")
-        if advice and f"what may help: {advice}" not in found:
-            found.append(f"what may help: {advice}")
-    return found
+        if advice and f"what may help: {advice}" not in sentences:
+            sentences.append(f"what may help: {advice}")
+    return sentences
 
 
 def _more_rows(gate: Gate, verdict: Verdict, rows: int) -> str:

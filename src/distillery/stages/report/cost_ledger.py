@@ -116,11 +116,11 @@ def stages(handles: Iterable[Handle]) -> dict[str, StageSeconds]:
 
 def distinct(handles: Iterable[Handle]) -> dict[str, Handle]:
     """One handle for each result, by its path; of several the one that computed it."""
-    found: dict[str, Handle] = {}
+    handles_by_path: dict[str, Handle] = {}
     for handle in handles:
-        if handle.path not in found or not handle.cached:
-            found[handle.path] = handle
-    return found
+        if handle.path not in handles_by_path or not handle.cached:
+            handles_by_path[handle.path] = handle
+    return handles_by_path
 
 
 def items_per_epoch(rows: int, recipe: Recipe) -> int:
@@ -239,8 +239,8 @@ def ledger(config: Experiment, counted: Passes, rows: Sequence[ModelRow], handle
 def _logits(config: Experiment, handles: Iterable[Handle]) -> list[tuple[str, str, Handle]]:
     """(member, split, handle) of the cached logits of members that can be run."""
     run = {name: member for name, member, _ in config.teachers.each() if member.family != "given"}
-    found = [h for h in distinct(handles).values() if h.stage == "logits"]
-    parts = [(h.name.rpartition("-"), h) for h in found]
+    cached = [h for h in distinct(handles).values() if h.stage == "logits"]
+    parts = [(h.name.rpartition("-"), h) for h in cached]
     return [(name, split, handle) for (name, _, split), handle in parts if name in run]
 
 

@@ -77,8 +77,8 @@ def views(report: Report) -> list[dict[str, str]]:
 
 def front_chart(report: Report, quality: QualityName, cost: CostName) -> str:
     """One view of the front, its non-dominated models joined by steps; empty where no model's cost is known."""
-    known = [point for point in every_model(report) if (point.params if cost == "params" else point.latency_ms_p50)]
-    shown = sorted(known, key=_order)
+    measured = [point for point in every_model(report) if (point.params if cost == "params" else point.latency_ms_p50)]
+    shown = sorted(measured, key=_order)
     if not shown:
         return ""
     x, y = svg.plane([p.cost(cost) for p in shown], [p.quality(quality) for p in shown], log_x=True)

@@ -33,10 +33,10 @@ def reliability_chart(report: Report) -> str:
     diagonal = svg.path([(x(low), y(low)), (x(1.0), y(1.0))], "diagonal")
     parts = [svg.axes(x, y, "mean confidence", "accuracy"), diagonal]
     for number_, (role, curve) in enumerate(curves.items()):
-        places = [(x(c), y(a)) for c, a in zip(curve.confidence, curve.accuracy, strict=True)]
+        points = [(x(c), y(a)) for c, a in zip(curve.confidence, curve.accuracy, strict=True)]
         colour = role_class(role)
-        parts.append(svg.path(places, f"curve {colour}"))
-        for index, at in enumerate(places):
+        parts.append(svg.path(points, f"curve {colour}"))
+        for index, at in enumerate(points):
             lines = _bin(role, curve, index)
             parts.append(svg.point(SHAPES[role], *at, lines, colour, first=number_ == index == 0))
     return svg.picture("Accuracy against confidence on test", *parts)
@@ -63,25 +63,25 @@ def changes_chart(report: Report, other: Role) -> str:
     return intervals_chart(f"Change of recall from the {other.words}", shown, [""] * len(shown))
 
 
-def intervals_chart(title: str, found: Mapping[str, Interval], classes: Sequence[str]) -> str:
+def intervals_chart(title: str, figures: Mapping[str, Interval], classes: Sequence[str]) -> str:
     """A line for each name: its figure as a dot and its interval as a bar, beside a line at zero."""
-    if not found:
+    if not figures:
         return ""
     ends: list[float] = []
-    for interval_ in found.values():
+    for interval_ in figures.values():
         ends += _known(interval_.value, interval_.low, interval_.high)
     x = svg.spanning([0.0, *ends], NAMES_END + 14, svg.WIDTH - svg.RIGHT)
-    bottom = 8 + ROW * len(found)
+    bottom = 8 + ROW * len(figures)
     parts = [svg.tag("line", x1=x(0), x2=x(0), y1=4, y2=bottom, class_="zero")]
     for tick in x.ticks(4):
         parts.append(svg.text(f"{tick:+.3g}" if tick else "0", x(tick), bottom + 20, class_="tick centre"))
-    for place, ((name, figure), class_) in enumerate(zip(found.items(), classes, strict=True)):
+    for index, ((name, figure), class_) in enumerate(zip(figures.items(), classes, strict=True)):
         value, low, high = _known(figure.value, figure.low, figure.high)
-        y = 8 + ROW * (place + 0.5)
+        y = 8 + ROW * (index + 0.5)
         bar = svg.tag("line", x1=x(low), x2=x(high), y1=y, y2=y, class_=f"interval {class_}")
         lines = [name, f"{title.lower()}: {interval(figure, signed)}"]
         parts += [svg.text(_cut(name), NAMES_END, y, class_="tick end middle"), bar]
-        parts.append(svg.point("circle", x(value), y, lines, class_ or "role-student", first=place == 0))
+        parts.append(svg.point("circle", x(value), y, lines, class_ or "role-student", first=index == 0))
     return svg.picture(title, *parts, height=bottom + 34)
 
 
@@ -115,10 +115,10 @@ def disagreement_chart(members: Sequence[str], shares: Sequence[Sequence[float]]
     cells = []
     for i, row in enumerate(shares):
         for j, share in enumerate(row):
-            told = svg.tag("title", escape(f"{members[i]} and {members[j]}: differ on {percent(share)}"))
+            title = svg.tag("title", escape(f"{members[i]} and {members[j]}: differ on {percent(share)}"))
             box = {"x": 160 + j * side, "y": i * side, "width": side - 1, "height": side - 1}
             strength = {"fill_opacity": 0.06 + 0.94 * share / highest}
-            cells.append(svg.tag("rect", told, **box, **strength, class_="cell"))
+            cells.append(svg.tag("rect", title, **box, **strength, class_="cell"))
         if side >= 14:
             cells.append(svg.text(_cut(members[i], 18), 152, (i + 0.5) * side, class_="tick end middle"))
     return svg.picture("Share of rows on which two members differ", *cells, width=560, height=side * len(members))

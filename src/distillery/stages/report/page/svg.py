@@ -6,21 +6,20 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any
 
 WIDTH, HEIGHT = 640, 400
 MARK = 6.5  # half the width of a mark
 LEFT, RIGHT, TOP, BOTTOM = 100, 18, 28, 62
 
 
-def tag(name: str, *inside: str, **attributes: Any) -> str:
+def tag(name: str, *inside: str, **attributes: str | float | None) -> str:
     """An element. Attributes are escaped, `inside` is taken as it is; ``class_`` is ``class``, ``x_y`` is ``x-y``."""
     pairs = ((k.rstrip("_").replace("_", "-"), v) for k, v in attributes.items() if v is not None)
     shown = "".join(f' {k}="{escape(_short(v))}"' for k, v in pairs)
     return f"<{name}{shown}>{''.join(inside)}</{name}>"
 
 
-def text(words: str, x: float, y: float, **attributes: Any) -> str:
+def text(words: str, x: float, y: float, **attributes: str | float | None) -> str:
     """Words at a place."""
     return tag("text", escape(words), x=x, y=y, **attributes)
 
@@ -47,10 +46,10 @@ class Scale:
             return [s for s in steps if s == round(s)] if self.whole else steps
         decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
         for digits in ((1, 2, 5), (1, 3), (1,)):
-            found = [d * 10.0**e for e in decades for d in digits if self.low <= d * 10.0**e <= self.high]
-            if len(found) <= count + 1:
+            ticks = [d * 10.0**e for e in decades for d in digits if self.low <= d * 10.0**e <= self.high]
+            if len(ticks) <= count + 1:
                 break
-        return found if len(found) > 1 else _round_steps(self.low, self.high, count)
+        return ticks if len(ticks) > 1 else _round_steps(self.low, self.high, count)
 
 
 def spanning(values: Sequence[float], start: float, stop: float, *, log: bool = False, margin: float = 0.06) -> Scale:
@@ -91,13 +90,12 @@ def picture(name: str, *inside: str, height: float = HEIGHT, width: float = WIDT
 
 def point(shape: str, x: float, y: float, lines: Sequence[str], class_: str, *, first: bool, size: float = MARK) -> str:
     """A mark that tells its lines when it is pointed at or focused; of a picture's points the first is a tab stop."""
-    told = tag("title", escape("\n".join(lines)))
+    title = tag("title", escape("\n".join(lines)))
     reach = tag("circle", cx=x, cy=y, r=13, class_="reach")
     seat = "0" if first else "-1"
     label = "; ".join(lines)
-    return tag(
-        "g", told, reach, mark(shape, x, y, size), class_=f"point {class_}", tabindex=seat, role="img", aria_label=label
-    )
+    inside = (title, reach, mark(shape, x, y, size))
+    return tag("g", *inside, class_=f"point {class_}", tabindex=seat, role="img", aria_label=label)
 
 
 def mark(shape: str, x: float, y: float, size: float = MARK) -> str:
@@ -136,5 +134,5 @@ def _round_steps(low: float, high: float, count: int) -> list[float]:
     return [round(n * step, 12) for n in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def _short(value: Any) -> str:
+def _short(value: str | float) -> str:
     return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)

@@ -56,12 +56,12 @@ def seconds(value: float | None) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {whole % 60:02d} s"
 
 
-def interval(found: Interval, write: Callable[[float | None], str] = signed) -> str:
+def interval(figure: Interval, write: Callable[[float | None], str] = signed) -> str:
     """A figure with its confidence interval, or why there is none."""
-    if found.value is None:
-        return found.note or NONE
-    ends = "" if found.low is None else f" [{write(found.low)}, {write(found.high)}]"
-    return f"{write(found.value)}{ends}"
+    if figure.value is None:
+        return figure.note or NONE
+    ends = "" if figure.low is None else f" [{write(figure.low)}, {write(figure.high)}]"
+    return f"{write(figure.value)}{ends}"
 
 
 def runtimes(rows: Sequence[ModelRow]) -> str:

@@ -6,18 +6,17 @@ Both are resolved to family `given` before they are used (`distillery.stages.tea
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from distillery.errors import InputError
 from distillery.models import MODELS, GivenLogits, InputSpec
 
 
-def _vouched(options: dict[str, Any]) -> None:
+def _vouched(options: dict[str, object]) -> None:
     if not options["trusted"]:
         raise InputError(
             f"trusted: a pickle can run any code when it is opened; set trusted: true if {options['path']!r} is yours"
         )
-    if not Path(options["path"]).expanduser().is_file():
+    if not Path(str(options["path"])).expanduser().is_file():
         raise InputError(f"path: expected a pickled classifier, got {options['path']!r}, which does not exist")
 
 
@@ -33,8 +32,8 @@ def pickled(spec: InputSpec, *, path: str, trusted: bool = False) -> GivenLogits
     raise AssertionError("asked for its answers before it is used")
 
 
-def _address(options: dict[str, Any]) -> None:
-    if not options["model"].startswith(("models:/", "runs:/")):
+def _address(options: dict[str, object]) -> None:
+    if not str(options["model"]).startswith(("models:/", "runs:/")):
         raise InputError(f"model: expected an address such as models:/name@champion, got {options['model']!r}")
 
 
