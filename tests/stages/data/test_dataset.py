@@ -14,7 +14,7 @@ from tiny_chain import Chain
 
 from distillery.config import experiment
 from distillery.sources import Rows, table_feeds
-from distillery.stages.data import dataset as stage
+from distillery.stages.data import preparation as stage
 from distillery.stages.data import preprocess
 from distillery.stages.data.dataset import Dataset
 from distillery.stages.data.preparation import prepare, read_source

@@ -15,7 +15,7 @@ from distillery.config import experiment
 from distillery.errors import InputError
 from distillery.ops.encoded_rows import Index
 from distillery.sources import folder
-from distillery.stages.data import dataset as stage
+from distillery.stages.data import preparation as stage
 from distillery.stages.data.dataset import Dataset
 from distillery.stages.data.preparation import prepare, read_source
 from distillery.store import Handle, Store
