@@ -77,7 +77,7 @@ def is_promoted(gates: tuple[Gate, ...], rows: int, noise: float, generator: np.
         "nll_gain_over_tuned_baseline": over_rival.nll,
         "recovery": recovery.nll,
         "agreement": Interval(agreement, agreement, agreement),
-        "worst_class_drop": comparisons.worst_drop(candidate, rival, labels, parts, SETTINGS["confidence"]),
+        "worst_class_drop": comparisons.worst_drop(candidate, ensemble, labels, parts, SETTINGS["confidence"]),
         "ece_over_ensemble": ece_difference(candidate, ensemble, labels, **SETTINGS),  # type: ignore[arg-type]
     }
     return all(verdict.passed is not False for verdict in judge(gates, figures))

@@ -136,7 +136,7 @@ def test_comparisons_are_the_candidates(
         assert recovery == expected
     assert result.ece_over_ensemble == ece_difference(candidate, whole, labels, **SETTINGS)
     parts = {name: np.flatnonzero(labels == number) for number, name in enumerate(result.classes)}
-    worst = comparisons.worst_drop(candidate, kept[result.rival], labels, parts, 0.95)
+    worst = comparisons.worst_drop(candidate, kept[Role.ENSEMBLE], labels, parts, 0.95)
     assert result.worst_class_drop == worst and worst.note in result.classes
 
 
@@ -236,7 +236,7 @@ def test_groups_are_judged_one_by_one(finished: FinishedChain, kept: dict[Role, 
         for role, share in row.accuracy.items():
             assert share == pytest.approx((kept[role][places].argmax(-1) == labels[places]).mean())
     named = {f"side = {value}": places for value, places in parts.items()}
-    worst = comparisons.worst_drop(kept[result.candidate.role], kept[result.rival], labels, named, 0.95)
+    worst = comparisons.worst_drop(kept[result.candidate.role], kept[Role.ENSEMBLE], labels, named, 0.95)
     assert result.groups.worst == worst
 
 

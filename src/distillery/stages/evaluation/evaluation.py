@@ -32,7 +32,7 @@ from distillery.stages.roles import Role
 from distillery.stages.teachers.members import GivenMember
 from distillery.store import Handle, Store
 
-VERSION = 6
+VERSION = 7
 LOGITS = "test_logits.npz"
 
 
@@ -122,7 +122,7 @@ class _Comparison:
         baselines = [role for role in (Role.PLAIN, Role.TUNED) if role in models.logits]
         best_baseline = self._best_on_val([role for role in self.small if role is not Role.STUDENT])
         parts = {name: np.flatnonzero(labels == number) for number, name in enumerate(classes)}
-        drop = comparisons.worst_drop(candidate, others[self.rival], labels, parts, confidence)
+        drop = comparisons.worst_drop(candidate, others[Role.ENSEMBLE], labels, parts, confidence)
         ece = ece_difference(candidate, others[Role.ENSEMBLE], labels, **self.settings)  # type: ignore[arg-type]
         return EvaluationResult(
             rows=models.rows,
@@ -193,7 +193,7 @@ class _Comparison:
                 correct[role] = metrics.row_correct(logits[role], labels)
         table, parts = comparisons.accuracy_by_group(columns, correct)
         worst = comparisons.worst_drop(
-            logits[self.candidate], logits[self.rival], labels, parts, self.config.confidence
+            logits[self.candidate], logits[Role.ENSEMBLE], labels, parts, self.config.confidence
         )
         return Groups(table=table, worst=worst)
 

@@ -114,7 +114,7 @@ class GroupRow(Part):
 
 
 class Groups(Part):
-    """Every group, and the largest fall of accuracy below the rival."""
+    """Every group, and the largest fall of accuracy below the ensemble."""
 
     table: list[GroupRow]
     worst: Interval
@@ -153,7 +153,7 @@ class ModelComparison(Part):
         distillation: What the student gains over that baseline: whether teachers helped.
         gap_recovery: Of the student against each baseline.
         ece_over_ensemble: ECE of the candidate minus the ensemble's.
-        worst_class_drop: The largest fall of a class's recall below the rival; its note names the class.
+        worst_class_drop: The largest fall of a class's recall below the ensemble; its note names the class.
         seeds: Of each seed, the networks of the chosen capacity.
         groups: Where the config declares groups.
     """
