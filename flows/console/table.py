@@ -49,7 +49,8 @@ def _figures(report: Report) -> list[str]:
     for role, recovery in report.gap_recovery.items():
         shown = f"accuracy {_interval(recovery.accuracy)}, nll {_interval(recovery.nll)}"
         lines.append(f"gap recovery against the {role.words}: {shown}")
-    lines.append(_seeds(report))
+    if len(report.seeds) > 1:
+        lines.append(_seeds(report))
     ratios = ", ".join(f"{name} {ratio:.3g}×" for name, ratio in report.compression if ratio)
     lines.append(f"smaller than the ensemble: {ratios}")
     for served in report.served:
