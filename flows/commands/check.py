@@ -21,6 +21,8 @@ def found_in(config_file: str, overrides: Sequence[str]) -> list[str]:
     config = load(config_file, list(overrides))
     handle = prepare_and_check(config, read_source(config.data), Store(Places.from_environment().store))
     data = Dataset(handle)
-    counts = ", ".join(f"{len(rows):,} {name}" for name, rows in data.splits.items())
+    counts = ", ".join(f"{count:,} {name}" for name, count in data.rows.items())
+    if data.folds is not None:
+        counts += f"; train in {data.fold_count} folds, for teachers{' and students' if data.search_by_folds else ''}"
     unread = [f"left out, since it cannot be read: {name}" for name in data.skipped]
     return [f"rows: {counts}", f"classes: {', '.join(data.classes)}", *data.notes, *unread]

@@ -196,7 +196,7 @@ class Evaluation(Section):
 
     resamples: int = Field(2000, ge=100, description="bootstrap resamples of an interval")
     confidence: float = Field(0.95, gt=0, lt=1, description="level of the intervals")
-    latency_runs: int = Field(300, ge=10, description="timed calls of a latency")
+    latency_runs: int = Field(300, ge=10, description="timed calls of a latency; of a slow model fewer")
     batch_size: int = Field(256, ge=1, description="rows of one call when models answer a split")
     groups: tuple[str, ...] = Field((), description="columns of a table whose values are reported one by one")
     robustness_rows: int = Field(2000, ge=0, description="test rows that are disturbed to see what breaks; 0: none")

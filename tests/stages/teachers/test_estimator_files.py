@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 from collections import Counter
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import skops.io
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier, VotingClassifier
+from sklearn.pipeline import Pipeline
 from threadpoolctl import threadpool_limits
 from tiny_chain import Chain, FinishedChain
 
@@ -120,6 +122,21 @@ def test_what_cannot_be_kept_is_said_before_training(
     logits = load_member(handle, chain.dataset).logits(chain.dataset.inputs[rows], rows)
     assert np.allclose(logits, logits[0]) and not handle.file("model.skops").exists()
     assert estimator_files.size_mb(Path(handle.path)) == handle.file("model.joblib").stat().st_size / 1e6
+
+
+def test_what_a_class_of_scikit_learn_holds_is_looked_at_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """contract: a pipeline with a class of another package is refused, or pickled where that is allowed."""
+    own_estimator(tmp_path, monkeypatch, "own_inside")
+    own = importlib.import_module("own_inside").Own()
+    rows, labels = np.eye(3), np.arange(3)
+    pipeline = Pipeline([("own", own)]).fit(rows, labels)
+    with pytest.raises(InputError, match=r"expected classes of sklearn, numpy, scipy alone, got .*set trusted: true"):
+        estimator_files.save(pipeline, tmp_path, trusted=False)
+    estimator_files.save(pipeline, tmp_path, trusted=True)
+    opened = estimator_files.load(tmp_path, pipeline, trusted=True)
+    np.testing.assert_array_equal(opened.predict_proba(rows), pipeline.predict_proba(rows))
 
 
 def test_a_file_does_not_decide_whose_code_is_run(finished: FinishedChain, tmp_path: Path) -> None:

@@ -153,3 +153,29 @@ def test_answers_that_may_be_in_sample_are_refused(
         tree["teachers"]["members"][0]["out_of_fold"] = True
         config = Experiment(**tree)
         prepare_and_check(config, read_source(config.data), store)
+
+
+def test_given_answers_cannot_teach_students_that_are_judged_by_folds(
+    tree: dict[str, Any], tmp_path: Path, store: Store
+) -> None:
+    """error: they are one answer a row, where each fold of students needs others; the message names a way out."""
+    np.savez(tmp_path / "given.npz", logits=np.zeros((900, 3)))
+    given = {"name": "theirs", "family": "given", "path": str(tmp_path / "given.npz"), "out_of_fold": True}
+    tree["teachers"]["members"] = [given]
+    tree["data"]["split"] = {"folds": 3, "search_folds_up_to": 1000}
+    config = Experiment(**tree)
+    with pytest.raises(InputError, match=r"members.0 \(theirs\).*search_folds_up_to: 0"):
+        prepare_and_check(config, read_source(config.data), store)
+
+
+def test_students_that_cannot_train_together_are_not_judged_by_folds(
+    tree: dict[str, Any], tmp_path: Path, store: Store
+) -> None:
+    """error: a network of the user's own; the message names it and a way out."""
+    code = tmp_path / "own.py"
+    code.write_text("import torch\n\n\ndef own(spec):\n    return torch.nn.Linear(spec.shape[0], spec.classes)\n")
+    tree["student"]["capacities"] = [{"name": "theirs", "family": f"{code}:own"}]
+    tree["data"]["split"] = {"folds": 3, "search_folds_up_to": 1000}
+    config = Experiment(**tree)
+    with pytest.raises(InputError, match=r"capacities.0 \(theirs\).*such as mlp.*search_folds_up_to: 0"):
+        prepare_and_check(config, read_source(config.data), store)

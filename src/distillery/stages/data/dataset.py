@@ -41,10 +41,15 @@ class Dataset:
         return {**dict.fromkeys(HELD_OUT, splits["train"]), **splits}
 
     @cached_property
+    def rows(self) -> dict[str, int]:
+        """Number of rows of each split, each row counted once: without those that train stands in for."""
+        with np.load(self.handle.file("splits.npz")) as arrays:
+            return {name: len(arrays[name]) for name in arrays.files}
+
+    @property
     def search_by_folds(self) -> bool:
         """Whether students are judged on the rows of train as well, each by a student that has not seen it."""
-        with np.load(self.handle.file("splits.npz")) as arrays:
-            return "val_search" not in arrays.files
+        return "val_search" not in self.rows
 
     @cached_property
     def folds(self) -> np.ndarray | None:

@@ -58,7 +58,8 @@ def assemble(
     choice = EnsembleChoice.read(ensemble)
     study = SearchResult.read(search)
     exported = ExportFigures.model_validate(export.metrics)
-    folds = 0 if "rows_val_search" in data.metrics else data.metrics["folds"]
+    dataset = Dataset(data)
+    folds = dataset.fold_count if dataset.search_by_folds else 0
     counted = passes(config, data.metrics["rows_train"], study.trials, handles, folds)
     spent = ledger(config, counted, judged.rows, handles)
     seconds = {stage: line.computed + line.found for stage, line in spent.stages.items()}
@@ -137,7 +138,7 @@ def _served(handles: Sequence[Handle]) -> list[ServedModel]:
 def _data(data: Handle, judged: EvaluationResult) -> DataSummary:
     dataset = Dataset(data)
     return DataSummary(
-        rows={name.removeprefix("rows_"): count for name, count in data.metrics.items() if name.startswith("rows_")},
+        rows=dataset.rows,
         folds=dataset.fold_count,
         search_by_folds=dataset.search_by_folds,
         classes=data.metrics["classes"],

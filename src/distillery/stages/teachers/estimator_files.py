@@ -147,8 +147,9 @@ def _write(estimator: Any, path: Path) -> None:
     try:
         skops.io.dump(estimator, path)
         _renumber(path)
-        if _package(estimator) != "sklearn":  # skops keeps all of these
-            _read(path, _package(estimator))
+        classes = _known_classes(path, _package(estimator))
+        if _package(estimator) != "sklearn":  # skops opens all of these
+            skops.io.load(path, trusted=classes)
     except Exception as error:
         first = first_line(error)
         name = f"{type(estimator).__module__}.{type(estimator).__qualname__}"
@@ -160,12 +161,23 @@ def _write(estimator: Any, path: Path) -> None:
 def _read(path: Path, package: str) -> Any:
     import skops.io
 
-    named = skops.io.get_untrusted_types(file=path)
+    return skops.io.load(path, trusted=_known_classes(path, package))
+
+
+def _known_classes(path: Path, package: str) -> list[str]:
+    """The classes that a file names beyond those that skops knows.
+
+    Raises:
+        InputError: One of them is neither of this package nor of `PACKAGES`.
+    """
+    import skops.io
+
+    named: list[str] = skops.io.get_untrusted_types(file=path)
     strange = [name for name in named if not _is_class(name, (*PACKAGES, package))]
     if strange:
         allowed = ", ".join(dict.fromkeys((*PACKAGES, package)))
         raise InputError(f"expected classes of {allowed} alone, got {', '.join(strange)}")
-    return skops.io.load(path, trusted=named)
+    return named
 
 
 def _is_class(name: str, packages: tuple[str, ...]) -> bool:

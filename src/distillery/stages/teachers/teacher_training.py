@@ -86,8 +86,8 @@ def train_teachers(
             return ()
 
         if is_network:
-            train = _train_networks if dataset.folds is None else _train_networks_by_folds
-            members = train(works, own, teacher, recipe, dataset, device, report)
+            how = _Training(own, teacher, recipe, dataset, device, report)
+            members = _train_networks(works, how) if dataset.folds is None else _train_networks_by_folds(works, how)
         else:
             members = {place: _fit_or_copy(work, teacher, own[place].seed, dataset) for place, work in works.items()}
 
@@ -117,86 +117,84 @@ class _Job:
     key: list[object]
 
 
-def _train_networks(
-    works: dict[int, Path],
-    jobs: Sequence[_Job],
-    teacher: Teacher,
-    recipe: Recipe,
-    dataset: Dataset,
-    device: str,
-    report: OnEpochs,
-) -> dict[int, Member | Exception]:
+@dataclass(frozen=True)
+class _Training:
+    """How the networks of some copies of a member are trained."""
+
+    jobs: Sequence[_Job]
+    teacher: Teacher
+    recipe: Recipe
+    dataset: Dataset
+    device: str
+    report: OnEpochs
+
+
+def _train_networks(works: dict[int, Path], how: _Training) -> dict[int, Member | Exception]:
     """Trains networks together and keeps those that have a folder, by place."""
     # All of the group, also where some are there already: in a smaller stack the others would be rounded otherwise.
-    networks = [build_network(teacher, dataset.spec, job.seed) for job in jobs]
+    networks = [build_network(how.teacher, how.dataset.spec, job.seed) for job in how.jobs]
     if torchrun.wanted(networks):
         (work,) = works.values()
-        results = [_train_in_ranks(work, jobs[0], networks[0], teacher, recipe, dataset, device, report)]
+        results = [_train_in_ranks(work, networks[0], how)]
     else:
         results = fit_classifiers(
             networks,
-            dataset,
-            [recipe] * len(networks),
-            [job.seed for job in jobs],
-            device=device,
-            validation=validation_on("val_ensemble", dataset),
-            on_epochs=report,
+            how.dataset,
+            [how.recipe] * len(networks),
+            [job.seed for job in how.jobs],
+            device=how.device,
+            validation=validation_on("val_ensemble", how.dataset),
+            on_epochs=how.report,
         )
 
     members: dict[int, Member | Exception] = {}
     for place, work in works.items():
         result = results[place]
         if result.error is not None:
-            members[place] = FloatingPointError(f"teacher {jobs[place].name!r}: {result.error}")
+            members[place] = FloatingPointError(f"teacher {how.jobs[place].name!r}: {result.error}")
             continue
         save_network(networks[place], work / "model.safetensors")
         write_json(work / "history.json", result.history)
-        members[place] = NetworkMember(networks[place], device)
+        members[place] = NetworkMember(networks[place], how.device)
     return members
 
 
-def _train_networks_by_folds(
-    works: dict[int, Path],
-    jobs: Sequence[_Job],
-    teacher: Teacher,
-    recipe: Recipe,
-    dataset: Dataset,
-    device: str,
-    report: OnEpochs,
-) -> dict[int, Member | Exception]:
+def _train_networks_by_folds(works: dict[int, Path], how: _Training) -> dict[int, Member | Exception]:
     """Trains the networks of each job without some folds, as many together as there is room for."""
     networks: dict[tuple[int, tuple[int, ...]], nn.Module] = {}
     results: dict[tuple[int, tuple[int, ...]], TrainResult] = {}
-    size = stack_size(teacher, recipe, dataset.spec, device)
-    for count in sorted({len(left_out) for left_out in dataset.left_out}):  # of one number of rows
-        keys = [(place, out) for place in range(len(jobs)) for out in dataset.left_out if len(out) == count]
+    size = stack_size(how.teacher, how.recipe, how.dataset.spec, how.device)
+    for count in sorted({len(left_out) for left_out in how.dataset.left_out}):  # of one number of rows
+        keys = [(place, out) for place in range(len(how.jobs)) for out in how.dataset.left_out if len(out) == count]
         for start in range(0, len(keys), size):
             chosen = keys[start : start + size]
-            seeds = [_seed_of(jobs[place].seed, left_out) for place, left_out in chosen]
-            built = [build_network(teacher, dataset.spec, seed) for seed in seeds]
-            parts = [dataset.places_without(left_out) for _, left_out in chosen]
-            found = fit_classifiers(built, dataset, [recipe] * len(built), seeds, parts=parts, device=device)
+            seeds = [_seed_of(how.jobs[place].seed, left_out) for place, left_out in chosen]
+            built = [build_network(how.teacher, how.dataset.spec, seed) for seed in seeds]
+            parts = [how.dataset.places_without(left_out) for _, left_out in chosen]
+            found = fit_classifiers(
+                built, how.dataset, [how.recipe] * len(built), seeds, parts=parts, device=how.device
+            )
             networks |= zip(chosen, built, strict=True)
             results |= zip(chosen, found, strict=True)
 
     members: dict[int, Member | Exception] = {}
     for place, work in works.items():
-        own = {left_out: results[place, left_out] for left_out in dataset.left_out}
+        own = {left_out: results[place, left_out] for left_out in how.dataset.left_out}
         errors = [result.error for result in own.values() if result.error is not None]
         if errors:
-            members[place] = FloatingPointError(f"teacher {jobs[place].name!r}: {errors[0]}")
+            members[place] = FloatingPointError(f"teacher {how.jobs[place].name!r}: {errors[0]}")
             continue
         models = {}
-        for left_out in dataset.left_out:
+        for left_out in how.dataset.left_out:
             folder = model_folder(work, left_out)
             folder.mkdir(exist_ok=True)
             save_network(networks[place, left_out], folder / "model.safetensors")
-            models[left_out] = NetworkMember(networks[place, left_out], device)
+            models[left_out] = NetworkMember(networks[place, left_out], how.device)
         history = _mean_history(list(own.values()))
         write_json(work / "history.json", history)
         for epoch, record in enumerate(history, 1):
-            report(epoch, {place: record})
-        members[place] = member_of(models, dataset)
+            how.report(epoch, {place: record})
+        members[place] = member_of(models, how.dataset)
     return members
 
 
@@ -206,25 +204,17 @@ def _mean_history(results: Sequence[TrainResult]) -> list[dict[str, float]]:
     return [{name: float(np.mean([record[name] for record in epoch])) for name in epoch[0]} for epoch in epochs]
 
 
-def _train_in_ranks(
-    work: Path,
-    job: _Job,
-    network: nn.Module,
-    teacher: Teacher,
-    recipe: Recipe,
-    dataset: Dataset,
-    device: str,
-    report: OnEpochs,
-) -> TrainResult:
-    """Trains one network by several processes, one for each GPU; they exchange weights through a file."""
+def _train_in_ranks(work: Path, network: nn.Module, how: _Training) -> TrainResult:
+    """Trains the only network by several processes, one for each GPU; they exchange weights through a file."""
+    (job,) = how.jobs
     weights = work / "model.safetensors"
     save_network(network, weights)
     result = torchrun.train(
         f"teacher {job.name!r}",
         "distillery.stages.teachers.torchrun_worker",
-        device,
-        (teacher, recipe, job.seed, dataset.handle, weights),
-        report,
+        how.device,
+        (how.teacher, how.recipe, job.seed, how.dataset.handle, weights),
+        how.report,
     )
     network.load_state_dict(load_file(weights))
     return result
