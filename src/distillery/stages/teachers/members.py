@@ -12,6 +12,7 @@ from torch import nn
 from distillery.memory import blocks
 from distillery.models import GivenLogits
 from distillery.ops.encoded_rows import Encoded
+from distillery.ops.log_probs import TEACHER_FLOOR
 from distillery.ops.pooling import pool_logits
 from distillery.stages.data.folds import NO_FOLD
 from distillery.training.single import predict
@@ -44,7 +45,7 @@ class NetworkMember:
 
 @dataclass(frozen=True)
 class EstimatorMember:
-    """A fitted classifier; its logits are log-probabilities, cut off at 1e-7."""
+    """A fitted classifier; its logits are log-probabilities, cut off at `TEACHER_FLOOR`."""
 
     estimator: Any
     classes: int
@@ -57,7 +58,7 @@ class EstimatorMember:
         else:
             probs = np.zeros((len(found), self.classes))
             probs[:, self.estimator.classes_] = found
-        return np.log(np.clip(probs, 1e-7, 1.0)).astype(np.float32)
+        return np.log(np.clip(probs, TEACHER_FLOOR, 1.0)).astype(np.float32)
 
 
 @dataclass(frozen=True)
