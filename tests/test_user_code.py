@@ -78,7 +78,7 @@ def with_loss(tree: dict[str, Any], loss: dict[str, Any]) -> Experiment:
 
 
 def test_an_own_loss_and_network_train_a_student(chain: Chain, tree: dict[str, Any], file: Path, store: Store) -> None:
-    """reference: with the factor 1 the student of the user's loss is that of `kd` but for rounding; it is loaded again."""
+    """reference: with the factor 1 the own loss gives the student of `kd`, to 1e-6; it is loaded again."""
     changed = copy.deepcopy(tree)
     changed["student"]["capacities"] = [{"name": "mine", "family": f"{file}:Tiny", "width": 5}]
     changed["search"]["select"] = "best"
